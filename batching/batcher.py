@@ -1,0 +1,98 @@
+"""Many callers, one batch: `submit` an item, await its result.
+
+A batch is formed as late as possible, when a lane is free to run it: until then its items may still regroup, be
+overtaken by an urgent one, or be dropped at no cost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from batching.scheduler import Scheduler, Ticket
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Run = Callable[[Sequence[Item]], Awaitable[Sequence[Result]]]
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a batcher has done so far: batches run, items in them, the largest batch, items dropped while waiting."""
+
+    batches: int = 0
+    items: int = 0
+    largest: int = 0
+    dropped: int = 0
+
+
+class Batcher(Generic[Item, Result]):
+    """Runs batches of what `scheduler` chooses on `lanes` lanes at once; `run` takes items and gives a result each."""
+
+    def __init__(self, run: Run[Item, Result], scheduler: Scheduler, lanes: int = 1) -> None:
+        self._run = run
+        self._scheduler = scheduler
+        self._idle = lanes
+        self._pending: dict[int, tuple[Item, asyncio.Future[Result]]] = {}
+        self._running: set[asyncio.Task[None]] = set()
+        self._number = 0
+        self.counts = Counts()
+
+    async def submit(
+        self, item: Item, *, job: str, tenant: str, seconds: float, urgency: int = 0, kind: Hashable = None
+    ) -> Result:
+        """Wait for the item's turn and give its result, or raise what `run` raised for it. A caller that is cancelled
+        takes its item along, at no cost if that still waits."""
+        ticket = Ticket(self._number, job, tenant, seconds, urgency, kind)
+        self._number += 1
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._pending[ticket.number] = (item, future)
+        self._scheduler.add(ticket)
+        # Whoever submits in this same turn of the loop may still share the batch.
+        asyncio.get_running_loop().call_soon(self._fill)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if self._pending.pop(ticket.number, None):
+                self._scheduler.discard(ticket)
+                self.counts.dropped += 1
+            raise
+
+    def _fill(self) -> None:
+        """Give every idle lane a batch, sharing out what waits rather than crowding it into the first lane."""
+        while self._idle and len(self._scheduler):
+            share = -(-len(self._scheduler) // self._idle)
+            tickets = self._scheduler.next_batch(share)
+            self._idle -= 1
+            task = asyncio.get_running_loop().create_task(self._serve([self._pending.pop(t.number) for t in tickets]))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+
+    async def _serve(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+        try:
+            await self._attempt(batch)
+        finally:
+            self._idle += 1
+            self._fill()
+
+    async def _attempt(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+        """Run a batch; if it fails, run its halves: out of memory needs less at once, and a bad item must hurt no
+        other."""
+        self.counts.batches += 1
+        self.counts.items += len(batch)
+        self.counts.largest = max(self.counts.largest, len(batch))
+        try:
+            results = await self._run([item for item, _ in batch])
+        except Exception as error:  # noqa: BLE001 - whatever a batch raises, its halves are tried
+            if len(batch) > 1:
+                middle = len(batch) // 2
+                await self._attempt(batch[:middle])
+                await self._attempt(batch[middle:])
+            elif not batch[0][1].done():
+                batch[0][1].set_exception(error)
+            return
+        for (_, future), result in zip(batch, results, strict=True):
+            if not future.done():
+                future.set_result(result)

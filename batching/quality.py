@@ -1,0 +1,66 @@
+"""Is a decode to be believed, and if not, what to try next. Thresholds are those of the Whisper paper's section 4.5."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+
+LADDER = (0.0, 0.4, 0.8)
+"""Temperatures to try, one after another, while the decode is doubtful."""
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """Text that compresses better than `compression` repeats itself; a mean log-probability below `log_probability` is a
+    guess; a guess with `no_speech` above its bound was no speech at all; nobody says more than `tokens_per_s`."""
+
+    compression: float = 2.4
+    log_probability: float = -1.0
+    no_speech: float = 0.6
+    tokens_per_s: float = 16.0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`flags` name what is doubtful; `silent` says that the text is to be dropped."""
+
+    flags: tuple[str, ...]
+    silent: bool
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether another try is worth its cost."""
+        return bool(self.flags) and not self.silent
+
+
+def compression_ratio(text: str) -> float:
+    """Bytes of `text` over bytes of its zlib form: about 1.5 for prose, over 2.4 for loops; 0 for no text."""
+    raw = text.encode()
+    return len(raw) / len(zlib.compress(raw)) if raw else 0.0
+
+
+def judge(
+    text: str,
+    *,
+    log_probability: float,
+    no_speech: float,
+    tokens: int,
+    seconds: float,
+    thresholds: Thresholds | None = None,
+) -> Verdict:
+    """Judge the decode of a window of `seconds` that gave `tokens` tokens with a mean `log_probability`."""
+    limits = thresholds or Thresholds()
+    flags = []
+    if compression_ratio(text) > limits.compression:
+        flags.append("repetitive")
+    if log_probability < limits.log_probability:
+        flags.append("low_probability")
+    if tokens > max(24.0, seconds * limits.tokens_per_s):
+        flags.append("too_many_tokens")
+    silent = no_speech > limits.no_speech and log_probability < limits.log_probability
+    return Verdict(tuple(flags), silent)
+
+
+def next_temperature(tried: float) -> float | None:
+    """The temperature to try after `tried`, None when there is nothing left to try."""
+    return next((t for t in LADDER if t > tried), None)

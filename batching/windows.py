@@ -1,0 +1,86 @@
+"""Spans of speech → windows to decode, as the audio arrives.
+
+A window is contiguous audio from the first span it holds to the last: nothing is glued, so a time inside it is a time in
+the source. Spans are packed greedily up to the limit; a long silence closes a window early, because silence inside a
+window costs as much as speech and invites invented words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from batching.types import SAMPLE_RATE, Span, Window
+
+
+@dataclass(frozen=True, slots=True)
+class WindowLimits:
+    """Seconds: a window's greatest length, the silence that closes it, the margin kept on either side of speech."""
+
+    longest_s: float = 28.0
+    closing_silence_s: float = 3.0
+    margin_s: float = 0.2
+
+
+class WindowPlanner:
+    """Feeds on spans in order, gives windows in order. Its decisions depend on the spans alone, never on how they
+    were handed over, so a job that is planned again gets the same windows."""
+
+    def __init__(self, limits: WindowLimits | None = None) -> None:
+        limits = limits or WindowLimits()
+        self._longest = int(limits.longest_s * SAMPLE_RATE)
+        self._silence = int(limits.closing_silence_s * SAMPLE_RATE)
+        self._margin = int(limits.margin_s * SAMPLE_RATE)
+        self._open: list[Span] = []
+        self._floor = 0
+        self._index = 0
+
+    def feed(self, spans: Iterable[Span], heard: int) -> list[Window]:
+        """Take the spans found since the last call; `heard` samples have been listened to. Returns what closed."""
+        closed = [window for span in spans for piece in self._cut(span) for window in self._place(piece)]
+        if self._open and heard - self._open[-1].end >= self._silence:
+            closed.append(self._close(heard))
+        return closed
+
+    def finish(self, total: int) -> list[Window]:
+        """The audio ended after `total` samples: close what is open."""
+        return [self._close(total)] if self._open else []
+
+    def _cut(self, span: Span) -> Iterator[Span]:
+        """A span longer than a window, in pieces that fit. The speech detector cuts in a pause where there is one;
+        what is still too long here has none."""
+        room = self._longest - 2 * self._margin
+        start = span.start
+        while span.end - start > room:
+            yield Span(start, start + room)
+            start += room
+        yield Span(start, span.end)
+
+    def _place(self, span: Span) -> Iterator[Window]:
+        if self._open:
+            first, last = self._open[0], self._open[-1]
+            too_long = span.end - first.start + 2 * self._margin > self._longest
+            if too_long or span.start - last.end >= self._silence:
+                yield self._close(span.start)
+        self._open.append(span)
+
+    def _close(self, ceiling: int) -> Window:
+        """The open spans as a window, with a margin that stays clear of its neighbours' speech."""
+        first, last = self._open[0], self._open[-1]
+        start = max(first.start - self._margin, self._floor, 0)
+        end = min(last.end + self._margin, max(last.end, (last.end + ceiling) // 2))
+        window = Window(self._index, start, end, tuple(self._open))
+        self._index += 1
+        self._floor = end
+        self._open = []
+        return window
+
+
+def remainder(window: Window, heard: int, least_s: float = 0.6, margin_s: float = 0.2) -> Window | None:
+    """What is left of a window whose text ends at sample `heard`: Whisper in timestamp mode may stop before the speech
+    does. None where less than `least_s` of detected speech follows."""
+    left = tuple(Span(max(span.start, heard), span.end) for span in window.speech if span.end > heard)
+    if sum(span.end - span.start for span in left) < least_s * SAMPLE_RATE:
+        return None
+    start = max(left[0].start - int(margin_s * SAMPLE_RATE), heard)
+    return Window(window.index, start, window.end, left)

@@ -1,0 +1,74 @@
+"""What an engine is: clips of audio in, text with times out, many at once. It knows no window, job or queue."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batching.types import Segment, Word
+from deployments.messages import DecodeOptions, EngineInfo
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Which engine with which model on which device. `workers` batches run at once, `batch` clips at most in each."""
+
+    engine: str
+    model: str
+    cache_dir: str
+    device: str = "auto"
+    compute_type: str = "auto"
+    workers: int = 1
+    batch: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """At most 30 s of audio, 16 kHz in [-1, 1], and how to decode it. All clips of a batch share a temperature and the
+    words of prompt and hotwords."""
+
+    audio: NDArray[np.float32]
+    options: DecodeOptions
+    temperature: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Decode:
+    """What was heard in a clip. Times are seconds from the clip's start; `ends_at` is where the text stops, None where
+    it goes to the end; `log_probability` is the mean over `tokens` tokens."""
+
+    segments: tuple[Segment, ...]
+    language: str | None
+    log_probability: float
+    no_speech: float
+    tokens: int
+    ends_at: float | None = None
+
+    @property
+    def text(self) -> str:
+        """All segments' text."""
+        return "".join(segment.text for segment in self.segments)
+
+
+class Engine(Protocol):
+    """`decode` is called from `workers` threads at once."""
+
+    info: EngineInfo
+    workers: int
+    batch: int
+
+    def decode(self, clips: Sequence[Clip]) -> list[Decode]:
+        """Decode clips, a result each, in order."""
+        ...
+
+
+def shifted(segment: Segment, seconds: float) -> Segment:
+    """The segment moved to a clock that started `seconds` earlier."""
+    words = segment.words and tuple(
+        Word(w.text, round(w.start + seconds, 3), round(w.end + seconds, 3), w.confidence) for w in segment.words
+    )
+    return replace(segment, start=segment.start + seconds, end=segment.end + seconds, words=words)

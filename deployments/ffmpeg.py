@@ -1,0 +1,157 @@
+"""ffmpeg as a subprocess that reads one file descriptor and nothing else: media in, 16 kHz mono PCM out.
+
+The origin of time is the start of the source as players show it; a track that begins later begins with silence here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import signal
+import subprocess
+from dataclasses import dataclass
+
+import ffmpeg
+import imageio_ffmpeg
+
+from batching.types import SAMPLE_RATE
+from deployments.errors import CorruptMedia, NoAudio, UnsupportedMedia, WorkError
+
+OLDEST_SAFE = (8, 1, 3)
+"""Older ones follow playlists inside a file they were given (CVE-2026-107697)."""
+FORMATS = "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dts,eac3,flac,flv,matroska,mov,mp3,mpeg,mpegts,ogg,tta,w64,wav,wv"
+NICENESS = 10
+LOG_BYTES = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """An ffmpeg that may be used: its path and version."""
+
+    path: str
+    version: str
+
+
+class NoFfmpeg(Exception):
+    """There is no ffmpeg that may be used."""
+
+
+def find_ffmpeg() -> Program:
+    """The system's ffmpeg if it is new enough and reads file descriptors, else the packaged one; NoFfmpeg if neither."""
+    for path in (shutil.which("ffmpeg"), _packaged()):
+        program = path and _probe(path)
+        if program:
+            return program
+    raise NoFfmpeg("no usable ffmpeg: install the package imageio-ffmpeg, or ffmpeg 8.1.3 or newer on the PATH")
+
+
+def _packaged() -> str | None:
+    try:
+        return str(imageio_ffmpeg.get_ffmpeg_exe())
+    except RuntimeError:
+        return None
+
+
+def _probe(path: str) -> Program | None:
+    try:
+        banner = subprocess.run([path, "-version"], capture_output=True, text=True, timeout=20, check=True).stdout
+        protocols = subprocess.run([path, "-protocols"], capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    found = re.match(r"ffmpeg version n?(\d+)\.(\d+)(?:\.(\d+))?", banner)
+    if not found or "fd" not in protocols.split():
+        return None
+    numbers = tuple(int(n or 0) for n in found.groups())
+    return Program(path, ".".join(map(str, numbers))) if numbers >= OLDEST_SAFE else None
+
+
+def decode_command(program: str, seconds: float) -> list[str]:
+    """The argument vector that decodes the first audio track of standard input, at most `seconds` of it."""
+    source = ffmpeg.input("fd:", fd=0, protocol_whitelist="fd", format_whitelist=FORMATS)
+    sink = source["a:0"].output(
+        "pipe:1",
+        format="s16le",
+        ac=1,
+        ar=SAMPLE_RATE,
+        af=f"aresample={SAMPLE_RATE}:async=1:first_pts=0",
+        t=f"{seconds:.3f}",
+        **{"vn": None, "sn": None, "dn": None},
+    )
+    arguments: list[str] = ffmpeg.compile(sink.global_args("-hide_banner", "-nostats", "-v", "verbose"), cmd=program)
+    return arguments
+
+
+class Decoder:
+    """One run of ffmpeg. `read` until it gives nothing, then `verdict`; `stop` in any case."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout
+        assert process.stderr
+        self._process = process
+        self._out = process.stdout
+        self._log = bytearray()
+        self._logging = asyncio.create_task(self._keep_log(process.stderr))
+        self.samples = 0
+
+    @classmethod
+    async def start(cls, program: str, descriptor: int, seconds: float) -> Decoder:
+        """Begin to decode what `descriptor` reads, at most `seconds` of audio."""
+        process = await asyncio.create_subprocess_exec(
+            *decode_command(program, seconds),
+            stdin=descriptor,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+            env={},
+        )
+        # Whoever waits for a first segment comes before whoever's file is merely being unpacked.
+        os.setpriority(os.PRIO_PROCESS, process.pid, NICENESS)
+        return cls(process)
+
+    async def read(self, samples: int) -> bytes:
+        """The next `samples` samples as s16le, fewer at the end, none after it."""
+        try:
+            data = await self._out.readexactly(samples * 2)
+        except asyncio.IncompleteReadError as short:
+            data = short.partial[: len(short.partial) & ~1]
+        self.samples += len(data) // 2
+        return data
+
+    async def verdict(self) -> None:
+        """Wait for the end; raise what made it give no audio at all. What could be decoded of a damaged file counts."""
+        status = await self._process.wait()
+        await self._logging
+        if self.samples == 0 and (error := explain(self._log.decode(errors="replace"), status)):
+            raise error
+
+    async def stop(self) -> None:
+        """Kill the whole process group, if it still runs."""
+        if self._process.returncode is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            await self._process.wait()
+        await self._logging
+
+    async def _keep_log(self, stream: asyncio.StreamReader) -> None:
+        """Keep the beginning and the end of the log: a damaged file can complain without end."""
+        while chunk := await stream.read(65_536):
+            self._log += chunk
+            if len(self._log) > 2 * LOG_BYTES:
+                del self._log[LOG_BYTES:-LOG_BYTES]
+
+
+def explain(log: str, status: int) -> WorkError | None:
+    """Why ffmpeg with this log and exit status gave no samples; None where the source really holds next to nothing."""
+    if "matches no streams" in log or "does not contain any stream" in log:
+        return NoAudio("The source has no audio track: send a file that holds sound.")
+    if "Error opening input" in log:
+        return UnsupportedMedia(
+            "The source is not audio or video in a format that can be read: send WAV, MP3, M4A, FLAC, OGG, WebM or the like."
+        )
+    decoded = re.search(r"(\d+) frames decoded; (\d+) decode errors", log)
+    if status != 0 or (decoded and int(decoded[2])):
+        return CorruptMedia("The source is damaged, and no audio in it could be decoded: send an intact file.")
+    if decoded and int(decoded[1]):
+        return None
+    return NoAudio("The source holds no audio: its length is zero.")

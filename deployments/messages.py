@@ -1,0 +1,89 @@
+"""Everything that crosses an actor's border. Keys, indices and text; never bytes of audio."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from batching.types import Segment, Window
+
+
+@dataclass(frozen=True, slots=True)
+class FetchRequest:
+    """Make sure that what lies at `url` is stored under `key`, at most `max_bytes` of it."""
+
+    url: str
+    key: str
+    max_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSource:
+    """A source in the artifacts: its key, length in bytes, SHA-256 in hex."""
+
+    key: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class TranscodeRequest:
+    """Decode the source under `source_key` into PCM parts under `pcm_prefix`; plan windows of at most `longest_s`."""
+
+    source_key: str
+    pcm_prefix: str
+    longest_s: float
+    max_audio_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """Windows whose audio is stored, in order. `decoded_s` seconds are decoded so far; once all is, `finished`."""
+
+    windows: tuple[Window, ...]
+    decoded_s: float
+    finished: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeOptions:
+    """How to decode. `language` None means: detect it, and believe `likely_language` where the sound leaves doubt."""
+
+    language: str | None = None
+    likely_language: str | None = None
+    task: str = "transcribe"
+    prompt: str | None = None
+    hotwords: str | None = None
+    temperature: float = 0.0
+    word_timestamps: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TranscribeRequest:
+    """Decode one window of the PCM under `pcm_prefix`. `job` and `tenant` are names for the scheduler to be fair by."""
+
+    job: str
+    tenant: str
+    urgency: int
+    pcm_prefix: str
+    window: Window
+    options: DecodeOptions
+
+
+@dataclass(frozen=True, slots=True)
+class WindowResult:
+    """A window's segments on the source's clock (their ids are not set yet), its language, the device that did it."""
+
+    index: int
+    segments: tuple[Segment, ...]
+    language: str | None
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What a replica of the Transcriber runs."""
+
+    model: str
+    device: str
+    compute_type: str
+    languages: tuple[str, ...]

@@ -1,0 +1,63 @@
+"""Decoded audio in storage: numbered parts of a minute, signed 16-bit little-endian, 16 kHz, one channel."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batching.types import SAMPLE_RATE
+from deployments.artifacts import Artifacts
+
+PART_SAMPLES = 60 * SAMPLE_RATE
+SAMPLE_BYTES = 2
+
+
+def part_key(prefix: str, number: int) -> str:
+    """Where a part lies."""
+    return f"{prefix}/{number:05d}.s16le"
+
+
+def to_float(pcm: bytes) -> NDArray[np.float32]:
+    """Bytes of s16le → samples in [-1, 1)."""
+    return np.frombuffer(pcm, dtype="<i2").astype(np.float32) / 32768.0
+
+
+class PcmWriter:
+    """Cuts a stream of PCM into parts; a part is stored when it is full, the last by `finish`."""
+
+    def __init__(self, artifacts: Artifacts, prefix: str) -> None:
+        self._artifacts = artifacts
+        self._prefix = prefix
+        self._buffer = bytearray()
+        self._parts = 0
+        self.stored = 0
+
+    def write(self, pcm: bytes) -> None:
+        """Append whole samples. `stored` then says how many samples can be read back."""
+        self._buffer += pcm
+        part_bytes = PART_SAMPLES * SAMPLE_BYTES
+        while len(self._buffer) >= part_bytes:
+            self._store(bytes(self._buffer[:part_bytes]))
+            del self._buffer[:part_bytes]
+
+    def finish(self) -> None:
+        """Store what is left."""
+        if self._buffer:
+            self._store(bytes(self._buffer))
+            self._buffer.clear()
+
+    def _store(self, pcm: bytes) -> None:
+        self._artifacts.put(part_key(self._prefix, self._parts), pcm)
+        self._parts += 1
+        self.stored += len(pcm) // SAMPLE_BYTES
+
+
+def read_pcm(artifacts: Artifacts, prefix: str, start: int, end: int) -> NDArray[np.float32]:
+    """Samples `[start, end)` as floats, from as many parts as they span."""
+    pieces = []
+    while start < end:
+        number, offset = divmod(start, PART_SAMPLES)
+        length = min(end - start, PART_SAMPLES - offset)
+        pieces.append(artifacts.read(part_key(prefix, number), offset * SAMPLE_BYTES, length * SAMPLE_BYTES))
+        start += length
+    return to_float(b"".join(pieces))

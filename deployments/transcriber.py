@@ -1,0 +1,113 @@
+"""Windows → segments. One replica of a model, its batcher, and the judgement of what it says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batching.batcher import Batcher
+from batching.quality import Verdict, judge, next_temperature
+from batching.scheduler import Scheduler
+from batching.types import SAMPLE_RATE, Segment, Window
+from batching.windows import remainder
+from deployments.artifacts import Artifacts
+from deployments.engines.base import Clip, Decode, Engine, shifted
+from deployments.errors import EngineFailed
+from deployments.messages import EngineInfo, TranscribeRequest, WindowResult
+from deployments.pcm import read_pcm
+
+BATCH_SECONDS = 30.0
+"""Audio seconds that one clip may put into a batch's budget."""
+
+
+class Transcriber:
+    """Decodes windows of any job, as many together as the engine takes."""
+
+    def __init__(self, artifacts: Artifacts, engine: Engine) -> None:
+        self._artifacts = artifacts
+        self._engine = engine
+        self._threads = ThreadPoolExecutor(engine.workers, "engine")
+        scheduler = Scheduler(engine.batch, engine.batch * BATCH_SECONDS)
+        self._batcher: Batcher[Clip, Decode] = Batcher(self._decode, scheduler, lanes=engine.workers)
+
+    async def info(self) -> EngineInfo:
+        """Which model on which device."""
+        return self._engine.info
+
+    async def counts(self) -> dict[str, int]:
+        """What the batcher has done so far."""
+        counts = self._batcher.counts
+        return {
+            "batches": counts.batches,
+            "items": counts.items,
+            "largest": counts.largest,
+            "dropped": counts.dropped,
+        }
+
+    async def transcribe(self, request: TranscribeRequest) -> WindowResult:
+        """Decode a window to its end: where the text stops before the speech does, the rest is decoded as well.
+        Raises EngineFailed."""
+        window: Window | None = request.window
+        segments: list[Segment] = []
+        language = None
+        while window is not None:
+            audio = await asyncio.to_thread(read_pcm, self._artifacts, request.pcm_prefix, window.start, window.end)
+            decode, verdict = await self._believable(request, audio)
+            language = language or decode.language
+            if not verdict.silent:
+                offset = window.start / SAMPLE_RATE
+                segments += [replace(shifted(s, offset), flags=verdict.flags) for s in decode.segments]
+            window = self._rest(window, decode)
+        return WindowResult(request.window.index, tuple(segments), language, self._engine.info.device)
+
+    @staticmethod
+    def _rest(window: Window, decode: Decode) -> Window | None:
+        """What the decode left of the window; nothing where it made no headway."""
+        if decode.ends_at is None or decode.ends_at < 1.0:
+            return None
+        return remainder(window, window.start + int(decode.ends_at * SAMPLE_RATE))
+
+    async def _believable(self, request: TranscribeRequest, audio: NDArray[np.float32]) -> tuple[Decode, Verdict]:
+        """Decode, and while the result is doubtful decode again at a higher temperature; the likeliest counts."""
+        best: tuple[Decode, Verdict] | None = None
+        temperature: float | None = request.options.temperature
+        while temperature is not None:
+            decode = await self._submit(request, Clip(audio, request.options, temperature))
+            verdict = judge(
+                decode.text,
+                log_probability=decode.log_probability,
+                no_speech=decode.no_speech,
+                tokens=decode.tokens,
+                seconds=len(audio) / SAMPLE_RATE,
+            )
+            if best is None or _rank(decode, verdict) > _rank(*best):
+                best = decode, verdict
+            temperature = next_temperature(temperature) if verdict.doubtful else None
+        assert best is not None
+        return best
+
+    async def _submit(self, request: TranscribeRequest, clip: Clip) -> Decode:
+        options = request.options
+        try:
+            return await self._batcher.submit(
+                clip,
+                job=request.job,
+                tenant=request.tenant,
+                seconds=len(clip.audio) / SAMPLE_RATE,
+                urgency=request.urgency,
+                kind=(clip.temperature, options.prompt, options.hotwords),
+            )
+        except Exception as error:
+            raise EngineFailed(f"The model could not decode a part of the audio ({type(error).__name__}).") from error
+
+    async def _decode(self, clips: Sequence[Clip]) -> Sequence[Decode]:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._engine.decode, clips)
+
+
+def _rank(decode: Decode, verdict: Verdict) -> tuple[bool, float]:
+    return "repetitive" not in verdict.flags, decode.log_probability

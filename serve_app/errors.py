@@ -1,0 +1,48 @@
+"""What goes wrong at the edge, and the one table that gives every error code its HTTP status."""
+
+from __future__ import annotations
+
+STATUS = {
+    "invalid_request": 422,
+    "malformed": 400,
+    "not_found": 404,
+    "not_allowed": 405,
+    "conflict": 409,
+    "unavailable": 503,
+    "source_unreachable": 422,
+    "source_forbidden": 422,
+    "source_too_large": 413,
+    "source_not_found": 404,
+    "unsupported_media": 415,
+    "corrupt_media": 422,
+    "no_audio": 422,
+    "audio_too_long": 422,
+    "language_unsupported": 422,
+    "model_unavailable": 422,
+    "feature_unavailable": 422,
+    "engine_failed": 500,
+    "quota_exceeded": 429,
+    "rate_limited": 429,
+    "cancelled": 409,
+    "internal": 500,
+}
+
+
+class EdgeError(Exception):
+    """A request cannot be granted: a code of the table, a sentence, and the fields at fault where there are any."""
+
+    def __init__(self, code: str, message: str, fields: tuple[tuple[str, str], ...] = ()) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.fields = fields
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        return STATUS[self.code]
+
+
+def not_found() -> EdgeError:
+    """The answer for a job that is not there, or not the caller's: the two are not told apart."""
+    return EdgeError("not_found", "There is no such job.")

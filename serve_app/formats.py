@@ -1,0 +1,78 @@
+"""A transcript → text, srt, vtt, tsv or json."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import orjson
+
+from batching.types import Segment, Transcript
+from serve_app.jobs.transcripts import dump_segment
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A way to write a transcript: its file's ending, its content type, and how."""
+
+    suffix: str
+    content_type: str
+    render: Callable[[Transcript], str]
+
+
+def clock(seconds: float, mark: str = ".") -> str:
+    """`HH:MM:SS.mmm`, with `mark` before the milliseconds."""
+    total = round(seconds * 1000)
+    return f"{total // 3_600_000:02}:{total // 60_000 % 60:02}:{total // 1000 % 60:02}{mark}{total % 1000:03}"
+
+
+def srt_cue(segment: Segment) -> str:
+    """One SubRip cue, numbered from 1."""
+    return f"{segment.id + 1}\n{clock(segment.start, ',')} --> {clock(segment.end, ',')}\n{_one_line(segment)}\n"
+
+
+def vtt_cue(segment: Segment) -> str:
+    """One WebVTT cue. A cue's text may hold neither an arrow nor a tag."""
+    text = _one_line(segment).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return f"{clock(segment.start)} --> {clock(segment.end)}\n{text}\n"
+
+
+def _one_line(segment: Segment) -> str:
+    return " ".join(segment.text.split())
+
+
+def _text(transcript: Transcript) -> str:
+    return "".join(f"{_one_line(s)}\n" for s in transcript.segments)
+
+
+def _srt(transcript: Transcript) -> str:
+    return "\n".join(srt_cue(s) for s in transcript.segments)
+
+
+def _vtt(transcript: Transcript) -> str:
+    return "\n".join(["WEBVTT\n", *(vtt_cue(s) for s in transcript.segments)])
+
+
+def _tsv(transcript: Transcript) -> str:
+    """Milliseconds, as Whisper's own tool writes them."""
+    rows = (f"{round(s.start * 1000)}\t{round(s.end * 1000)}\t{_one_line(s)}\n" for s in transcript.segments)
+    return "start\tend\ttext\n" + "".join(rows)
+
+
+def _json(transcript: Transcript) -> str:
+    document = {
+        "language": transcript.language,
+        "duration_s": transcript.duration_s,
+        "text": transcript.text,
+        "segments": [orjson.Fragment(dump_segment(s)) for s in transcript.segments],
+    }
+    return orjson.dumps(document).decode()
+
+
+FORMATS = {
+    "json": Format("json", "application/json", _json),
+    "text": Format("txt", "text/plain; charset=utf-8", _text),
+    "srt": Format("srt", "application/x-subrip; charset=utf-8", _srt),
+    "vtt": Format("vtt", "text/vtt; charset=utf-8", _vtt),
+    "tsv": Format("tsv", "text/tab-separated-values; charset=utf-8", _tsv),
+}

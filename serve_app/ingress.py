@@ -1,0 +1,98 @@
+"""create_api(): the routers of all dialects, health, and errors told in the dialect that was spoken to."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from deployments.errors import WorkError
+from serve_app.dialects.base import Dialect, Edge
+from serve_app.dialects.native import NATIVE, invalid
+from serve_app.errors import EdgeError
+from serve_app.jobs.events import Events
+from serve_app.jobs.store import OUTAGES, Store
+
+log = logging.getLogger(__name__)
+
+DIALECTS = (NATIVE,)
+
+
+def create_api(edge: Edge, store: Store, events: Events, *, version: str, dialects: Sequence[Dialect] = DIALECTS) -> FastAPI:
+    """The application. It starts and stops `events` and closes `store` with itself."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await events.start()
+        yield
+        await events.stop()
+        await store.close()
+
+    api = FastAPI(title="Murmuration", version=version, lifespan=lifespan, redoc_url=None)
+    for dialect in dialects:
+        api.include_router(dialect.routes(edge))
+    _add_health(api, store, version)
+    _add_errors(api, dialects)
+    return api
+
+
+def _add_health(api: FastAPI, store: Store, version: str) -> None:
+    @api.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        """Whether this process answers."""
+        return {"status": "ok", "version": version}
+
+    @api.get("/readyz", responses={503: {}})
+    async def readyz() -> Response:
+        """Whether jobs can be taken."""
+        try:
+            await store.ping()
+        except OUTAGES:
+            return JSONResponse({"status": "unready", "redis": "unreachable"}, 503)
+        return JSONResponse({"status": "ready", "redis": "ok"})
+
+
+def _add_errors(api: FastAPI, dialects: Sequence[Dialect]) -> None:
+    """Every error, whoever raised it, in the form of the dialect whose path was asked for."""
+
+    def told(request: Request, error: EdgeError) -> Response:
+        speaking = [d for d in dialects if request.url.path.startswith(d.prefix)]
+        return max(speaking, key=lambda d: len(d.prefix), default=NATIVE).error(error)
+
+    @api.exception_handler(EdgeError)
+    async def edge_error(request: Request, error: EdgeError) -> Response:
+        return told(request, error)
+
+    @api.exception_handler(WorkError)
+    async def work_error(request: Request, error: WorkError) -> Response:
+        return told(request, EdgeError(error.code, error.message))
+
+    @api.exception_handler(RequestValidationError)
+    async def validation_error(request: Request, error: RequestValidationError) -> Response:
+        return told(request, invalid(error.errors()))
+
+    @api.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> Response:
+        known = {
+            404: ("not_found", "There is nothing at this path."),
+            405: ("not_allowed", "The path does not take this method."),
+        }
+        code, message = known.get(error.status_code, ("malformed", str(error.detail)))
+        return told(request, EdgeError(code, message))
+
+    for outage in OUTAGES:
+
+        @api.exception_handler(outage)
+        async def redis_away(request: Request, error: Exception) -> Response:
+            log.warning("refused a request: %s", error)
+            return told(request, EdgeError("unavailable", "The job store cannot be reached right now: try again."))
+
+    @api.exception_handler(Exception)
+    async def internal(request: Request, error: Exception) -> Response:
+        log.error("request failed", exc_info=error)
+        return told(request, EdgeError("internal", "The service failed to answer this request."))

@@ -1,0 +1,1 @@
+"""What a job is. Nothing outside this package and the dialects' routes knows."""

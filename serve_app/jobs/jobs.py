@@ -1,0 +1,166 @@
+"""class Jobs: the only door to the core that the dialects use."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+from batching.types import Transcript
+from deployments.artifacts import Artifacts
+from serve_app.errors import EdgeError, not_found
+from serve_app.jobs.events import Events
+from serve_app.jobs.models import Event, Job, JobSpec, Phase, Principal, job_folder, source_key, transcript_key
+from serve_app.jobs.store import Store
+from serve_app.jobs.transcripts import read_transcript
+
+FEATURES = {
+    "diarize": "speaker diarization",
+    "redact": "redaction",
+    "label_audio": "audio labels",
+    "webhook": "webhooks",
+    "fallbacks": "fallback models",
+}
+"""Options that need a part which this installation does not have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model that jobs may name, and the languages it knows."""
+
+    id: str
+    languages: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A stored file of a job."""
+
+    name: str
+    key: str
+    content_type: str
+    size: int
+
+
+class Jobs:
+    """What may be done with jobs, and by whom."""
+
+    def __init__(
+        self, store: Store, events: Events, artifacts: Artifacts, models: tuple[Model, ...], result_ttl_s: float
+    ) -> None:
+        self._store = store
+        self._events = events
+        self._artifacts = artifacts
+        self._models = {model.id: model for model in models}
+        self._result_ttl_s = result_ttl_s
+
+    @property
+    def models(self) -> tuple[Model, ...]:
+        """The models on offer; the first is the default."""
+        return tuple(self._models.values())
+
+    def new_id(self) -> str:
+        """An id for a job to be: an upload is stored under it before the job exists."""
+        return uuid4().hex
+
+    def check(self, spec: JobSpec) -> None:
+        """Raise EdgeError for what cannot be done, before a byte of it is stored."""
+        model = self._models.get(spec.model)
+        if model is None:
+            raise EdgeError("model_unavailable", f"There is no model {spec.model!r} here: use {', '.join(self._models)}.")
+        if spec.language and spec.language not in model.languages:
+            known = "only English" if model.languages == ("en",) else "codes such as en, de or zh"
+            raise EdgeError("language_unsupported", f"{spec.model} does not know the language {spec.language!r}: {known}.")
+        if spec.task == "translate" and model.languages == ("en",):
+            raise EdgeError("feature_unavailable", f"{spec.model} cannot translate: choose a multilingual model.")
+        for option, name in FEATURES.items():
+            if getattr(spec, option):
+                raise EdgeError("feature_unavailable", f"The option {option} is refused: {name} are not installed here.")
+        if spec.url is not None:
+            _check_url(spec.url)
+
+    async def submit(self, principal: Principal, spec: JobSpec, job_id: str | None = None) -> Job:
+        """Make a job; it is durable when this returns. An upload's source is stored under `job_id` already."""
+        self.check(spec)
+        job_id = job_id or self.new_id()
+        ttl_s = self._result_ttl_s if spec.result_ttl_s is None else spec.result_ttl_s
+        await self._store.submit(job_id, principal.owner, principal.tenant, spec, ttl_s=ttl_s)
+        return await self.get(principal, job_id)
+
+    async def discard_upload(self, job_id: str) -> None:
+        """Remove what was uploaded for a job that will not be."""
+        await asyncio.to_thread(self._artifacts.delete, job_folder(job_id))
+
+    async def get(self, principal: Principal, job_id: str) -> Job:
+        """The job, if it is the caller's."""
+        job = await self._store.get(job_id)
+        if job is None or (job.owner, job.tenant) != (principal.owner, principal.tenant):
+            raise not_found()
+        return job
+
+    async def page(self, principal: Principal, *, limit: int, cursor: str | None) -> tuple[list[Job], str | None]:
+        """The caller's jobs, newest first, and the next page's cursor."""
+        if cursor is not None and not cursor.isdecimal():
+            raise EdgeError("invalid_request", "The cursor is not one that a list gave.", (("cursor", "unknown"),))
+        return await self._store.page(principal.tenant, limit=limit, before=cursor)
+
+    async def follow(self, principal: Principal, job_id: str, after: str) -> AsyncGenerator[Event, None]:
+        """The job's events after `after`, as they come, up to `done`."""
+        await self.get(principal, job_id)
+        return self._events.follow(job_id, after)
+
+    async def cancel(self, principal: Principal, job_id: str) -> Job:
+        """Cancel a job: at once if it waits, within a window if it runs. 409 when it has ended otherwise."""
+        await self.get(principal, job_id)
+        met = await self._store.cancel(job_id)
+        if met in (Phase.COMPLETED, Phase.FAILED):
+            raise EdgeError("conflict", f"The job has {met}: there is nothing to cancel.")
+        return await self.get(principal, job_id)
+
+    async def delete(self, principal: Principal, job_id: str) -> None:
+        """Remove an ended job with everything of it. 409 while it has not ended."""
+        await self.get(principal, job_id)
+        await purge(self._store, self._artifacts, job_id)
+
+    async def transcript(self, principal: Principal, job_id: str) -> Transcript:
+        """The transcript of a completed job; 409 for any other."""
+        job = await self.get(principal, job_id)
+        if job.phase is not Phase.COMPLETED:
+            raise EdgeError("conflict", f"There is no transcript: the job is {job.phase}.")
+        return await asyncio.to_thread(read_transcript, self._artifacts, job_id)
+
+    async def artifacts(self, job: Job) -> list[Artifact]:
+        """The files of a job that can be fetched."""
+        named = [("source", source_key(job.id), "application/octet-stream")]
+        if job.phase is Phase.COMPLETED:
+            named.append(("transcript.jsonl", transcript_key(job.id), "application/x-ndjson"))
+        sizes = await asyncio.to_thread(lambda: [self._artifacts.size(key) for _, key, _ in named])
+        return [Artifact(*each, size) for each, size in zip(named, sizes, strict=True) if size is not None]
+
+    async def artifact(self, principal: Principal, job_id: str, name: str) -> Artifact:
+        """One of them by name."""
+        found = [a for a in await self.artifacts(await self.get(principal, job_id)) if a.name == name]
+        if not found:
+            raise EdgeError("not_found", "The job has no such artifact.")
+        return found[0]
+
+    def content(self, artifact: Artifact, start: int, length: int) -> Iterator[bytes]:
+        """Bytes of an artifact, a megabyte at a time."""
+        return self._artifacts.chunks(artifact.key, start, length)
+
+
+async def purge(store: Store, artifacts: Artifacts, job_id: str) -> None:
+    """Remove an ended job: the record first, so that nobody finds a job whose files are going."""
+    if await store.purge(job_id) is False:
+        raise EdgeError("conflict", "The job has not ended: cancel it first.")
+    await asyncio.to_thread(artifacts.delete, job_folder(job_id))
+
+
+def _check_url(url: str) -> None:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise EdgeError("source_forbidden", "The source's URL must be http or https with a host.", (("url", "scheme"),))
+    if parts.username or parts.password:
+        raise EdgeError("source_forbidden", "The source's URL must not carry credentials.", (("url", "credentials"),))

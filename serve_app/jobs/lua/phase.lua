@@ -1,0 +1,6 @@
+-- ARGV: id, token, phase, field, value, ... Moves on to a phase ('' to stay) and notes facts. Returns 1, or 0 when the lease is lost.
+local id = ARGV[1]
+if not holds(id, ARGV[2]) then return 0 end
+for i = 4, #ARGV, 2 do redis.call('HSET', job_key(id), ARGV[i], ARGV[i + 1]) end
+if ARGV[3] ~= '' and redis.call('HGET', job_key(id), 'phase') ~= ARGV[3] then set_phase(id, ARGV[3]) end
+return 1

@@ -1,0 +1,176 @@
+"""Job, JobSpec, Phase, Event: the nouns of the core, as they are kept and handed around."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Phase(StrEnum):
+    """Where a job stands. The last three are final."""
+
+    QUEUED = "queued"
+    DOWNLOADING = "downloading"
+    TRANSCODING = "transcoding"
+    TRANSCRIBING = "transcribing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing comes after it."""
+        return self in (Phase.COMPLETED, Phase.FAILED, Phase.CANCELLED)
+
+
+class Priority(StrEnum):
+    """Interactive work goes before bulk work of the same tenant."""
+
+    INTERACTIVE = "interactive"
+    BULK = "bulk"
+
+    @property
+    def urgency(self) -> int:
+        """0 goes first."""
+        return 0 if self is Priority.INTERACTIVE else 1
+
+
+class EventKind(StrEnum):
+    """What the stream of a job tells."""
+
+    PHASE = "phase"
+    PROGRESS = "progress"
+    SEGMENT = "segment"
+    DONE = "done"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An entry of a job's stream. `id` is the place to resume after; `data` is a JSON object as text."""
+
+    id: str
+    kind: EventKind
+    data: str
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who asks: jobs belong to an owner within a tenant."""
+
+    owner: str
+    tenant: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """What was asked for. `url` is None for an upload, which lies in the artifacts before the job exists."""
+
+    model: str
+    url: str | None = None
+    filename: str | None = None
+    fallbacks: tuple[str, ...] = ()
+    language: str | None = None
+    task: str = "transcribe"
+    prompt: str | None = None
+    hotwords: str | None = None
+    temperature: float = 0.0
+    word_timestamps: bool = False
+    diarize: bool = False
+    redact: bool = False
+    label_audio: bool = False
+    min_confidence: float = 0.0
+    segment_duration: float | None = None
+    priority: Priority = Priority.INTERACTIVE
+    webhook: str | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+    result_ttl_s: int | None = None
+    max_attempts: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class JobError:
+    """Why a job failed: one of the fixed codes, and a sentence."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Where a job's timeline stands: the next window to commit, segments so far, the end of the last, in seconds."""
+
+    next_window: int = 0
+    segments: int = 0
+    end_s: float = 0.0
+    language: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job as it is now. Times are Unix seconds."""
+
+    id: str
+    owner: str
+    tenant: str
+    phase: Phase
+    spec: JobSpec
+    created_at: float
+    started_at: float | None
+    completed_at: float | None
+    attempts: int
+    checkpoint: Checkpoint
+    audio_done_s: float
+    audio_total_s: float | None
+    eta_s: float | None
+    device: str | None
+    error: JobError | None
+    cancelling: bool
+    done_event: str | None
+    queue_position: int | None = None
+
+    @property
+    def language(self) -> str | None:
+        """The language asked for, else the one heard."""
+        return self.spec.language or self.checkpoint.language
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A job that is ours to work on while the lease lasts; every write shows the token."""
+
+    job_id: str
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """The result of one window: its segments as JSON objects, and where the timeline stands after it."""
+
+    window: int
+    segments: tuple[str, ...]
+    end_s: float
+    language: str | None
+    device: str
+    progress: Mapping[str, Any]
+
+
+def source_key(job_id: str) -> str:
+    """Where a job's source lies in the artifacts."""
+    return f"jobs/{job_id}/source"
+
+
+def pcm_prefix(job_id: str) -> str:
+    """Where its decoded audio lies."""
+    return f"jobs/{job_id}/pcm"
+
+
+def transcript_key(job_id: str) -> str:
+    """Where its transcript lies once it is complete."""
+    return f"jobs/{job_id}/transcript.jsonl"
+
+
+def job_folder(job_id: str) -> str:
+    """Everything of a job that is not in Redis."""
+    return f"jobs/{job_id}"

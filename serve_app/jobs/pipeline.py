@@ -1,0 +1,181 @@
+"""One job's way through the stages: transcode, decode windows while that goes on, commit them in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Protocol
+
+from batching.stitch import stitch
+from batching.types import SAMPLE_RATE, Window
+from deployments.errors import StageLost
+from deployments.messages import (
+    DecodeOptions,
+    FetchRequest,
+    Planned,
+    StoredSource,
+    TranscodeRequest,
+    TranscribeRequest,
+    WindowResult,
+)
+from serve_app.jobs.models import Claim, Commit, Job, Phase, pcm_prefix, source_key
+from serve_app.jobs.store import Store
+from serve_app.jobs.transcripts import dump_segment
+
+LONGEST_WINDOW_S = 28.0
+STAGE_TRIES = 4
+
+
+class Stages(Protocol):
+    """What a job asks of the deployments. Each raises WorkError; a stage that dies raises StageLost."""
+
+    async def fetch(self, request: FetchRequest) -> StoredSource:
+        """Store a source."""
+        ...
+
+    def windows(self, request: TranscodeRequest) -> AsyncGenerator[Planned, None]:
+        """Decode it and plan its windows."""
+        ...
+
+    async def transcribe(self, model: str, request: TranscribeRequest) -> WindowResult:
+        """Decode a window."""
+        ...
+
+
+class LeaseLost(Exception):
+    """Another worker has the job now: whatever this one still does is void."""
+
+
+class Pipeline:
+    """A claimed job from its stored source to its last commit."""
+
+    def __init__(self, store: Store, stages: Stages, claim: Claim, job: Job, *, max_audio_s: float, in_flight: int) -> None:
+        self._store = store
+        self._stages = stages
+        self._claim = claim
+        self._job = job
+        self._max_audio_s = max_audio_s
+        self._queue: asyncio.Queue[tuple[Window, asyncio.Task[WindowResult]] | None] = asyncio.Queue(in_flight)
+        self._tasks: set[asyncio.Task[WindowResult]] = set()
+        self._next_window = job.checkpoint.next_window
+        self._segments = job.checkpoint.segments
+        self._end_s = job.checkpoint.end_s
+        self._language = job.spec.language or job.checkpoint.language
+        self._total_s: float | None = None
+        self._began: tuple[float, float] | None = None
+
+    async def run(self) -> float:
+        """Do all of it. Returns the length of the decoded audio in seconds."""
+        planning = asyncio.create_task(self._plan())
+        try:
+            while (entry := await self._queue.get()) is not None:
+                window, task = entry
+                await self._commit(window, await task)
+            await planning
+        finally:
+            planning.cancel()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(planning, *self._tasks, return_exceptions=True)
+        assert self._total_s is not None
+        return self._total_s
+
+    async def _plan(self) -> None:
+        """Hand windows to the transcriber as they close, a bounded number at a time."""
+        try:
+            async with aclosing(self._stages.windows(self._transcode_request())) as plans:
+                async for planned in plans:
+                    if planned.finished:
+                        self._total_s = planned.decoded_s
+                        await self._enter(None, audio_total_s=planned.decoded_s)
+                    for window in planned.windows:
+                        if window.index >= self._next_window:
+                            await self._dispatch(window)
+            await self._enter(Phase.TRANSCRIBING)
+        finally:
+            await self._queue.put(None)
+
+    async def _dispatch(self, window: Window) -> None:
+        if self._began is None:
+            self._began = asyncio.get_running_loop().time(), self._job.audio_done_s
+            await self._enter(Phase.TRANSCRIBING)
+        task = asyncio.create_task(self._decode(window))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        await self._queue.put((window, task))
+        if self._language is None:
+            # The first language heard is what later windows fall back on in doubt. Waiting for it keeps the text the
+            # same however the work is spread.
+            await asyncio.wait([task])
+            if not task.cancelled() and not task.exception() and task.result().segments:
+                self._language = task.result().language
+
+    async def _decode(self, window: Window) -> WindowResult:
+        spec = self._job.spec
+        options = DecodeOptions(
+            language=spec.language,
+            likely_language=self._language,
+            task=spec.task,
+            prompt=spec.prompt,
+            hotwords=spec.hotwords,
+            temperature=spec.temperature,
+            word_timestamps=spec.word_timestamps,
+        )
+        request = TranscribeRequest(
+            self._job.id, self._job.tenant, spec.priority.urgency, pcm_prefix(self._job.id), window, options
+        )
+        for attempt in range(1, STAGE_TRIES):
+            try:
+                return await self._stages.transcribe(spec.model, request)
+            except StageLost:
+                await asyncio.sleep(0.5 * 2**attempt)
+        return await self._stages.transcribe(spec.model, request)
+
+    async def _commit(self, window: Window, result: WindowResult) -> None:
+        segments = stitch(
+            result.segments,
+            next_id=self._segments,
+            end_s=self._end_s,
+            min_confidence=self._job.spec.min_confidence,
+        )
+        end_s = segments[-1].end if segments else self._end_s
+        done_s = round(window.end / SAMPLE_RATE, 3)
+        commit = Commit(
+            window=window.index,
+            segments=tuple(dump_segment(segment) for segment in segments),
+            end_s=end_s,
+            language=result.language if result.segments and not self._job.checkpoint.language else None,
+            device=result.device,
+            progress=self._progress(window, done_s),
+        )
+        if not await self._store.commit(self._claim, commit):
+            raise LeaseLost
+        self._segments += len(segments)
+        self._end_s = end_s
+
+    def _progress(self, window: Window, done_s: float) -> dict[str, float | int | None]:
+        eta_s = None
+        if self._began and self._total_s is not None:
+            began, done_before_s = self._began
+            pace = (done_s - done_before_s) / max(asyncio.get_running_loop().time() - began, 1e-3)
+            eta_s = round(max(self._total_s - done_s, 0.0) / pace, 1) if pace > 0 else None
+        return {
+            "audio_done_s": done_s,
+            "audio_total_s": self._total_s,
+            "windows_done": window.index + 1,
+            "queue_position": None,
+            "eta_s": eta_s,
+        }
+
+    def _transcode_request(self) -> TranscodeRequest:
+        return TranscodeRequest(
+            source_key=source_key(self._job.id),
+            pcm_prefix=pcm_prefix(self._job.id),
+            longest_s=self._job.spec.segment_duration or LONGEST_WINDOW_S,
+            max_audio_s=self._max_audio_s,
+        )
+
+    async def _enter(self, phase: Phase | None, **facts: float) -> None:
+        if not await self._store.enter(self._claim, phase, **facts):
+            raise LeaseLost

@@ -1,0 +1,220 @@
+"""class Runner: claim jobs, drive them through the stages under a lease, finish them or give them back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from deployments.artifacts import Artifacts
+from deployments.errors import SourceNotFound, WorkError
+from deployments.messages import FetchRequest
+from serve_app.jobs.models import Claim, Event, EventKind, Job, JobError, Phase, source_key
+from serve_app.jobs.pipeline import LeaseLost, Pipeline, Stages
+from serve_app.jobs.store import OUTAGES, Store
+from serve_app.jobs.sweeper import Sweeper
+from serve_app.jobs.transcripts import write_transcript
+
+log = logging.getLogger(__name__)
+
+IDLE_S = 1.0
+"""A runner looks for work this often even if nobody tells it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerLimits:
+    """What one runner takes on: jobs at once, windows of each in flight, jobs of a tenant (0: no cap), source sizes."""
+
+    jobs: int = 8
+    windows: int = 8
+    tenant_jobs: int = 0
+    max_audio_s: float = 86_400.0
+    max_source_bytes: int = 2 << 30
+
+
+class Stop(Enum):
+    """Why a job's work was stopped from outside."""
+
+    CANCELLED = auto()
+    DRAINED = auto()
+    LEASE_LOST = auto()
+
+
+@dataclass(slots=True)
+class _Running:
+    claim: Claim
+    work: asyncio.Task[None] | None = None
+    stop: Stop | None = None
+
+    def end(self, why: Stop) -> None:
+        """Stop the work; the first reason counts."""
+        if self.stop is None and self.work:
+            self.stop = why
+            self.work.cancel()
+
+
+class Runner:
+    """Pulls jobs as long as it is started. Several run side by side, on any node."""
+
+    def __init__(
+        self, name: str, store: Store, stages: Stages, artifacts: Artifacts, sweeper: Sweeper, limits: RunnerLimits
+    ) -> None:
+        self._name = name
+        self._store = store
+        self._stages = stages
+        self._artifacts = artifacts
+        self._sweeper = sweeper
+        self._limits = limits
+        self._running: dict[str, _Running] = {}
+        self._serving: set[asyncio.Task[None]] = set()
+        self._loops: list[asyncio.Task[None]] = []
+        self._work = asyncio.Event()
+
+    @property
+    def jobs(self) -> int:
+        """How many jobs it works on now."""
+        return len(self._running)
+
+    async def start(self) -> None:
+        """Begin to claim."""
+        self._loops = [asyncio.create_task(loop) for loop in (self._claiming(), self._listening(), self._sweeper.run())]
+
+    async def stop(self) -> None:
+        """Claim no more, and give back at once what is not finished."""
+        for loop in self._loops:
+            loop.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+        for running in self._running.values():
+            running.end(Stop.DRAINED)
+        await asyncio.gather(*self._serving, return_exceptions=True)
+
+    async def _claiming(self) -> None:
+        while True:
+            self._work.clear()
+            try:
+                while len(self._running) < self._limits.jobs:
+                    claim = await self._store.claim(self._name, self._limits.tenant_jobs)
+                    if claim is None:
+                        break
+                    self._begin(claim)
+            except OUTAGES as outage:
+                log.warning("no jobs claimed: %s", outage)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._work.wait(), IDLE_S)
+
+    async def _listening(self) -> None:
+        """Hear of new work, and of cancels of what runs here."""
+        while True:
+            try:
+                async with self._store.listen("work", "cancel") as heard:
+                    async for job_id in heard:
+                        self._work.set()
+                        if job_id in self._running:
+                            self._running[job_id].end(Stop.CANCELLED)
+            except OUTAGES as outage:
+                log.warning("deaf for a moment: %s", outage)
+                await asyncio.sleep(0.5)
+
+    def _begin(self, claim: Claim) -> None:
+        running = self._running[claim.job_id] = _Running(claim)
+        serving = asyncio.create_task(self._serve(running))
+        self._serving.add(serving)
+        serving.add_done_callback(self._serving.discard)
+
+    async def _serve(self, running: _Running) -> None:
+        """Work on a job while its lease is renewed; then settle what became of it."""
+        claim = running.claim
+        running.work = asyncio.create_task(self._drive(claim))
+        renewing = asyncio.create_task(self._renew(running))
+        try:
+            await asyncio.wait([running.work])
+            await self._settle(running, running.work)
+        except OUTAGES as outage:
+            log.warning("job_id=%s left to its lease: %s", claim.job_id, outage)
+        finally:
+            renewing.cancel()
+            self._running.pop(claim.job_id, None)
+            self._work.set()
+
+    async def _renew(self, running: _Running) -> None:
+        while True:
+            await asyncio.sleep(self._store.lease_s / 3)
+            try:
+                ours, cancelling = await self._store.renew(running.claim)
+            except OUTAGES:
+                continue
+            if not ours:
+                running.end(Stop.LEASE_LOST)
+            elif cancelling:
+                running.end(Stop.CANCELLED)
+
+    async def _settle(self, running: _Running, work: asyncio.Task[None]) -> None:
+        claim = running.claim
+        if work.cancelled():
+            if running.stop is Stop.CANCELLED:
+                await self._store.finish(claim, Phase.CANCELLED, JobError("cancelled", "The job was cancelled."))
+            elif running.stop is Stop.DRAINED:
+                await self._store.give_back(claim)
+            return
+        error = work.exception()
+        if error is None or isinstance(error, LeaseLost):
+            # A cancel that arrived between two renewals refuses commits too: then the lease is ours still.
+            if error and (await self._store.renew(claim))[1]:
+                await self._store.finish(claim, Phase.CANCELLED, JobError("cancelled", "The job was cancelled."))
+            return
+        await self._fail(claim, error)
+
+    async def _fail(self, claim: Claim, error: BaseException) -> None:
+        job = await self._store.get(claim.job_id)
+        if isinstance(error, WorkError):
+            told, transient = JobError(error.code, error.message), error.transient
+        else:
+            log.error("job_id=%s failed", claim.job_id, exc_info=error)
+            told, transient = JobError("internal", "The service failed while working on this job: try it again."), True
+        if job and transient and job.attempts < job.spec.max_attempts:
+            delay_s = 2.0**job.attempts * random.uniform(0.75, 1.25)
+            log.warning("job_id=%s again in %.1f s: %s", claim.job_id, delay_s, told.message)
+            await self._store.give_back(claim, delay_s=delay_s, counts=True)
+        else:
+            await self._store.finish(claim, Phase.FAILED, told)
+
+    async def _drive(self, claim: Claim) -> None:
+        job = await self._store.get(claim.job_id)
+        if job is None:
+            raise LeaseLost
+        await self._ingest(job)
+        if not await self._store.enter(claim, Phase.TRANSCODING):
+            raise LeaseLost
+        pipeline = Pipeline(
+            self._store,
+            self._stages,
+            claim,
+            job,
+            max_audio_s=self._limits.max_audio_s,
+            in_flight=self._limits.windows,
+        )
+        duration_s = await pipeline.run()
+        language = await write_transcript(self._artifacts, job.id, self._segments(job.id), duration_s)
+        await self._store.enter(claim, audio_done_s=duration_s)
+        if not await self._store.finish(claim, Phase.COMPLETED, language=language):
+            raise LeaseLost
+
+    async def _ingest(self, job: Job) -> None:
+        """An upload lies there already; what lies elsewhere is fetched."""
+        key = source_key(job.id)
+        if job.spec.url is not None:
+            await self._stages.fetch(FetchRequest(job.spec.url, key, self._limits.max_source_bytes))
+        elif await asyncio.to_thread(self._artifacts.size, key) is None:
+            raise SourceNotFound("The uploaded file is no longer there: send it again.")
+
+    async def _segments(self, job_id: str) -> AsyncIterator[Event]:
+        after = "0"
+        while events := await self._store.events(job_id, after):
+            for event in events:
+                if event.kind is EventKind.SEGMENT:
+                    yield event
+            after = events[-1].id

@@ -1,0 +1,273 @@
+"""The jobs in Redis: the only file that names a key. What must change together changes in one script (lua/*.lua).
+
+Keys, all under one hash tag: `job:ID` hash, `events:ID` stream, `index:TENANT` ids by order of creation, `wait:TENANT`
+queue by urgency and order, `tenants` start tags of those with a queue, `finish` and `clock` of the fair queueing,
+`running` jobs a tenant, `leases` and `delayed` and `expiry` and `ended` ids by time, `seq` and `token` counters.
+Channels: `work` (a job waits), `wake` (a stream grew), `cancel` (a running job is to stop).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import orjson
+from pydantic import TypeAdapter
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from serve_app.jobs.models import Checkpoint, Claim, Commit, Event, EventKind, Job, JobError, JobSpec, Phase
+
+PREFIX = "murmur:{q}:"
+SCRIPTS = Path(__file__).parent / "lua"
+SPEC = TypeAdapter(JobSpec)
+OUTAGES = (RedisConnectionError, RedisTimeoutError)
+"""What the store raises while its server cannot be reached."""
+
+
+def connect(url: str) -> Redis:
+    """A client with a bounded pool that waits for a free connection, and rides out a restart of the server."""
+    pool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=32,
+        timeout=20,
+        socket_timeout=20,
+        socket_connect_timeout=5,
+        health_check_interval=30,
+        retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), 6),
+        retry_on_error=[RedisConnectionError],
+    )
+    return Redis.from_pool(pool)
+
+
+@cache
+def _script(name: str) -> str:
+    return (SCRIPTS / "lib.lua").read_text() + (SCRIPTS / f"{name}.lua").read_text()
+
+
+@dataclass(frozen=True, slots=True)
+class Leases:
+    """How long a claim lasts without renewal, and how many expired ones a job may cost."""
+
+    lease_s: float = 30.0
+    max_stalls: int = 3
+
+
+class Store:
+    """Everything the core asks of Redis."""
+
+    def __init__(self, redis: Redis, leases: Leases | None = None) -> None:
+        self._redis = redis
+        self._leases = leases or Leases()
+        self._scripts = {path.stem: redis.register_script(_script(path.stem)) for path in SCRIPTS.glob("*.lua")}
+
+    @property
+    def lease_s(self) -> float:
+        """How long a claim lasts without renewal."""
+        return self._leases.lease_s
+
+    async def ping(self) -> None:
+        """Raise one of OUTAGES unless the server answers."""
+        await self._redis.ping()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._redis.aclose()
+
+    # The life of a job, as the edge sees it.
+
+    async def submit(
+        self, job_id: str, owner: str, tenant: str, spec: JobSpec, *, ttl_s: float, queue_limit: int = 0
+    ) -> bool:
+        """Record a job and queue it. False where the tenant has `queue_limit` jobs waiting."""
+        body = SPEC.dump_json(spec)
+        arguments = [spec.priority.urgency, spec.max_attempts, int(ttl_s * 1000), body, queue_limit]
+        return bool(await self._run("submit", job_id, owner, tenant, *arguments))
+
+    async def get(self, job_id: str) -> Job | None:
+        """The job, None where there is none."""
+        return (await self.get_many([job_id]))[0]
+
+    async def get_many(self, job_ids: Sequence[str]) -> list[Job | None]:
+        """Several at once, in order."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for job_id in job_ids:
+                pipe.hgetall(self._key(f"job:{job_id}"))
+            found = await pipe.execute()
+        jobs = [_job({k.decode(): v.decode() for k, v in fields.items()}) if fields else None for fields in found]
+        return await self._with_positions(jobs)
+
+    async def page(self, tenant: str, *, limit: int, before: str | None = None) -> tuple[list[Job], str | None]:
+        """A tenant's jobs, newest first, and the cursor of the next page (None on the last)."""
+        top = f"({before}" if before else "+inf"
+        found: Any = await self._redis.zrevrangebyscore(
+            self._key(f"index:{tenant}"), top, "-inf", start=0, num=limit + 1, withscores=True
+        )
+        jobs = await self.get_many([job_id.decode() for job_id, _ in found[:limit]])
+        cursor = str(int(found[limit - 1][1])) if len(found) > limit else None
+        return [job for job in jobs if job], cursor
+
+    async def cancel(self, job_id: str) -> Phase | None:
+        """Ask for a cancel; returns the phase it met, None where there is no such job."""
+        phase = await self._run("cancel", job_id)
+        return Phase(phase.decode()) if phase else None
+
+    async def purge(self, job_id: str) -> bool | None:
+        """Remove a finished job. False where it is not finished, None where there is none."""
+        gone = await self._run("purge", job_id)
+        return None if gone is None else bool(gone)
+
+    # The life of a claim, as a runner sees it. A False means that the lease is lost.
+
+    async def claim(self, worker: str, tenant_cap: int = 0) -> Claim | None:
+        """Take the next job under a lease; None when none waits."""
+        found = await self._run("claim", worker, self._lease_ms, tenant_cap)
+        return Claim(found[0].decode(), int(found[1])) if found else None
+
+    async def renew(self, claim: Claim) -> tuple[bool, bool]:
+        """Prolong the lease. Returns (still ours, to be cancelled)."""
+        answer = await self._run("renew", claim.job_id, claim.token, self._lease_ms)
+        return answer != 0, answer == 2
+
+    async def enter(self, claim: Claim, phase: Phase | None = None, **facts: float | str) -> bool:
+        """Move on to a phase and note facts (fields of the job's hash)."""
+        pairs = [item for pair in facts.items() for item in pair]
+        return bool(await self._run("phase", claim.job_id, claim.token, phase or "", *pairs))
+
+    async def commit(self, claim: Claim, commit: Commit) -> bool:
+        """Append a window's segments; one that was committed before is passed over."""
+        progress = commit.progress
+        arguments = [commit.window, commit.end_s, progress["audio_done_s"], _or_blank(progress["eta_s"])]
+        arguments += [commit.language or "", commit.device, orjson.dumps(dict(progress)), *commit.segments]
+        return bool(await self._run("commit", claim.job_id, claim.token, *arguments))
+
+    async def finish(self, claim: Claim, phase: Phase, error: JobError | None = None, language: str | None = None) -> bool:
+        """End the job for good."""
+        code, message = (error.code, error.message) if error else ("", "")
+        return bool(await self._run("finish", claim.job_id, claim.token, phase, code, message, language or ""))
+
+    async def give_back(self, claim: Claim, *, delay_s: float = 0.0, counts: bool = False) -> bool:
+        """Put the job back into the queue; `counts` says whether this attempt is to be counted."""
+        return bool(await self._run("giveback", claim.job_id, claim.token, int(delay_s * 1000), int(counts)))
+
+    # Upkeep.
+
+    async def reap(self) -> int:
+        """Take back jobs whose lease expired; returns how many."""
+        return int(await self._run("reap", self._leases.max_stalls))
+
+    async def expired(self, limit: int = 100) -> list[str]:
+        """Ids of jobs whose results have outlived their time."""
+        return await self._due("expiry", 0.0, limit)
+
+    async def drop_old_streams(self, grace_s: float, limit: int = 100) -> int:
+        """Drop event streams of jobs that ended `grace_s` ago: their transcript tells the same from then on."""
+        ids = await self._due("ended", grace_s, limit)
+        if ids:
+            await self._redis.delete(*(self._key(f"events:{job_id}") for job_id in ids))
+            await self._redis.zrem(self._key("ended"), *ids)
+        return len(ids)
+
+    # Streams.
+
+    async def events(self, job_id: str, after: str = "0", limit: int = 500) -> list[Event]:
+        """Entries of a job's stream after an event's id, in order."""
+        found: Any = await self._redis.xrange(self._key(f"events:{job_id}"), f"({after}", "+", count=limit)
+        return [Event(i.decode(), EventKind(f[b"kind"].decode()), f[b"data"].decode()) for i, f in found]
+
+    async def has_events(self, job_id: str) -> bool:
+        """Whether the job's stream is (still) there."""
+        return bool(await self._redis.exists(self._key(f"events:{job_id}")))
+
+    @asynccontextmanager
+    async def listen(self, *channels: str) -> AsyncIterator[AsyncIterator[str]]:
+        """Job ids as they are published on channels (`work`, `wake`, `cancel`), over one connection of its own."""
+        subscription: Any = self._redis.pubsub(ignore_subscribe_messages=True)
+        try:
+            await subscription.subscribe(*(self._key(channel) for channel in channels))
+            yield self._messages(subscription)
+        finally:
+            await subscription.aclose()
+
+    @staticmethod
+    async def _messages(subscription: Any) -> AsyncIterator[str]:
+        while True:
+            message = await subscription.get_message(timeout=5.0)
+            if message is not None:
+                yield message["data"].decode()
+
+    async def _due(self, name: str, grace_s: float, limit: int) -> list[str]:
+        seconds, micros = await self._redis.time()
+        top = (seconds - grace_s) * 1000 + micros // 1000
+        ids: Any = await self._redis.zrangebyscore(self._key(name), "-inf", top, 0, limit)
+        return [i.decode() for i in ids]
+
+    async def _with_positions(self, jobs: list[Job | None]) -> list[Job | None]:
+        """Tell queued jobs how many of their tenant's stand before them."""
+        queued = [job for job in jobs if job and job.phase is Phase.QUEUED]
+        if not queued:
+            return jobs
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for job in queued:
+                pipe.zrank(self._key(f"wait:{job.tenant}"), job.id)
+            ranks = dict(zip((job.id for job in queued), await pipe.execute(), strict=True))
+        return [_at(job, ranks.get(job.id)) if job else None for job in jobs]
+
+    @property
+    def _lease_ms(self) -> int:
+        return int(self._leases.lease_s * 1000)
+
+    @staticmethod
+    def _key(name: str) -> str:
+        return PREFIX + name
+
+    async def _run(self, script: str, *arguments: Any) -> Any:
+        return await self._scripts[script](keys=[PREFIX], args=arguments)
+
+
+def _at(job: Job, position: int | None) -> Job:
+    return replace(job, queue_position=position)
+
+
+def _or_blank(value: Any) -> Any:
+    return "" if value is None else value
+
+
+def _seconds(fields: Mapping[str, str], name: str) -> float | None:
+    return int(fields[name]) / 1000 if name in fields else None
+
+
+def _number(fields: Mapping[str, str], name: str) -> float | None:
+    return float(fields[name]) if name in fields else None
+
+
+def _job(fields: Mapping[str, str]) -> Job:
+    error = JobError(fields["error_code"], fields["error_message"]) if "error_code" in fields else None
+    language = fields.get("language")
+    checkpoint = Checkpoint(int(fields["next_window"]), int(fields["segments"]), float(fields["end_s"]), language)
+    return Job(
+        id=fields["id"],
+        owner=fields["owner"],
+        tenant=fields["tenant"],
+        phase=Phase(fields["phase"]),
+        spec=SPEC.validate_json(fields["spec"]),
+        created_at=int(fields["created_at"]) / 1000,
+        started_at=_seconds(fields, "started_at"),
+        completed_at=_seconds(fields, "completed_at"),
+        attempts=int(fields["attempts"]),
+        checkpoint=checkpoint,
+        audio_done_s=float(fields["audio_done_s"]),
+        audio_total_s=_number(fields, "audio_total_s"),
+        eta_s=_number(fields, "eta_s"),
+        device=fields.get("device"),
+        error=error,
+        cancelling="cancelling" in fields,
+        done_event=fields.get("done_event"),
+    )

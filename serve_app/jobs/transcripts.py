@@ -1,0 +1,63 @@
+"""The transcript as it is stored: JSON lines, a segment a line with the id of the event that told it, then a line that
+says what holds for all of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+
+import orjson
+from pydantic import TypeAdapter
+
+from batching.types import Segment, Transcript
+from deployments.artifacts import Artifacts
+from serve_app.jobs.models import Event, EventKind, transcript_key
+
+SEGMENT = TypeAdapter(Segment)
+
+
+def dump_segment(segment: Segment) -> str:
+    """A segment as the JSON object that events and transcripts hold; fields that were not asked for are left out."""
+    return SEGMENT.dump_json(segment, exclude_none=True).decode()
+
+
+async def write_transcript(artifacts: Artifacts, job_id: str, events: AsyncIterator[Event], duration_s: float) -> str | None:
+    """Store a transcript from a job's events, as they are read. Returns the language that was spoken longest."""
+    spoken: Counter[str] = Counter()
+    with artifacts.writer(transcript_key(job_id)) as writer:
+        async for event in events:
+            if event.kind is EventKind.SEGMENT:
+                segment = orjson.loads(event.data)
+                spoken[segment.get("language", "")] += segment["end"] - segment["start"]
+                writer.write(f'{{"event":"{event.id}","segment":{event.data}}}\n'.encode())
+        language = max(spoken, key=lambda code: spoken[code], default="") or None
+        writer.write(orjson.dumps({"language": language, "duration_s": duration_s}) + b"\n")
+    return language
+
+
+def read_transcript(artifacts: Artifacts, job_id: str) -> Transcript:
+    """The whole transcript. FileNotFoundError where there is none."""
+    *lines, last = (orjson.loads(line) for line in _lines(artifacts, job_id))
+    segments = tuple(SEGMENT.validate_python(line["segment"]) for line in lines)
+    return Transcript(segments, last["language"], last["duration_s"])
+
+
+def replay(artifacts: Artifacts, job_id: str, after: str) -> Iterator[Event]:
+    """The segment events of a stored transcript that came after the event `after`."""
+    for line in _lines(artifacts, job_id):
+        entry = orjson.loads(line)
+        if "event" in entry and order(entry["event"]) > order(after):
+            yield Event(entry["event"], EventKind.SEGMENT, orjson.dumps(entry["segment"]).decode())
+
+
+def order(event_id: str) -> tuple[int, int]:
+    """An event's id as something to compare."""
+    time, _, number = event_id.partition("-")
+    return int(time), int(number or 0)
+
+
+def _lines(artifacts: Artifacts, job_id: str) -> Iterator[bytes]:
+    rest = b""
+    for chunk in artifacts.chunks(transcript_key(job_id)):
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from lines

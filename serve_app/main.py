@@ -1,0 +1,275 @@
+"""The composition root: settings → plain classes, wrapped as Serve deployments and bound into one application.
+
+This is the only file that wraps. What a replica needs beyond its settings (a Redis client, an engine) it makes itself,
+when it starts, where it runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator
+from importlib.metadata import version
+from typing import Any
+from uuid import uuid4
+
+from fastapi import FastAPI
+from ray import serve
+from ray.exceptions import RayActorError, RayTaskError
+from ray.serve._private import replica
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from deployments.artifacts import Artifacts
+from deployments.engines import load
+from deployments.engines.base import EngineConfig
+from deployments.errors import StageLost, WorkError
+from deployments.ffmpeg import find_ffmpeg
+from deployments.ingestion import Ingestion
+from deployments.messages import (
+    FetchRequest,
+    Planned,
+    StoredSource,
+    TranscodeRequest,
+    TranscribeRequest,
+    WindowResult,
+)
+from deployments.safe_http import Allowed, SafeHttp
+from deployments.transcoder import Transcoder
+from deployments.transcriber import Transcriber
+from deployments.weights import languages, locate
+from serve_app.dialects.base import Edge
+from serve_app.ingress import create_api
+from serve_app.jobs.events import Events
+from serve_app.jobs.jobs import Jobs, Model
+from serve_app.jobs.runner import Runner, RunnerLimits
+from serve_app.jobs.store import Leases, Store, connect
+from serve_app.jobs.sweeper import Sweeper
+from serve_app.scaling import LOAD
+from serve_app.settings import Settings
+
+VERSION = version("murmuration")
+DRAIN_S = 8.0
+
+
+def loopback_only(settings: Settings) -> None:
+    """Keep a replica's own server, which Serve binds to every interface, to the one that the service listens on.
+    There is no setting for it in Ray 2.60; a release that moves the function leaves things as Serve wants them."""
+    if settings.ray_address or not hasattr(replica, "add_port_to_grpc_server"):
+        return
+    bind = replica.add_port_to_grpc_server
+    replica.add_port_to_grpc_server = lambda server, address: bind(server, address.replace("[::]", "127.0.0.1"))
+
+
+class IngressReplica:
+    """Serves the API."""
+
+    def __init__(self, settings: Settings, models: tuple[Model, ...], _runner: DeploymentHandle) -> None:
+        loopback_only(settings)
+        # Bound so that it is part of the graph; work reaches it through Redis, never through a call.
+        artifacts, store = Artifacts(settings.storage), _store(settings)
+        self._store = store
+        self._events = Events(store, artifacts)
+        jobs = Jobs(store, self._events, artifacts, models, settings.result_ttl_s)
+        self._edge = Edge(jobs, artifacts, settings.max_upload_bytes, settings.sse_max_age_s)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return create_api(self._edge, self._store, self._events, version=VERSION)
+
+
+class RunnerReplica:
+    """Pulls jobs from the moment it starts; gives them back when it is told to go."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        ingestion: DeploymentHandle,
+        transcoder: DeploymentHandle,
+        transcribers: dict[str, DeploymentHandle],
+    ) -> None:
+        loopback_only(settings)
+        self._limits = RunnerLimits(
+            jobs=settings.runner_jobs,
+            windows=settings.windows_in_flight,
+            tenant_jobs=settings.tenant_running_jobs,
+            max_audio_s=settings.max_audio_s,
+            max_source_bytes=settings.max_upload_bytes,
+        )
+        artifacts, store = Artifacts(settings.storage), _store(settings)
+        sweeper = Sweeper(store, artifacts, period_s=settings.lease_s / 6, stream_grace_s=settings.stream_grace_s)
+        stages = ServeStages(ingestion, transcoder, transcribers)
+        self._runner = Runner(f"runner-{uuid4().hex[:8]}", store, stages, artifacts, sweeper, self._limits)
+        self._starting = asyncio.get_running_loop().create_task(self._runner.start())
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Its load, for serve_app.scaling."""
+        return {LOAD: self._runner.jobs / self._limits.jobs}
+
+    async def __del__(self) -> None:
+        await self._runner.stop()
+
+
+class IngestionReplica(Ingestion):
+    """Fetches sources."""
+
+    def __init__(self, settings: Settings) -> None:
+        loopback_only(settings)
+        super().__init__(Artifacts(settings.storage), SafeHttp(Allowed.parse(settings.fetch_allow)))
+
+
+class TranscoderReplica(Transcoder):
+    """Decodes sources."""
+
+    def __init__(self, settings: Settings) -> None:
+        loopback_only(settings)
+        super().__init__(Artifacts(settings.storage), find_ffmpeg().path)
+
+
+class TranscriberReplica(Transcriber):
+    """Holds a loaded model."""
+
+    def __init__(self, settings: Settings, model: str) -> None:
+        loopback_only(settings)
+        super().__init__(Artifacts(settings.storage), load(engine_config(settings, model)))
+
+
+class ServeStages:
+    """The stages behind Serve handles: calls out, plain values and WorkErrors back."""
+
+    def __init__(
+        self, ingestion: DeploymentHandle, transcoder: DeploymentHandle, transcribers: dict[str, DeploymentHandle]
+    ) -> None:
+        self._ingestion = ingestion
+        self._transcoder = transcoder.options(stream=True)
+        self._transcribers = transcribers
+
+    async def fetch(self, request: FetchRequest) -> StoredSource:
+        """See Ingestion.fetch."""
+        answer: StoredSource = await _answer(self._ingestion.fetch.remote(request))
+        return answer
+
+    async def windows(self, request: TranscodeRequest) -> AsyncGenerator[Planned, None]:
+        """See Transcoder.windows."""
+        plans: Any = self._transcoder.windows.remote(request)
+        try:
+            async for planned in _plain(plans):
+                yield planned
+        finally:
+            # Without this the producer runs on after its reader has gone.
+            plans.cancel()
+
+    async def transcribe(self, model: str, request: TranscribeRequest) -> WindowResult:
+        """See Transcriber.transcribe."""
+        answer: WindowResult = await _answer(self._transcribers[model].transcribe.remote(request))
+        return answer
+
+
+async def _answer(response: Any) -> Any:
+    try:
+        return await response
+    except asyncio.CancelledError:
+        response.cancel()
+        raise
+    except (RayTaskError, RayActorError, RayServeException) as error:
+        raise _as_work_error(error) from error
+
+
+async def _plain(responses: Any) -> AsyncIterator[Any]:
+    try:
+        async for response in responses:
+            yield response
+    except (RayTaskError, RayActorError, RayServeException) as error:
+        raise _as_work_error(error) from error
+
+
+def _as_work_error(error: Exception) -> Exception:
+    """What a stage raised, without Ray's wrapping; a stage that is gone is a StageLost."""
+    if isinstance(error, RayTaskError):
+        cause = error.cause
+        return cause if isinstance(cause, WorkError) else error
+    return StageLost("A worker was lost while it had a part of this job, more than once: try it again.")
+
+
+def engine_config(settings: Settings, model: str) -> EngineConfig:
+    """How a replica loads a model."""
+    return EngineConfig(
+        engine=settings.engine,
+        model=model,
+        cache_dir=str(settings.cache_dir),
+        device=settings.device,
+        compute_type=settings.compute_type,
+        workers=settings.engine_workers or _cores(),
+        batch=settings.batch_size,
+    )
+
+
+def find_models(settings: Settings) -> tuple[Model, ...]:
+    """The models on offer, each of whose weights is there now. ModelUnavailable for one that cannot be had."""
+    if settings.engine == "fake":
+        return tuple(Model(name, ("de", "en", "fr")) for name in settings.models)
+    return tuple(Model(name, languages(locate(name, str(settings.cache_dir)))) for name in settings.models)
+
+
+def build(settings: Settings, models: tuple[Model, ...] | None = None) -> serve.Application:
+    """The application: Ingress ▶ Runner ▶ Ingestion, Transcoder and one Transcriber a model."""
+    models = models or find_models(settings)
+    ingestion = _deployed(
+        IngestionReplica, "Ingestion", 0.1, _range(settings, "ingestion", target=8), max_ongoing_requests=32
+    ).bind(settings)
+    transcoder = _deployed(
+        TranscoderReplica, "Transcoder", 0.2, _range(settings, "transcoder", target=2), max_ongoing_requests=4
+    ).bind(settings)
+    in_flight = (settings.engine_workers or _cores()) * settings.batch_size * 2
+    transcribers = {
+        model.id: _deployed(
+            TranscriberReplica,
+            "Transcriber" if len(models) == 1 else f"Transcriber-{model.id.replace('/', '-')}",
+            0.5,
+            _range(settings, "transcriber", target=in_flight),
+            gpus=settings.transcriber_gpus,
+            max_ongoing_requests=1024,
+        ).bind(settings, model.id)
+        for model in models
+    }
+    runner = _deployed(RunnerReplica, "Runner", 0.1, _range(settings, "runner", policy="serve_app.scaling:by_load")).bind(
+        settings, ingestion, transcoder, transcribers
+    )
+    ingress = serve.ingress()(IngressReplica)
+    return _deployed(ingress, "Ingress", 0.1, _range(settings, "ingress", target=500), max_ongoing_requests=4096).bind(
+        settings, models, runner
+    )
+
+
+def _deployed(
+    kind: Any, name: str, cpus: float, scale: AutoscalingConfig, *, gpus: float = 0.0, max_ongoing_requests: int = 16
+) -> Any:
+    return serve.deployment(kind).options(
+        name=name,
+        ray_actor_options={"num_cpus": cpus, "num_gpus": gpus},
+        autoscaling_config=scale,
+        max_ongoing_requests=max_ongoing_requests,
+        graceful_shutdown_timeout_s=DRAIN_S,
+        graceful_shutdown_wait_loop_s=0.2,
+        health_check_period_s=2,
+        max_constructor_retry_count=3,
+    )
+
+
+def _range(settings: Settings, stage: str, *, target: int | None = None, policy: str | None = None) -> AutoscalingConfig:
+    bounds = {
+        "min_replicas": getattr(settings, f"{stage}_min_replicas"),
+        "max_replicas": max(getattr(settings, f"{stage}_min_replicas"), getattr(settings, f"{stage}_max_replicas")),
+    }
+    if policy:
+        return AutoscalingConfig(**bounds, policy=AutoscalingPolicy(policy_function=policy))
+    return AutoscalingConfig(**bounds, target_ongoing_requests=target)
+
+
+def _store(settings: Settings) -> Store:
+    return Store(connect(settings.redis_url), Leases(settings.lease_s))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

@@ -1,0 +1,97 @@
+"""Every MURMUR_ variable, once. They are read at the root; what a part needs of them it is handed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from deployments.safe_http import networks_ok
+
+Words = Annotated[tuple[str, ...], NoDecode]
+
+
+def _home(variable: str, fallback: str) -> Path:
+    """Where the desktop's conventions (XDG base directories) want files of a kind."""
+    return Path(os.environ.get(variable) or Path.home() / fallback) / "murmur"
+
+
+class Settings(BaseSettings):
+    """Settings of the service. Each can be set in the environment as MURMUR_ and its name in capitals."""
+
+    model_config = SettingsConfigDict(env_prefix="MURMUR_", frozen=True, extra="ignore")
+
+    host: str = Field("127.0.0.1", description="Address to serve on.")
+    port: int = Field(8080, ge=1, le=65535, description="Port to serve on.")
+    dashboard_port: int = Field(8265, ge=1, le=65535, description="Port of the Ray dashboard; the next free one if taken.")
+    data_dir: Path = Field(
+        default_factory=lambda: _home("XDG_DATA_HOME", ".local/share"),
+        description="Directory for the embedded Valkey's data, artifacts and logs.",
+    )
+    cache_dir: Path = Field(
+        default_factory=lambda: _home("XDG_CACHE_HOME", ".cache"), description="Directory for unpacked model weights."
+    )
+    redis_url: str = Field("", description="Redis or Valkey to keep jobs in; empty starts an embedded Valkey.")
+    ray_address: str = Field("", description="Ray cluster to join; empty starts Ray on this machine.")
+    storage_uri: str = Field("", description="Where artifacts go: file://, s3:// or gs://; empty for the data directory.")
+
+    models: Words = Field(("base",), description="Models on offer, separated by commas; the first is the default.")
+    engine: Literal["faster_whisper", "fake"] = Field("faster_whisper", description="Engine; `fake` is for tests.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Device the models run on.")
+    compute_type: str = Field("auto", description="CTranslate2 compute type; auto is int8 on CPU, float16 on GPU.")
+    engine_workers: int = Field(0, ge=0, description="Batches a replica decodes at once; 0 for one a CPU core.")
+    batch_size: int = Field(4, ge=1, le=256, description="Windows in a batch, at most.")
+
+    fetch_allow: Words = Field(
+        (), description="Hosts, host:port pairs or CIDRs that sources may be fetched from although they are private."
+    )
+    max_audio_s: float = Field(86_400.0, gt=0, description="Longest audio accepted, in seconds, by what was decoded.")
+    max_upload_bytes: int = Field(2 << 30, gt=0, description="Largest upload or fetched source, in bytes.")
+    result_ttl_s: float = Field(604_800.0, gt=0, description="Seconds that a job and its results are kept after its end.")
+    stream_grace_s: float = Field(600.0, gt=0, description="Seconds that Redis keeps a job's events after its end.")
+    sse_max_age_s: float = Field(600.0, gt=0, description="Age in seconds at which an event stream ends, to be resumed.")
+
+    lease_s: float = Field(30.0, gt=0, description="Seconds after which a silent worker's jobs go to another.")
+    runner_jobs: int = Field(8, ge=1, description="Jobs that one Runner replica works on at once.")
+    windows_in_flight: int = Field(8, ge=1, description="Windows of one job that are in flight at once.")
+    tenant_running_jobs: int = Field(0, ge=0, description="Jobs of one tenant that run at once; 0 for no cap.")
+
+    ingress_min_replicas: int = Field(1, ge=1, description="Ingress replicas, at least.")
+    ingress_max_replicas: int = Field(2, ge=1, description="Ingress replicas, at most.")
+    runner_min_replicas: int = Field(1, ge=1, description="Runner replicas, at least.")
+    runner_max_replicas: int = Field(2, ge=1, description="Runner replicas, at most.")
+    ingestion_min_replicas: int = Field(1, ge=1, description="Ingestion replicas, at least.")
+    ingestion_max_replicas: int = Field(2, ge=1, description="Ingestion replicas, at most.")
+    transcoder_min_replicas: int = Field(1, ge=1, description="Transcoder replicas, at least.")
+    transcoder_max_replicas: int = Field(2, ge=1, description="Transcoder replicas, at most.")
+    transcriber_min_replicas: int = Field(1, ge=1, description="Transcriber replicas a model, at least.")
+    transcriber_max_replicas: int = Field(1, ge=1, description="Transcriber replicas a model, at most.")
+    transcriber_gpus: float = Field(0.0, ge=0, description="GPUs, or the share of one, that a Transcriber replica takes.")
+
+    @field_validator("models", "fetch_allow", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(word.strip() for word in value.split(",") if word.strip())
+        return value
+
+    @field_validator("models")
+    @classmethod
+    def _some_model(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError("name at least one model")
+        return tuple(dict.fromkeys(value))
+
+    @field_validator("fetch_allow")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        networks_ok(value)
+        return value
+
+    @property
+    def storage(self) -> str:
+        """The URI of the artifacts' storage."""
+        return self.storage_uri or (self.data_dir.absolute() / "artifacts").as_uri()

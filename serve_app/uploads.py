@@ -1,0 +1,149 @@
+"""Bodies of requests: JSON, and multipart whose file is streamed straight into the artifacts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import orjson
+from python_multipart.exceptions import MultipartParseError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from deployments.artifacts import Artifacts, Writer
+from serve_app.errors import EdgeError
+
+MAX_FIELD_BYTES = 64 << 10
+MAX_FIELDS = 100
+MAX_JSON_BYTES = 1 << 20
+OVERHEAD_BYTES = 1 << 20
+"""What boundaries, headers and fields may add to a file."""
+
+
+@dataclass(slots=True)
+class Form:
+    """What came: text fields (a name may come several times), the file's name, its length in bytes."""
+
+    fields: dict[str, list[str]] = field(default_factory=dict)
+    filename: str | None = None
+    size: int = 0
+
+
+class FormReader:
+    """Takes multipart apart as it arrives; of a file it never holds more than the chunk at hand."""
+
+    def __init__(self, boundary: bytes, writer: Writer, file_field: str, max_bytes: int) -> None:
+        self.form = Form()
+        self._writer = writer
+        self._file_field = file_field
+        self._max_bytes = max_bytes
+        self._headers: dict[str, bytes] = {}
+        self._header = (bytearray(), bytearray())
+        self._name = ""
+        self._value: bytearray | None = None
+        self._ended = False
+        self._parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": self._part_begin,
+                "on_header_field": lambda data, start, end: self._header[0].extend(data[start:end]),
+                "on_header_value": lambda data, start, end: self._header[1].extend(data[start:end]),
+                "on_header_end": self._header_end,
+                "on_headers_finished": self._headers_finished,
+                "on_part_data": self._part_data,
+                "on_part_end": self._part_end,
+                "on_end": self._end,
+            },
+        )
+
+    def feed(self, data: bytes) -> None:
+        """More of the body. EdgeError where it is no multipart or too large."""
+        try:
+            self._parser.write(data)
+        except MultipartParseError:
+            raise EdgeError("malformed", "The body is not valid multipart/form-data.") from None
+
+    def finish(self) -> Form:
+        """The body ended. EdgeError where it ended too soon."""
+        if not self._ended:
+            raise EdgeError("malformed", "The multipart body ends before its last boundary.")
+        return self.form
+
+    def _part_begin(self) -> None:
+        self._headers = {}
+
+    def _header_end(self) -> None:
+        name, value = self._header
+        self._headers[name.decode("latin-1").lower()] = bytes(value)
+        self._header = (bytearray(), bytearray())
+
+    def _headers_finished(self) -> None:
+        _, options = parse_options_header(self._headers.get("content-disposition", b""))
+        if b"name" not in options:
+            raise EdgeError("malformed", "A part of the multipart body has no name.")
+        self._name = options[b"name"].decode(errors="replace")
+        filename = options.get(b"filename")
+        if filename is None and self._name != self._file_field:
+            if len(self.form.fields) >= MAX_FIELDS:
+                raise EdgeError("malformed", f"There are more than {MAX_FIELDS} fields.")
+            self._value = bytearray()
+            return
+        if self._name != self._file_field or self.form.filename is not None:
+            raise EdgeError("invalid_request", f"Send one file, in the field {self._file_field}.")
+        self.form.filename = (filename or b"").decode(errors="replace")
+        self._value = None
+
+    def _part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._value is None:
+            self.form.size += end - start
+            if self.form.size > self._max_bytes:
+                raise EdgeError("source_too_large", f"The file is larger than the {self._max_bytes} bytes allowed.")
+            self._writer.write(data[start:end])
+            return
+        self._value += data[start:end]
+        if len(self._value) > MAX_FIELD_BYTES:
+            raise EdgeError("malformed", f"The field {self._name} is longer than {MAX_FIELD_BYTES} bytes.")
+
+    def _part_end(self) -> None:
+        if self._value is not None:
+            try:
+                self.form.fields.setdefault(self._name, []).append(self._value.decode())
+            except UnicodeDecodeError:
+                raise EdgeError("malformed", f"The field {self._name} is not UTF-8.") from None
+
+    def _end(self) -> None:
+        self._ended = True
+
+
+async def receive(
+    body: AsyncIterator[bytes], content_type: str, artifacts: Artifacts, key: str, file_field: str, max_bytes: int
+) -> Form:
+    """Read a form; its file is stored under `key`, or nothing is when this raises."""
+    boundary = parse_options_header(content_type)[1].get(b"boundary")
+    if not boundary:
+        raise EdgeError("malformed", "The multipart body has no boundary.")
+    with artifacts.writer(key) as writer:
+        reader = FormReader(boundary, writer, file_field, max_bytes)
+        received = 0
+        async for chunk in body:
+            received += len(chunk)
+            if received > max_bytes + OVERHEAD_BYTES:
+                raise EdgeError("source_too_large", f"The body is larger than the {max_bytes} bytes allowed.")
+            await asyncio.to_thread(reader.feed, chunk)
+        form = reader.finish()
+        if form.filename is None:
+            raise EdgeError("invalid_request", f"The field {file_field} is missing.", ((file_field, "missing"),))
+    return form
+
+
+async def read_json(body: AsyncIterator[bytes]) -> object:
+    """A JSON body of at most `MAX_JSON_BYTES`."""
+    document = bytearray()
+    async for chunk in body:
+        document += chunk
+        if len(document) > MAX_JSON_BYTES:
+            raise EdgeError("malformed", f"The JSON body is longer than {MAX_JSON_BYTES} bytes.")
+    try:
+        return orjson.loads(document)
+    except orjson.JSONDecodeError:
+        raise EdgeError("malformed", "The body is not valid JSON.") from None

