@@ -11,6 +11,7 @@ import re
 import shutil
 import signal
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass
 
 import ffmpeg
@@ -107,7 +108,8 @@ class Decoder:
             env={},
         )
         # Whoever waits for a first segment comes before whoever's file is merely being unpacked.
-        os.setpriority(os.PRIO_PROCESS, process.pid, NICENESS)
+        with suppress(ProcessLookupError):
+            os.setpriority(os.PRIO_PROCESS, process.pid, NICENESS)
         return cls(process)
 
     async def read(self, samples: int) -> bytes:
@@ -129,7 +131,8 @@ class Decoder:
     async def stop(self) -> None:
         """Kill the whole process group, if it still runs."""
         if self._process.returncode is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
             await self._process.wait()
         await self._logging
 

@@ -17,6 +17,9 @@ FRAME = 512
 CONTEXT = 64
 """Samples before a frame that it wants to see too."""
 
+LOUD, MOST_GAIN, PEAK_DECAY = 0.3, 100.0, 0.997
+"""The peak that quiet audio is raised to, the most it is raised by, and what is left of a peak after a frame."""
+
 Floats = NDArray[np.float32]
 
 
@@ -67,6 +70,7 @@ class SpeechDetector:
         self._start: int | None = None
         self._quiet: int | None = None
         self._probabilities: list[float] = []
+        self._peak = 0.0
 
     @property
     def heard(self) -> int:
@@ -80,7 +84,7 @@ class SpeechDetector:
         self._rest = audio[whole:].copy()
         if not whole:
             return []
-        spans = [self._step(float(p)) for p in self._model(audio[:whole])]
+        spans = [self._step(float(p)) for p in self._model(self._loud(audio[:whole]))]
         return [s for s in spans if s is not None]
 
     def finish(self) -> list[Span]:
@@ -92,6 +96,15 @@ class SpeechDetector:
             last = self._end(self._quiet or self._frames)
             spans += [last] if last else []
         return [Span(s.start, min(s.end, total)) for s in spans if s.start < total]
+
+    def _loud(self, audio: Floats) -> Floats:
+        """Raise what is quiet, frame by frame, to where the model knows speech; what is loud enough stays as it is."""
+        frames = audio.reshape(-1, FRAME)
+        gains = np.ones(len(frames), np.float32)
+        for i, peak in enumerate(np.abs(frames).max(axis=1)):
+            self._peak = max(float(peak), self._peak * PEAK_DECAY, LOUD / MOST_GAIN)
+            gains[i] = max(1.0, LOUD / self._peak)
+        return np.asarray(frames * gains[:, None], np.float32).reshape(-1)
 
     def _step(self, probability: float) -> Span | None:
         frame = self._frames

@@ -7,6 +7,7 @@ when it starts, where it runs.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -54,7 +55,16 @@ VERSION = version("murmuration")
 DRAIN_S = 8.0
 
 
-def loopback_only(settings: Settings) -> None:
+def prepare_replica(settings: Settings) -> None:
+    """What every replica does first: log where Serve logs, and listen where the service listens."""
+    for package in ("serve_app", "deployments"):
+        logger = logging.getLogger(package)
+        logger.handlers = logging.getLogger("ray.serve").handlers
+        logger.setLevel(logging.INFO)
+    _loopback_only(settings)
+
+
+def _loopback_only(settings: Settings) -> None:
     """Keep a replica's own server, which Serve binds to every interface, to the one that the service listens on.
     There is no setting for it in Ray 2.60; a release that moves the function leaves things as Serve wants them."""
     if settings.ray_address or not hasattr(replica, "add_port_to_grpc_server"):
@@ -67,7 +77,7 @@ class IngressReplica:
     """Serves the API."""
 
     def __init__(self, settings: Settings, models: tuple[Model, ...], _runner: DeploymentHandle) -> None:
-        loopback_only(settings)
+        prepare_replica(settings)
         # Bound so that it is part of the graph; work reaches it through Redis, never through a call.
         artifacts, store = Artifacts(settings.storage), _store(settings)
         self._store = store
@@ -89,7 +99,7 @@ class RunnerReplica:
         transcoder: DeploymentHandle,
         transcribers: dict[str, DeploymentHandle],
     ) -> None:
-        loopback_only(settings)
+        prepare_replica(settings)
         self._limits = RunnerLimits(
             jobs=settings.runner_jobs,
             windows=settings.windows_in_flight,
@@ -115,7 +125,7 @@ class IngestionReplica(Ingestion):
     """Fetches sources."""
 
     def __init__(self, settings: Settings) -> None:
-        loopback_only(settings)
+        prepare_replica(settings)
         super().__init__(Artifacts(settings.storage), SafeHttp(Allowed.parse(settings.fetch_allow)))
 
 
@@ -123,7 +133,7 @@ class TranscoderReplica(Transcoder):
     """Decodes sources."""
 
     def __init__(self, settings: Settings) -> None:
-        loopback_only(settings)
+        prepare_replica(settings)
         super().__init__(Artifacts(settings.storage), find_ffmpeg().path)
 
 
@@ -131,7 +141,7 @@ class TranscriberReplica(Transcriber):
     """Holds a loaded model."""
 
     def __init__(self, settings: Settings, model: str) -> None:
-        loopback_only(settings)
+        prepare_replica(settings)
         super().__init__(Artifacts(settings.storage), load(engine_config(settings, model)))
 
 

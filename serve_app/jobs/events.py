@@ -89,7 +89,7 @@ class Events:
             try:
                 async with self._store.listen("wake") as grown:
                     self._wake_all()
-                    async for job_id in grown:
+                    async for _, job_id in grown:
                         for woken in self._readers.get(job_id, ()):
                             woken.set()
             except OUTAGES as outage:

@@ -111,9 +111,9 @@ class Runner:
         while True:
             try:
                 async with self._store.listen("work", "cancel") as heard:
-                    async for job_id in heard:
+                    async for channel, job_id in heard:
                         self._work.set()
-                        if job_id in self._running:
+                        if channel == "cancel" and job_id in self._running:
                             self._running[job_id].end(Stop.CANCELLED)
             except OUTAGES as outage:
                 log.warning("deaf for a moment: %s", outage)

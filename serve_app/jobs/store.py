@@ -187,8 +187,8 @@ class Store:
         return bool(await self._redis.exists(self._key(f"events:{job_id}")))
 
     @asynccontextmanager
-    async def listen(self, *channels: str) -> AsyncIterator[AsyncIterator[str]]:
-        """Job ids as they are published on channels (`work`, `wake`, `cancel`), over one connection of its own."""
+    async def listen(self, *channels: str) -> AsyncIterator[AsyncIterator[tuple[str, str]]]:
+        """(channel, job id) as they are published on `work`, `wake`, `cancel`, over one connection of its own."""
         subscription: Any = self._redis.pubsub(ignore_subscribe_messages=True)
         try:
             await subscription.subscribe(*(self._key(channel) for channel in channels))
@@ -197,11 +197,11 @@ class Store:
             await subscription.aclose()
 
     @staticmethod
-    async def _messages(subscription: Any) -> AsyncIterator[str]:
+    async def _messages(subscription: Any) -> AsyncIterator[tuple[str, str]]:
         while True:
             message = await subscription.get_message(timeout=5.0)
             if message is not None:
-                yield message["data"].decode()
+                yield message["channel"].decode().removeprefix(PREFIX), message["data"].decode()
 
     async def _due(self, name: str, grace_s: float, limit: int) -> list[str]:
         seconds, micros = await self._redis.time()
