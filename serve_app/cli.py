@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from serve_app.client import Client, ServerError
-from serve_app.local import Interrupted, LocalService, StartError
+from serve_app.local import Interrupted, LocalService
+from serve_app.preflight import StartError
 from serve_app.settings import Settings
 from serve_app.transcribe import FORMAT_NAMES, transcribe_all
 

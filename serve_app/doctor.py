@@ -17,7 +17,7 @@ from deployments.engines.faster_whisper import choose_compute_type, choose_devic
 from deployments.errors import ModelUnavailable
 from deployments.ffmpeg import NoFfmpeg, find_ffmpeg
 from deployments.weights import locate
-from serve_app.local import free_space
+from serve_app.preflight import free_space
 from serve_app.settings import Settings
 from serve_app.valkey import ValkeyFailed, find_valkey
 

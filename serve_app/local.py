@@ -2,35 +2,41 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
-import shutil
 import signal
-import socket
-import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import time
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from redis import Redis
-from redis.exceptions import RedisError
+import psutil
 
 from deployments.errors import ModelUnavailable
 from deployments.ffmpeg import NoFfmpeg, find_ffmpeg
+from serve_app.preflight import (
+    StartError,
+    check_host,
+    check_port,
+    check_ray,
+    check_redis,
+    free_port,
+    locked,
+    temporary_directory,
+)
 from serve_app.settings import Settings
 from serve_app.valkey import Valkey, ValkeyFailed
 
 APPLICATION = "murmuration"
 OBJECT_STORE_BYTES = 150 << 20
 """Ray's shared memory: indices and text pass through it, never audio."""
-UNDEPLOY_S = 8.0
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+UNDEPLOY_S = 7.0
+LAST_WORDS_S = 3.0
+"""What Ray started may take this long to end by itself once Ray is told to end."""
 
 RAY_ENVIRONMENT = {
     # A node that takes itself for a lone one is known as 127.0.0.1, and every server of Ray then listens there only.
@@ -41,10 +47,6 @@ RAY_ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_enable_output_error_log_if_still_retry": "0",
 }
-
-
-class StartError(Exception):
-    """The service cannot start; one line that says why and what to do about it."""
 
 
 class Interrupted(Exception):
@@ -67,7 +69,7 @@ class LocalService:
         self._begun = threading.Event()
         self._leave = threading.Event()
         self._error: BaseException | None = None
-        self._deploying = False
+        self._valkey_pid: int | None = None
         self.dashboard_url: str | None = None
 
     @property
@@ -82,13 +84,7 @@ class LocalService:
         self._life.start()
         while not self._begun.wait(0.1):
             _reinstall(handlers)
-            if self._interrupted.is_set() and self._deploying:
-                self._deploying = False
-                self._end_ray()
         _reinstall(handlers)
-        if self._interrupted.is_set():
-            self.__exit__()
-            raise Interrupted
         if self._error:
             self.__exit__()
             raise self._error
@@ -111,9 +107,9 @@ class LocalService:
 
     def _start(self) -> None:
         settings = self._settings
-        _check_host(settings.host)
-        _check_port(settings.host, settings.port)
-        self._exit.enter_context(_locked(settings.data_dir))
+        check_host(settings.host)
+        check_port(settings.host, settings.port)
+        self._exit.enter_context(locked(settings.data_dir))
         try:
             find_ffmpeg()
         except NoFfmpeg as error:
@@ -130,9 +126,9 @@ class LocalService:
         except ModelUnavailable as error:
             raise StartError(error.message) from None
         self._check_interrupted()
-        run_dir = Path(self._exit.enter_context(_temporary_directory()))
+        run_dir = Path(self._exit.enter_context(temporary_directory()))
         redis_url = settings.redis_url or self._start_valkey(run_dir)
-        _check_redis(redis_url)
+        check_redis(redis_url)
         self._check_interrupted()
         self._start_ray(run_dir)
         self._check_interrupted()
@@ -148,6 +144,7 @@ class LocalService:
             valkey.start()
         except ValkeyFailed as error:
             raise StartError(str(error)) from None
+        self._valkey_pid = valkey.pid
         self._exit.callback(valkey.stop)
         return valkey.url
 
@@ -157,7 +154,7 @@ class LocalService:
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         address = self._settings.ray_address
         if address:
-            _check_ray(address)
+            check_ray(address)
             try:
                 context = ray.init(address=address, **quiet)
             except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
@@ -167,7 +164,7 @@ class LocalService:
                 address="local",
                 include_dashboard=True,
                 dashboard_host="127.0.0.1",
-                dashboard_port=_free_port(self._settings.dashboard_port),
+                dashboard_port=free_port(self._settings.dashboard_port),
                 object_store_memory=OBJECT_STORE_BYTES,
                 _temp_dir=str(run_dir / "ray"),
                 **quiet,
@@ -184,7 +181,6 @@ class LocalService:
 
         settings = self._settings
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
-        self._deploying = True
         try:
             serve.start(
                 proxy_location="HeadOnly",
@@ -193,13 +189,26 @@ class LocalService:
             )
             logging.getLogger("ray.serve").setLevel(logging.ERROR)
             self._exit.callback(self._undeploy)
-            serve.run(application, name=APPLICATION, route_prefix="/", blocking=False)
+            target = serve.RunTarget(application, APPLICATION, "/")
+            serve.run_many([target], wait_for_applications_running=False)
+            self._wait_until_running()
             with urlopen(f"{self.url}/readyz", timeout=30) as answer:  # noqa: S310 - our own address
                 answer.read()
         except (RayServeException, RuntimeError, URLError, ray.exceptions.RayError) as error:
             raise StartError(f"the application did not start: {_last_line(error)}") from error
-        finally:
-            self._deploying = False
+
+    def _wait_until_running(self) -> None:
+        from ray import serve
+        from ray.serve.schema import ApplicationStatus
+
+        while True:
+            found = serve.status().applications[APPLICATION]
+            if found.status == ApplicationStatus.RUNNING:
+                return
+            if found.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
+                raise RuntimeError(found.message)
+            self._check_interrupted()
+            time.sleep(0.1)
 
     def _undeploy(self) -> None:
         """Let the replicas give back what they work on; a cluster that is broken must not keep us from leaving."""
@@ -213,10 +222,21 @@ class LocalService:
             thread.join(UNDEPLOY_S)
 
     def _end_ray(self) -> None:
-        """Leave the cluster; one that we started ends with it."""
+        """Leave the cluster; one that we started ends with it, to its last helper."""
         import ray
 
+        started = [] if self._settings.ray_address else _descendants(self._valkey_pid)
         ray.shutdown(wait_for_processes=True)
+        _, alive = psutil.wait_procs(started, timeout=LAST_WORDS_S)
+        for process in alive:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(alive, timeout=1.0)
+
+
+def _descendants(spared: int | None) -> list[psutil.Process]:
+    """Every process below this one, and below those, save the one that is stopped in its own way."""
+    return [process for process in psutil.Process().children(recursive=True) if process.pid != spared]
 
 
 def _reinstall(handlers: dict[signal.Signals, Any]) -> None:
@@ -229,84 +249,3 @@ def _reinstall(handlers: dict[signal.Signals, Any]) -> None:
 def _last_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
-
-
-@contextmanager
-def _temporary_directory() -> Iterator[str]:
-    """A folder for sockets, whose paths hold 107 bytes, and for what Ray keeps below it and writes to until its end."""
-    short = "/tmp" if len(tempfile.gettempdir()) > 30 and Path("/tmp").is_dir() else None  # noqa: S108 - mkdtemp
-    directory = tempfile.mkdtemp(prefix="murmur-", dir=short)
-    try:
-        yield directory
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-
-
-def _check_host(host: str) -> None:
-    if host not in LOOPBACK:
-        raise StartError(f"refused to listen on {host}: this version knows no keys, so it serves loopback only")
-
-
-def _check_port(host: str, port: int) -> None:
-    """Ray's proxy shares its port with whoever asks for sharing: so look, before it does, whether somebody has it."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-            probe.listen()
-        except OSError as error:
-            raise StartError(f"port {port} on {host} cannot be had ({error.strerror}): choose another by --port") from None
-
-
-def _free_port(wanted: int) -> int:
-    for port in range(wanted, wanted + 50):
-        try:
-            _check_port("127.0.0.1", port)
-        except StartError:
-            continue
-        return port
-    raise StartError(f"no port from {wanted} on is free for the dashboard: set MURMUR_DASHBOARD_PORT")
-
-
-@contextmanager
-def _locked(data_dir: Path) -> Iterator[None]:
-    """Hold the data directory: two services in one would overwrite each other's jobs."""
-    try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        lock = (data_dir / "lock").open("w")
-    except OSError as error:
-        raise StartError(f"the data directory {data_dir} cannot be used ({error.strerror})") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StartError(f"another murmur uses {data_dir}: stop it, or choose another by --data-dir") from None
-        yield
-
-
-def _check_redis(url: str) -> None:
-    try:
-        client = Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5)
-        client.ping()
-        client.close()
-    except (RedisError, ValueError) as error:
-        raise StartError(f"no Redis answers at {url.rpartition('@')[2]}: {error}") from None
-
-
-def _check_ray(address: str) -> None:
-    """Ray itself would try a dead address for a minute."""
-    host, _, port = address.rpartition(":")
-    if address == "auto" or not port.isdecimal():
-        return
-    try:
-        socket.create_connection((host.removeprefix("ray://") or "127.0.0.1", int(port)), 5).close()
-    except OSError as error:
-        raise StartError(f"no Ray cluster answers at {address} ({error.strerror or error})") from None
-
-
-def free_space(path: Path) -> int:
-    """Bytes free where `path` lies, or will lie."""
-    while not path.exists():
-        path = path.parent
-    return shutil.disk_usage(path).free

@@ -10,33 +10,21 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator
 from importlib.metadata import version
 from typing import Any
 from uuid import uuid4
 
 from fastapi import FastAPI
 from ray import serve
-from ray.exceptions import RayActorError, RayTaskError
 from ray.serve._private import replica
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
-from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from deployments.artifacts import Artifacts
 from deployments.engines import load
 from deployments.engines.base import EngineConfig
-from deployments.errors import StageLost, WorkError
 from deployments.ffmpeg import find_ffmpeg
 from deployments.ingestion import Ingestion
-from deployments.messages import (
-    FetchRequest,
-    Planned,
-    StoredSource,
-    TranscodeRequest,
-    TranscribeRequest,
-    WindowResult,
-)
 from deployments.safe_http import Allowed, SafeHttp
 from deployments.transcoder import Transcoder
 from deployments.transcriber import Transcriber
@@ -50,6 +38,7 @@ from serve_app.jobs.store import Leases, Store, connect
 from serve_app.jobs.sweeper import Sweeper
 from serve_app.scaling import LOAD
 from serve_app.settings import Settings
+from serve_app.stages import ServeStages
 
 VERSION = version("murmuration")
 DRAIN_S = 8.0
@@ -143,63 +132,6 @@ class TranscriberReplica(Transcriber):
     def __init__(self, settings: Settings, model: str) -> None:
         prepare_replica(settings)
         super().__init__(Artifacts(settings.storage), load(engine_config(settings, model)))
-
-
-class ServeStages:
-    """The stages behind Serve handles: calls out, plain values and WorkErrors back."""
-
-    def __init__(
-        self, ingestion: DeploymentHandle, transcoder: DeploymentHandle, transcribers: dict[str, DeploymentHandle]
-    ) -> None:
-        self._ingestion = ingestion
-        self._transcoder = transcoder.options(stream=True)
-        self._transcribers = transcribers
-
-    async def fetch(self, request: FetchRequest) -> StoredSource:
-        """See Ingestion.fetch."""
-        answer: StoredSource = await _answer(self._ingestion.fetch.remote(request))
-        return answer
-
-    async def windows(self, request: TranscodeRequest) -> AsyncGenerator[Planned, None]:
-        """See Transcoder.windows."""
-        plans: Any = self._transcoder.windows.remote(request)
-        try:
-            async for planned in _plain(plans):
-                yield planned
-        finally:
-            # Without this the producer runs on after its reader has gone.
-            plans.cancel()
-
-    async def transcribe(self, model: str, request: TranscribeRequest) -> WindowResult:
-        """See Transcriber.transcribe."""
-        answer: WindowResult = await _answer(self._transcribers[model].transcribe.remote(request))
-        return answer
-
-
-async def _answer(response: Any) -> Any:
-    try:
-        return await response
-    except asyncio.CancelledError:
-        response.cancel()
-        raise
-    except (RayTaskError, RayActorError, RayServeException) as error:
-        raise _as_work_error(error) from error
-
-
-async def _plain(responses: Any) -> AsyncIterator[Any]:
-    try:
-        async for response in responses:
-            yield response
-    except (RayTaskError, RayActorError, RayServeException) as error:
-        raise _as_work_error(error) from error
-
-
-def _as_work_error(error: Exception) -> Exception:
-    """What a stage raised, without Ray's wrapping; a stage that is gone is a StageLost."""
-    if isinstance(error, RayTaskError):
-        cause = error.cause
-        return cause if isinstance(cause, WorkError) else error
-    return StageLost("A worker was lost while it had a part of this job, more than once: try it again.")
 
 
 def engine_config(settings: Settings, model: str) -> EngineConfig:

@@ -1,0 +1,54 @@
+"""What several tests need: a storage, a real Valkey, the recordings."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from deployments.artifacts import Artifacts
+from deployments.ffmpeg import find_ffmpeg
+from serve_app.jobs.store import Leases, Store, connect
+from serve_app.valkey import Valkey
+from tests.support import SAMPLE
+
+
+@pytest.fixture
+def artifacts(tmp_path: Path) -> Artifacts:
+    """A storage in a folder of the test's own."""
+    return Artifacts((tmp_path / "artifacts").as_uri())
+
+
+@pytest.fixture(scope="session")
+def ffmpeg() -> str:
+    """The ffmpeg that the product finds."""
+    return find_ffmpeg().path
+
+
+@pytest.fixture(scope="session")
+def sample() -> Path:
+    """The shipped recording."""
+    return SAMPLE
+
+
+@pytest.fixture(scope="session")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    """A real server, started as `murmur up` starts it."""
+    # A socket's path holds 107 bytes; pytest's folders may be longer than that.
+    with tempfile.TemporaryDirectory(prefix="murmur-test-", dir="/tmp") as run_dir:
+        server = Valkey(tmp_path_factory.mktemp("valkey"), Path(run_dir))
+        server.start()
+        yield server
+        server.stop()
+
+
+@pytest.fixture
+async def store(valkey: Valkey) -> AsyncIterator[Store]:
+    """An empty store whose leases last a second."""
+    redis = connect(valkey.url)
+    await redis.flushall()
+    store = Store(redis, Leases(lease_s=1.0))
+    yield store
+    await store.close()
