@@ -74,6 +74,9 @@ class Batcher(Generic[Item, Result]):
         try:
             await self._attempt(batch)
         finally:
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(RuntimeError("the batch was given up"))
             self._idle += 1
             self._fill()
 
@@ -85,6 +88,7 @@ class Batcher(Generic[Item, Result]):
         self.counts.largest = max(self.counts.largest, len(batch))
         try:
             results = await self._run([item for item, _ in batch])
+            answers = list(zip(batch, results, strict=True))
         except Exception as error:  # noqa: BLE001 - whatever a batch raises, its halves are tried
             if len(batch) > 1:
                 middle = len(batch) // 2
@@ -93,6 +97,6 @@ class Batcher(Generic[Item, Result]):
             elif not batch[0][1].done():
                 batch[0][1].set_exception(error)
             return
-        for (_, future), result in zip(batch, results, strict=True):
+        for (_, future), result in answers:
             if not future.done():
                 future.set_result(result)

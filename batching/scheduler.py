@@ -2,7 +2,8 @@
 
 Urgent before the rest; then the tenant that has had the least audio decoded, and of its jobs the one that has had the
 least (start-time fair queueing on two levels, Goyal 1996); first in, first out inside a job. One who comes late starts
-level with the one who is furthest behind: nobody saves up turns by waiting.
+level with the one whose turn it is, nobody saves up turns by waiting; and who has had more than that is remembered for
+it, nobody gets more by handing in one by one.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,15 +27,31 @@ class Ticket:
 
 
 @dataclass(slots=True)
-class _Job:
-    served: float
+class _Queue:
+    """Somebody who is served by turns: a class of urgency, a tenant in it, a job of that. `served` is the seconds it has
+    had; `clock` is what the one of its own whose turn it was had had then."""
+
+    served: float = 0.0
+    clock: float = 0.0
+    waiting: int = 0
+    inner: dict[str, _Queue] = field(default_factory=dict)
     tickets: deque[Ticket] = field(default_factory=deque)
 
+    def enter(self, name: str) -> _Queue:
+        """One of its own, level with the clock if it comes late."""
+        queue = self.inner.setdefault(name, _Queue())
+        queue.served = max(queue.served, self.clock)
+        return queue
 
-@dataclass(slots=True)
-class _Tenant:
-    served: float
-    jobs: dict[str, _Job] = field(default_factory=dict)
+    def turns(self) -> list[_Queue]:
+        """Those of its own that wait, in the order of their turns."""
+        return sorted((queue for queue in self.inner.values() if queue.waiting), key=lambda queue: queue.served)
+
+    def forget(self) -> None:
+        """Drop those who neither wait nor have had more than their turn: the books must not grow with all who came."""
+        if not self.waiting:
+            self.inner.clear()
+        self.inner = {name: q for name, q in self.inner.items() if q.waiting or q.served > self.clock}
 
 
 class Scheduler:
@@ -42,42 +60,39 @@ class Scheduler:
     def __init__(self, max_items: int, max_seconds: float) -> None:
         self._max_items = max_items
         self._max_seconds = max_seconds
-        self._classes: dict[int, dict[str, _Tenant]] = {}
-        self._waiting = 0
+        self._classes: dict[int, _Queue] = {}
 
     def __len__(self) -> int:
-        return self._waiting
+        return sum(queue.waiting for queue in self._classes.values())
 
     def add(self, ticket: Ticket) -> None:
         """Let a ticket wait."""
-        tenants = self._classes.setdefault(ticket.urgency, {})
-        level = min((t.served for t in tenants.values()), default=0.0)
-        tenant = tenants.setdefault(ticket.tenant, _Tenant(level))
-        level = min((j.served for j in tenant.jobs.values()), default=0.0)
-        tenant.jobs.setdefault(ticket.job, _Job(level)).tickets.append(ticket)
-        self._waiting += 1
+        urgent = self._classes.setdefault(ticket.urgency, _Queue())
+        tenant = urgent.enter(ticket.tenant)
+        job = tenant.enter(ticket.job)
+        job.tickets.append(ticket)
+        for queue in (urgent, tenant, job):
+            queue.waiting += 1
 
     def discard(self, ticket: Ticket) -> None:
         """Forget one ticket, if it still waits."""
-        tenant = self._classes.get(ticket.urgency, {}).get(ticket.tenant)
-        job = tenant and tenant.jobs.get(ticket.job)
-        if job and ticket in job.tickets:
-            job.tickets.remove(ticket)
-            self._waiting -= 1
-            self._prune()
+        path = self._path(ticket)
+        if path and ticket in path[-1].tickets:
+            path[-1].tickets.remove(ticket)
+            self._leave(ticket, path)
 
     def next_batch(self, limit: int | None = None) -> list[Ticket]:
         """Take the next batch, of at most `limit` tickets when given. Empty when nothing waits."""
-        room = min(limit or self._max_items, self._max_items)
+        room = self._max_items if limit is None else min(limit, self._max_items)
         batch: list[Ticket] = []
         seconds = 0.0
         while len(batch) < room:
             found = self._first(batch[0].kind if batch else None, any_kind=not batch)
             if found is None or (batch and seconds + found.seconds > self._max_seconds):
                 break
-            batch.append(self._take(found))
+            self._take(found)
+            batch.append(found)
             seconds += found.seconds
-        self._prune()
         return batch
 
     def _first(self, kind: Hashable, *, any_kind: bool) -> Ticket | None:
@@ -86,26 +101,29 @@ class Scheduler:
     def _heads(self) -> Iterator[Ticket]:
         """The first ticket of every job, in the order in which they deserve their turn."""
         for urgency in sorted(self._classes):
-            for tenant in sorted(self._classes[urgency].values(), key=lambda t: t.served):
-                for job in sorted(tenant.jobs.values(), key=lambda j: j.served):
-                    if job.tickets:
-                        yield job.tickets[0]
+            for tenant in self._classes[urgency].turns():
+                for job in tenant.turns():
+                    yield job.tickets[0]
 
-    def _take(self, ticket: Ticket) -> Ticket:
-        tenant = self._classes[ticket.urgency][ticket.tenant]
-        job = tenant.jobs[ticket.job]
-        job.tickets.popleft()
-        job.served += ticket.seconds
-        tenant.served += ticket.seconds
-        self._waiting -= 1
-        return ticket
+    def _take(self, ticket: Ticket) -> None:
+        path = self._path(ticket)
+        for outer, inner in pairwise(path):
+            outer.clock = outer.turns()[0].served
+            inner.served += ticket.seconds
+        path[-1].tickets.popleft()
+        self._leave(ticket, path)
 
-    def _prune(self) -> None:
-        """Whoever has nothing waiting is forgotten, so that the books do not grow with the number of jobs served."""
-        for urgency, tenants in list(self._classes.items()):
-            for name, tenant in list(tenants.items()):
-                tenant.jobs = {key: job for key, job in tenant.jobs.items() if job.tickets}
-                if not tenant.jobs:
-                    del tenants[name]
-            if not tenants:
-                del self._classes[urgency]
+    def _leave(self, ticket: Ticket, path: list[_Queue]) -> None:
+        for queue in path:
+            queue.waiting -= 1
+        for queue in path[:-1]:
+            queue.forget()
+        if not path[0].waiting:
+            del self._classes[ticket.urgency]
+
+    def _path(self, ticket: Ticket) -> list[_Queue]:
+        """The ticket's class, tenant and job; nothing where one of them is not there."""
+        urgent = self._classes.get(ticket.urgency)
+        tenant = urgent and urgent.inner.get(ticket.tenant)
+        job = tenant and tenant.inner.get(ticket.job)
+        return [urgent, tenant, job] if urgent and tenant and job else []

@@ -21,6 +21,10 @@ class WindowLimits:
     closing_silence_s: float = 3.0
     margin_s: float = 0.2
 
+    def __post_init__(self) -> None:
+        if min(self.longest_s, self.closing_silence_s) <= 2 * self.margin_s:
+            raise ValueError("a window and the silence that closes it must be longer than two margins")
+
 
 class WindowPlanner:
     """Feeds on spans in order, gives windows in order. Its decisions depend on the spans alone, never on how they
@@ -80,7 +84,7 @@ def remainder(window: Window, heard: int, least_s: float = 0.6, margin_s: float 
     """What is left of a window whose text ends at sample `heard`: Whisper in timestamp mode may stop before the speech
     does. None where less than `least_s` of detected speech follows."""
     left = tuple(Span(max(span.start, heard), span.end) for span in window.speech if span.end > heard)
-    if sum(span.end - span.start for span in left) < least_s * SAMPLE_RATE:
+    if not left or sum(span.end - span.start for span in left) < least_s * SAMPLE_RATE:
         return None
     start = max(left[0].start - int(margin_s * SAMPLE_RATE), heard)
     return Window(window.index, start, window.end, left)

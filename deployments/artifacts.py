@@ -13,6 +13,7 @@ from uuid import uuid4
 from pyarrow import fs
 
 CHUNK = 1 << 20
+PART = ".part"
 
 
 class Writer:
@@ -22,7 +23,7 @@ class Writer:
         self._fs = filesystem
         self._path = path
         # A local file is seen while it grows, an object store's is not: there the upload itself is the temporary.
-        self._part = f"{path}.{uuid4().hex}.part" if isinstance(filesystem, fs.LocalFileSystem) else path
+        self._part = f"{path}.{uuid4().hex}{PART}" if isinstance(filesystem, fs.LocalFileSystem) else path
         self._stream = filesystem.open_output_stream(self._part)
         self.size = 0
 
@@ -77,7 +78,7 @@ class Artifacts:
     def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         """`length` bytes from `start` (to the end when None). FileNotFoundError where there is no such artifact."""
         with self._fs.open_input_file(self._path(key)) as file:
-            return bytes(file.read_at(file.size() - start if length is None else length, start))
+            return bytes(file.read_at(max(file.size() - start, 0) if length is None else length, start))
 
     def chunks(self, key: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
         """The same, a megabyte at a time."""
@@ -89,9 +90,10 @@ class Artifacts:
                 left -= len(chunk)
 
     def keys(self, prefix: str) -> list[str]:
-        """Every key below `prefix`, a folder."""
+        """Every key below `prefix`, a folder; what is still being written is none yet."""
         selector = fs.FileSelector(self._path(prefix), allow_not_found=True, recursive=True)
-        return [i.path[len(self._root) + 1 :] for i in self._fs.get_file_info(selector) if i.type == fs.FileType.File]
+        files = [i.path for i in self._fs.get_file_info(selector) if i.type == fs.FileType.File]
+        return [path[len(self._root) + 1 :] for path in files if not path.endswith(PART)]
 
     def delete(self, prefix: str) -> None:
         """Remove a folder with all that is in it; no error where it is not there."""

@@ -6,11 +6,10 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Any
-from urllib.parse import urljoin
 
 import httpcore
 import httpx
@@ -40,10 +39,16 @@ DENIED = tuple(
 """Blocks that `ipaddress` calls global in some Python, and that lead inside all the same: translations of v4, multicast."""
 
 
+UNICAST = ip_network("2000::/3")
+"""All of v6 that is given out for global use; the rest holds old ways of writing v4 (::127.0.0.1) and the unassigned."""
+
+
 def is_public(address: Address) -> bool:
     """Whether an address is one that anybody may be sent to."""
     if isinstance(address, IPv6Address) and address.ipv4_mapped:
         return is_public(address.ipv4_mapped)
+    if isinstance(address, IPv6Address) and address not in UNICAST:
+        return False
     return address.is_global and not any(address in block for block in DENIED)
 
 
@@ -60,7 +65,8 @@ class Allowed:
 
     def names(self, host: str, port: int) -> bool:
         """Whether this host is named, with or without its port."""
-        return host.lower() in self.entries or f"{host}:{port}".lower() in self.entries
+        shown = f"[{host}]" if ":" in host else host
+        return not {host.lower(), shown.lower(), f"{shown}:{port}".lower()}.isdisjoint(self.entries)
 
     def covers(self, address: Address) -> bool:
         """Whether a named network holds this address."""
@@ -83,7 +89,7 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Resolve, check every answer, connect to the first. SourceForbidden, SourceUnreachable."""
+        """Resolve, check every answer, connect to the first that can be reached. SourceForbidden, SourceUnreachable."""
         addresses = await self._resolve(host, port)
         named = self._allowed.names(host, port)
         for address in addresses:
@@ -92,7 +98,10 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
                     raise SourceForbidden("The source's address is not a public one: give a URL that anybody can reach.")
                 if port not in PORTS:
                     raise SourceForbidden(f"Sources are fetched from ports 80 and 443 only, not from {port}.")
-        return await self._inner.connect_tcp(str(addresses[0]), port, timeout, local_address, socket_options)
+        for address in addresses[:-1]:
+            with suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
+                return await self._inner.connect_tcp(str(address), port, timeout, local_address, socket_options)
+        return await self._inner.connect_tcp(str(addresses[-1]), port, timeout, local_address, socket_options)
 
     async def connect_unix_socket(self, *_: Any, **__: Any) -> httpcore.AsyncNetworkStream:
         """Never."""
@@ -150,6 +159,8 @@ class SafeHttp:
 
     async def _follow(self, client: httpx.AsyncClient, url: str) -> httpx.Response:
         for _ in range(REDIRECTS + 1):
+            if (httpx.URL(url).port or 80) > 65535:
+                raise SourceForbidden("The source's URL names a port that there is none of.")
             if httpx.URL(url).userinfo:
                 raise SourceForbidden("The source's URL must not carry credentials.")
             response = await client.send(client.build_request("GET", url), stream=True)
@@ -157,7 +168,7 @@ class SafeHttp:
                 _check_status(response.status_code)
                 return response
             await response.aclose()
-            url = urljoin(url, response.headers["location"])
+            url = str(response.url.join(response.headers["location"]))
         raise SourceUnreachable(f"The source redirects more than {REDIRECTS} times.")
 
     @staticmethod

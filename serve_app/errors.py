@@ -21,6 +21,7 @@ STATUS = {
     "model_unavailable": 422,
     "feature_unavailable": 422,
     "engine_failed": 500,
+    "diarization_failed": 500,
     "quota_exceeded": 429,
     "rate_limited": 429,
     "cancelled": 409,

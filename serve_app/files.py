@@ -14,7 +14,7 @@ def file_response(jobs: Jobs, artifact: Artifact, wanted: str | None) -> Respons
     """The artifact, or the part of it that a Range header wants; 416 where there is no such part."""
     headers = {"Accept-Ranges": "bytes"}
     start, end, status = 0, artifact.size, 200
-    if wanted is not None:
+    if wanted is not None and in_bytes(wanted):
         span = byte_range(wanted, artifact.size)
         if span is None:
             return Response(status_code=416, headers=headers | {"Content-Range": f"bytes */{artifact.size}"})
@@ -25,9 +25,14 @@ def file_response(jobs: Jobs, artifact: Artifact, wanted: str | None) -> Respons
     return StreamingResponse(body, status, headers=headers, media_type=artifact.content_type)
 
 
+def in_bytes(header: str) -> bool:
+    """Whether a Range header speaks of bytes; one in another unit is to be ignored (RFC 9110, section 14.2)."""
+    return header.partition("=")[0].strip().lower() == "bytes"
+
+
 def byte_range(header: str, size: int) -> tuple[int, int] | None:
     """`bytes=a-b` → [start, end) within `size`; None where it cannot be satisfied."""
-    found = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", header.strip())
+    found = re.fullmatch(r"bytes=(\d{0,40})-(\d{0,40})", header.strip(), re.IGNORECASE)
     if not found or not (found[1] or found[2]):
         return None
     if not found[1]:

@@ -35,12 +35,12 @@ def stream(events: AsyncGenerator[Event, None], render: Render, max_age_s: float
 
 async def _frames(events: AsyncGenerator[Event, None], render: Render, max_age_s: float) -> AsyncIterator[ServerSentEvent]:
     yield ServerSentEvent(retry=RETRY_MS, comment="murmuration")
-    loop = asyncio.get_running_loop()
-    end = loop.time() + max_age_s
+    end = asyncio.get_running_loop().time() + max_age_s
     async with aclosing(events):
         while True:
             try:
-                event = await asyncio.wait_for(anext(events), end - loop.time())
+                async with asyncio.timeout_at(end):
+                    event = await anext(events)
             except (StopAsyncIteration, TimeoutError):
                 return
             if frame := render(event):

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 import orjson
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError, MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from deployments.artifacts import Artifacts, Writer
@@ -41,6 +41,7 @@ class FormReader:
         self._header = (bytearray(), bytearray())
         self._name = ""
         self._value: bytearray | None = None
+        self._parts = 0
         self._ended = False
         self._parser = MultipartParser(
             boundary,
@@ -84,7 +85,8 @@ class FormReader:
         self._name = options[b"name"].decode(errors="replace")
         filename = options.get(b"filename")
         if filename is None and self._name != self._file_field:
-            if len(self.form.fields) >= MAX_FIELDS:
+            self._parts += 1
+            if self._parts > MAX_FIELDS:
                 raise EdgeError("malformed", f"There are more than {MAX_FIELDS} fields.")
             self._value = bytearray()
             return
@@ -123,7 +125,10 @@ async def receive(
     if not boundary:
         raise EdgeError("malformed", "The multipart body has no boundary.")
     with artifacts.writer(key) as writer:
-        reader = FormReader(boundary, writer, file_field, max_bytes)
+        try:
+            reader = FormReader(boundary, writer, file_field, max_bytes)
+        except FormParserError:
+            raise EdgeError("malformed", "The boundary of the multipart body is too long.") from None
         received = 0
         async for chunk in body:
             received += len(chunk)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -335,12 +336,12 @@ class Routes:
     async def _upload(self, request: Request, content_type: str, job_id: str) -> JobSpec:
         """Store the file; nothing of it stays if the rest of the form is wrong."""
         key, limit = source_key(job_id), self._edge.max_upload_bytes
-        form = await receive(request.stream(), content_type, self._edge.artifacts, key, "file", limit)
         try:
+            form = await receive(request.stream(), content_type, self._edge.artifacts, key, "file", limit)
             spec = to_spec(form_options(form.fields), self._jobs.models[0].id, filename=form.filename)
             self._jobs.check(spec)
-        except EdgeError:
-            await self._jobs.discard_upload(job_id)
+        except BaseException:
+            await asyncio.shield(self._jobs.discard_upload(job_id))
             raise
         return spec
 

@@ -63,7 +63,8 @@ class Events:
                 if job.done_event and order(after) >= order(job.done_event):
                     return
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(woken.wait(), POLL_S)
+                    async with asyncio.timeout(POLL_S):
+                        await woken.wait()
 
     async def _recall(self, job_id: str, phase: Phase, done: str, after: str) -> AsyncGenerator[Event, None]:
         """What a stream that is no longer kept would tell: segments from the transcript, then the end."""

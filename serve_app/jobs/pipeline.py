@@ -56,7 +56,8 @@ class Pipeline:
         self._claim = claim
         self._job = job
         self._max_audio_s = max_audio_s
-        self._queue: asyncio.Queue[tuple[Window, asyncio.Task[WindowResult]] | None] = asyncio.Queue(in_flight)
+        self._slots = asyncio.Semaphore(in_flight)
+        self._queue: asyncio.Queue[tuple[Window, asyncio.Task[WindowResult]] | None] = asyncio.Queue()
         self._tasks: set[asyncio.Task[WindowResult]] = set()
         self._next_window = job.checkpoint.next_window
         self._segments = job.checkpoint.segments
@@ -72,6 +73,7 @@ class Pipeline:
             while (entry := await self._queue.get()) is not None:
                 window, task = entry
                 await self._commit(window, await task)
+                self._slots.release()
             await planning
         finally:
             planning.cancel()
@@ -94,16 +96,17 @@ class Pipeline:
                             await self._dispatch(window)
             await self._enter(Phase.TRANSCRIBING)
         finally:
-            await self._queue.put(None)
+            self._queue.put_nowait(None)
 
     async def _dispatch(self, window: Window) -> None:
         if self._began is None:
             self._began = asyncio.get_running_loop().time(), self._job.audio_done_s
             await self._enter(Phase.TRANSCRIBING)
+        await self._slots.acquire()
         task = asyncio.create_task(self._decode(window))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        await self._queue.put((window, task))
+        self._queue.put_nowait((window, task))
         if self._language is None:
             # The first language heard is what later windows fall back on in doubt. Waiting for it keeps the text the
             # same however the work is spread.

@@ -104,7 +104,8 @@ class Runner:
             except OUTAGES as outage:
                 log.warning("no jobs claimed: %s", outage)
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._work.wait(), IDLE_S)
+                async with asyncio.timeout(IDLE_S):
+                    await self._work.wait()
 
     async def _listening(self) -> None:
         """Hear of new work, and of cancels of what runs here."""

@@ -1,0 +1,1 @@
+"""The arithmetic, tested by examples and by properties."""

@@ -1,0 +1,107 @@
+"""Is a decode to be believed, and what to try next."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batching.quality import LADDER, Thresholds, Verdict, compression_ratio, judge, next_temperature
+
+PROSE = "Mister Quilter is the apostle of the middle classes, and we are glad to welcome his gospel."
+LOOP = "Thank you for watching. " * 12
+
+
+def verdict(
+    text: str = PROSE,
+    *,
+    log_probability: float = -0.3,
+    no_speech: float = 0.05,
+    tokens: int = 20,
+    seconds: float = 6.0,
+    thresholds: Thresholds | None = None,
+) -> Verdict:
+    """The verdict on a good decode, but for what the test says."""
+    return judge(
+        text,
+        log_probability=log_probability,
+        no_speech=no_speech,
+        tokens=tokens,
+        seconds=seconds,
+        thresholds=thresholds,
+    )
+
+
+def test_a_good_decode_is_believed() -> None:
+    assert verdict() == Verdict((), silent=False)
+    assert not verdict().doubtful
+
+
+def test_a_text_that_repeats_itself_is_doubtful() -> None:
+    assert verdict(LOOP).flags == ("repetitive",)
+    assert verdict(LOOP).doubtful
+
+
+def test_a_guess_is_doubtful() -> None:
+    assert verdict(log_probability=-1.01).flags == ("low_probability",)
+    assert verdict(log_probability=-1.01).doubtful
+
+
+@pytest.mark.parametrize(("tokens", "seconds", "flags"), [(160, 10.0, ()), (161, 10.0, ("too_many_tokens",))])
+def test_more_tokens_than_anybody_can_say_are_doubtful(tokens: int, seconds: float, flags: tuple[str, ...]) -> None:
+    assert verdict(tokens=tokens, seconds=seconds).flags == flags
+
+
+@pytest.mark.parametrize(("tokens", "flags"), [(24, ()), (25, ("too_many_tokens",))])
+def test_a_short_window_may_hold_a_few_tokens_more(tokens: int, flags: tuple[str, ...]) -> None:
+    assert verdict(tokens=tokens, seconds=0.5).flags == flags
+
+
+def test_every_doubt_is_named() -> None:
+    assert set(verdict(LOOP, log_probability=-2, tokens=500).flags) == {"repetitive", "low_probability", "too_many_tokens"}
+
+
+def test_what_lies_on_a_bound_is_believed() -> None:
+    exact = Thresholds(compression=compression_ratio(LOOP), log_probability=-0.5, tokens_per_s=10)
+    assert verdict(LOOP, log_probability=-0.5, tokens=60, seconds=6, thresholds=exact).flags == ()
+
+
+def test_thresholds_can_be_set() -> None:
+    strict = Thresholds(compression=0.5, log_probability=-0.1, no_speech=0.9, tokens_per_s=1)
+    assert verdict(tokens=30, thresholds=strict).flags == ("repetitive", "low_probability", "too_many_tokens")
+    assert not verdict(no_speech=0.8, thresholds=strict).silent
+
+
+def test_a_guess_over_silence_is_dropped_and_not_tried_again() -> None:
+    silence = verdict(log_probability=-1.5, no_speech=0.61)
+    assert silence.silent
+    assert not silence.doubtful
+
+
+@pytest.mark.parametrize(("log_probability", "no_speech"), [(-0.3, 0.99), (-1.5, 0.6), (-1.0, 0.99)])
+def test_neither_a_sure_text_nor_a_guess_over_speech_is_silence(log_probability: float, no_speech: float) -> None:
+    assert not verdict(log_probability=log_probability, no_speech=no_speech).silent
+
+
+def test_an_empty_text_does_not_repeat_itself() -> None:
+    assert compression_ratio("") == 0
+    assert verdict("").flags == ()
+
+
+def test_prose_compresses_less_than_a_loop() -> None:
+    assert 0 < compression_ratio(PROSE) < Thresholds().compression < compression_ratio(LOOP)
+
+
+def test_compression_is_measured_in_bytes() -> None:
+    assert compression_ratio("да" * 40) > compression_ratio("da" * 40)
+
+
+def test_temperatures_are_tried_in_the_order_of_the_ladder() -> None:
+    assert [LADDER[0], *map(next_temperature, LADDER)] == [*LADDER, None]
+
+
+@given(st.floats(0, 1))
+def test_the_next_temperature_is_the_lowest_rung_above_the_last(tried: float) -> None:
+    following = next_temperature(tried)
+    above = [rung for rung in LADDER if rung > tried]
+    assert following == (min(above) if above else None)

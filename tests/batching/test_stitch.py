@@ -1,0 +1,93 @@
+"""Results of windows → one timeline."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batching.stitch import stitch
+from batching.types import Segment
+
+
+def piece(start: float, end: float, text: str = "text", confidence: float = 0.9) -> Segment:
+    """A segment as an engine gives it."""
+    return Segment(0, start, end, text, confidence)
+
+
+def test_segments_are_numbered_on_from_the_last_window() -> None:
+    line = stitch([piece(10, 11), piece(11, 12)], next_id=5, end_s=9)
+    assert [segment.id for segment in line] == [5, 6]
+
+
+def test_what_does_not_overlap_stays_where_it_was_heard() -> None:
+    line = stitch([piece(10.5, 11), piece(12, 13)], next_id=0, end_s=9)
+    assert [(segment.start, segment.end) for segment in line] == [(10.5, 11), (12, 13)]
+
+
+def test_a_segment_that_starts_before_the_timelines_end_is_moved_to_it() -> None:
+    line = stitch([piece(8, 11)], next_id=0, end_s=9)
+    assert [(segment.start, segment.end) for segment in line] == [(9, 11)]
+
+
+def test_a_segment_wholly_before_the_timelines_end_keeps_its_words() -> None:
+    line = stitch([piece(7, 8, "kept")], next_id=0, end_s=9)
+    assert [(segment.start, segment.end, segment.text) for segment in line] == [(9, 9, "kept")]
+
+
+def test_segments_of_one_window_do_not_overlap_either() -> None:
+    line = stitch([piece(0, 5), piece(3, 4), piece(4, 7)], next_id=0, end_s=0)
+    assert [(segment.start, segment.end) for segment in line] == [(0, 5), (5, 5), (5, 7)]
+
+
+def test_text_is_stripped_and_what_is_empty_is_dropped_without_a_gap_in_the_numbers() -> None:
+    line = stitch([piece(0, 1, " one "), piece(1, 2, "  \n"), piece(2, 3, ""), piece(3, 4, "two\n")], next_id=0, end_s=0)
+    assert [(segment.id, segment.text) for segment in line] == [(0, "one"), (1, "two")]
+
+
+def test_what_is_dropped_moves_nothing() -> None:
+    line = stitch([piece(0, 9, ""), piece(0, 9, confidence=0.1), piece(1, 2)], next_id=0, end_s=0, min_confidence=0.5)
+    assert [(segment.start, segment.end) for segment in line] == [(1, 2)]
+
+
+def test_segments_below_the_least_confidence_are_dropped() -> None:
+    pieces = [piece(0, 1, "doubted", 0.49), piece(1, 2, "just", 0.5), piece(2, 3, "sure", 0.9)]
+    assert [segment.text for segment in stitch(pieces, next_id=0, end_s=0, min_confidence=0.5)] == ["just", "sure"]
+
+
+def test_without_a_least_confidence_all_is_kept() -> None:
+    assert len(stitch([piece(0, 1, confidence=0.0)], next_id=0, end_s=0)) == 1
+
+
+def test_all_else_about_a_segment_is_kept() -> None:
+    given = Segment(0, 1.0, 2.0, "ja", 0.7, language="de", speaker="S1", channel=1, flags=("repetitive",))
+    assert stitch([given], next_id=0, end_s=0) == [given]
+
+
+def test_times_are_whole_milliseconds() -> None:
+    (segment,) = stitch([piece(1.23449, 2.34551)], next_id=0, end_s=0)
+    assert (segment.start, segment.end) == (1.234, 2.346)
+
+
+def test_a_silent_window_adds_nothing() -> None:
+    assert stitch([], next_id=3, end_s=10) == []
+
+
+SECONDS = st.floats(0, 100)
+PIECES = st.lists(st.builds(piece, SECONDS, SECONDS, st.sampled_from(["word", " ", ""]), st.floats(0, 1)), max_size=10)
+
+
+@given(st.lists(PIECES, max_size=4), st.floats(0, 1))
+def test_a_timeline_of_many_windows_runs_forward_only(windows: list[list[Segment]], min_confidence: float) -> None:
+    line: list[Segment] = []
+    for pieces in windows:
+        end_s = line[-1].end if line else 0.0
+        line += stitch(pieces, next_id=len(line), end_s=end_s, min_confidence=min_confidence)
+    assert [segment.id for segment in line] == list(range(len(line)))
+    edges = [edge for segment in line for edge in (segment.start, segment.end)]
+    assert edges == sorted(edges)
+
+
+@given(PIECES, st.floats(0, 1))
+def test_no_text_is_lost_that_is_sure_enough(pieces: list[Segment], min_confidence: float) -> None:
+    line = stitch(pieces, next_id=0, end_s=50, min_confidence=min_confidence)
+    assert [s.text for s in line] == [p.text for p in pieces if p.text.strip() and p.confidence >= min_confidence]

@@ -1,0 +1,216 @@
+"""Spans of speech → windows, and what is left of a window."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batching.types import SAMPLE_RATE, Span, Window
+from batching.windows import WindowLimits, WindowPlanner, remainder
+
+calm = settings(deadline=None)
+
+LONGEST_S = st.sampled_from([6.0, 10.0, 28.0])
+
+
+def at(seconds: float) -> int:
+    """Seconds → sample index."""
+    return round(seconds * SAMPLE_RATE)
+
+
+def said(*seconds: tuple[float, float]) -> list[Span]:
+    """Spans from their starts and ends in seconds."""
+    return [Span(at(start), at(end)) for start, end in seconds]
+
+
+def plan(spans: Sequence[Span], total: int, limits: WindowLimits | None = None) -> list[Window]:
+    """The windows of spans that are all handed over at once."""
+    planner = WindowPlanner(limits)
+    return [*planner.feed(spans, total), *planner.finish(total)]
+
+
+def plan_seconds(*seconds: tuple[float, float], total: float) -> list[tuple[float, float]]:
+    """Starts and ends of windows, all in seconds."""
+    windows = plan(said(*seconds), at(total))
+    return [(window.start / SAMPLE_RATE, window.end / SAMPLE_RATE) for window in windows]
+
+
+@st.composite
+def speech(draw: st.DrawFn) -> tuple[list[Span], int]:
+    """Sorted, disjoint spans and the length of the audio that holds them."""
+    gap = st.one_of(st.integers(0, at(0.5)), st.integers(0, at(6)), st.just(at(3)))
+    length = st.one_of(st.integers(1, at(3)), st.integers(1, at(20)), st.integers(1, at(70)))
+    spans: list[Span] = []
+    end = 0
+    for silence, seconds in draw(st.lists(st.tuples(gap, length), max_size=12)):
+        spans.append(Span(end + silence, end + silence + seconds))
+        end = spans[-1].end
+    return spans, end + draw(gap)
+
+
+@calm
+@given(speech(), LONGEST_S)
+def test_no_window_is_longer_than_the_limit(audio: tuple[list[Span], int], longest_s: float) -> None:
+    windows = plan(*audio, WindowLimits(longest_s))
+    assert all(0 < window.seconds <= longest_s for window in windows)
+
+
+@calm
+@given(speech(), LONGEST_S)
+def test_windows_are_numbered_in_order_and_do_not_overlap(audio: tuple[list[Span], int], longest_s: float) -> None:
+    spans, total = audio
+    windows = plan(spans, total, WindowLimits(longest_s))
+    assert [window.index for window in windows] == list(range(len(windows)))
+    edges = [0, *(edge for window in windows for edge in (window.start, window.end)), total]
+    assert edges == sorted(edges)
+
+
+@calm
+@given(speech(), LONGEST_S)
+def test_every_sample_of_speech_is_in_exactly_one_window(audio: tuple[list[Span], int], longest_s: float) -> None:
+    spans, total = audio
+    windows = plan(spans, total, WindowLimits(longest_s))
+    for span in spans:
+        heard = [
+            (max(w.start, span.start), min(w.end, span.end)) for w in windows if w.start < span.end and span.start < w.end
+        ]
+        assert heard[0][0] == span.start
+        assert heard[-1][1] == span.end
+        assert all(before[1] == after[0] for before, after in pairwise(heard))
+
+
+@calm
+@given(speech(), LONGEST_S)
+def test_a_window_names_the_speech_inside_it(audio: tuple[list[Span], int], longest_s: float) -> None:
+    spans, total = audio
+    windows = plan(spans, total, WindowLimits(longest_s))
+    for window in windows:
+        assert window.speech
+        assert all(window.start <= span.start < span.end <= window.end for span in window.speech)
+    named = [span for window in windows for span in window.speech]
+    assert sum(span.end - span.start for span in named) == sum(span.end - span.start for span in spans)
+    assert all(any(whole.start <= span.start and span.end <= whole.end for whole in spans) for span in named)
+
+
+@calm
+@given(speech(), LONGEST_S, st.data())
+def test_windows_do_not_depend_on_how_the_spans_were_handed_over(
+    audio: tuple[list[Span], int], longest_s: float, data: st.DataObject
+) -> None:
+    spans, total = audio
+    limits = WindowLimits(longest_s)
+    planner = WindowPlanner(limits)
+    windows: list[Window] = []
+    waiting: list[Span] = []
+    for span, after in zip(spans, [*(span.start for span in spans), total][1:], strict=True):
+        waiting.append(span)
+        for heard in sorted(data.draw(st.lists(st.integers(span.end, after), max_size=3))):
+            windows += planner.feed(waiting, heard)
+            waiting = []
+    windows += planner.feed(waiting, total)
+    windows += planner.finish(total)
+    assert windows == plan(spans, total, limits)
+
+
+def test_no_speech_gives_no_window() -> None:
+    assert plan([], at(60)) == []
+
+
+def test_spans_close_together_share_a_window_that_holds_the_silence_between() -> None:
+    assert plan_seconds((1, 4), (6, 9), total=20) == [(0.8, 9.2)]
+
+
+def test_a_span_that_no_longer_fits_opens_the_next_window() -> None:
+    assert plan_seconds((1, 20), (21, 30), total=60) == [(0.8, 20.2), (20.8, 30.2)]
+
+
+def test_a_window_may_be_as_long_as_the_limit_with_its_margins() -> None:
+    assert plan_seconds((1, 20), (21, 28.6), total=60) == [(0.8, 28.8)]
+
+
+def test_a_long_silence_closes_a_window() -> None:
+    assert len(plan(said((1, 2), (5, 6)), at(10))) == 2
+
+
+def test_a_silence_just_short_of_long_does_not() -> None:
+    assert len(plan(said((1, 2), (4.99, 6)), at(10))) == 1
+
+
+def test_a_long_silence_closes_a_window_before_anything_else_is_said() -> None:
+    planner = WindowPlanner()
+    assert planner.feed(said((1, 2)), at(4.9)) == []
+    assert [window.speech for window in planner.feed([], at(5))] == [tuple(said((1, 2)))]
+    assert planner.finish(at(60)) == []
+
+
+def test_a_window_stays_open_while_more_may_fit() -> None:
+    planner = WindowPlanner()
+    assert planner.feed(said((1, 2)), at(3)) == []
+    assert planner.feed(said((4, 6)), at(6)) == []
+    assert [window.speech for window in planner.finish(at(7))] == [tuple(said((1, 2), (4, 6)))]
+
+
+def test_margins_meet_half_way_where_the_pause_is_short() -> None:
+    assert plan_seconds((1, 20), (20.2, 40), total=60) == [(0.8, 20.1), (20.1, 40.2)]
+
+
+def test_margins_end_where_the_audio_does() -> None:
+    (window,) = plan(said((0.1, 5)), at(5))
+    assert (window.start, window.end) == (0, at(5))
+
+
+def test_a_span_that_fills_a_window_is_whole_and_one_sample_more_is_cut() -> None:
+    assert plan(said((1, 28.6)), at(60)) == [Window(0, at(0.8), at(28.8), tuple(said((1, 28.6))))]
+    pieces = [window.speech for window in plan([Span(at(1), at(28.6) + 1)], at(60))]
+    assert pieces == [(Span(at(1), at(28.6)),), (Span(at(28.6), at(28.6) + 1),)]
+
+
+def test_speech_without_a_pause_is_cut_without_a_hole() -> None:
+    windows = plan(said((10, 90)), at(100))
+    assert len(windows) == 3
+    assert all(before.end == after.start for before, after in pairwise(windows))
+
+
+@pytest.mark.parametrize("limits", [{"closing_silence_s": 0.3}, {"longest_s": 0.4}])
+def test_limits_that_margins_outlast_are_refused(limits: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="margins"):
+        WindowLimits(**limits)
+
+
+WINDOW = Window(7, at(1), at(20), tuple(said((1.2, 5), (6, 9), (12, 19))))
+
+
+def test_the_remainder_begins_a_margin_before_the_speech_that_follows() -> None:
+    assert remainder(WINDOW, at(9.5)) == Window(7, at(11.8), at(20), tuple(said((12, 19))))
+
+
+def test_the_remainder_does_not_hear_again_what_the_text_covers() -> None:
+    assert remainder(WINDOW, at(11.9)) == Window(7, at(11.9), at(20), tuple(said((12, 19))))
+
+
+def test_a_text_that_ends_within_a_span_leaves_the_rest_of_it() -> None:
+    assert remainder(WINDOW, at(7)) == Window(7, at(7), at(20), tuple(said((7, 9), (12, 19))))
+
+
+@pytest.mark.parametrize("heard", [18.5, 19, 20, 25])
+def test_too_little_speech_after_the_text_is_no_remainder(heard: float) -> None:
+    assert remainder(WINDOW, at(heard)) is None
+
+
+def test_how_little_speech_is_too_little_can_be_said() -> None:
+    assert remainder(WINDOW, at(18.5), least_s=0.5) == Window(7, at(18.5), at(20), tuple(said((18.5, 19))))
+    assert remainder(WINDOW, at(9), least_s=7.1) is None
+
+
+@calm
+@given(st.integers(WINDOW.start, WINDOW.end))
+def test_a_remainder_lies_between_the_text_and_the_end_of_its_window(heard: int) -> None:
+    rest = remainder(WINDOW, heard)
+    if rest is not None:
+        assert heard <= rest.start < rest.end == WINDOW.end
+        assert all(rest.start <= span.start < span.end <= rest.end for span in rest.speech)
+        assert sum(s.end - s.start for s in rest.speech) == sum(max(0, s.end - max(s.start, heard)) for s in WINDOW.speech)

@@ -1,0 +1,1 @@
+"""Tests of what stands at the borders: bodies, formats, settings, storage, outgoing requests, weights, errors."""

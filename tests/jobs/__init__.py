@@ -1,0 +1,1 @@
+"""The core on a real Valkey: store, events, runner."""

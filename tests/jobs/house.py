@@ -1,0 +1,115 @@
+"""The core without Ray: a runner, plain stages with the fake engine, and the jobs in front of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from deployments.artifacts import Artifacts
+from deployments.engines.base import EngineConfig
+from deployments.engines.fake import FakeEngine
+from deployments.ingestion import Ingestion
+from deployments.messages import FetchRequest, Planned, StoredSource, TranscodeRequest, TranscribeRequest, WindowResult
+from deployments.safe_http import Allowed, SafeHttp
+from deployments.transcoder import Transcoder
+from deployments.transcriber import Transcriber
+from serve_app.jobs.events import Events
+from serve_app.jobs.jobs import Jobs, Model
+from serve_app.jobs.models import Event, EventKind, Job, JobSpec, Phase, Principal, source_key
+from serve_app.jobs.runner import Runner, RunnerLimits
+from serve_app.jobs.store import Store
+from serve_app.jobs.sweeper import Sweeper
+
+ME = Principal("me", "t")
+MODELS = (Model("fake", ("de", "en", "fr")), Model("second", ("en",)))
+
+
+class PlainStages:
+    """The stages as plain objects, with a gate before each decode for tests that need to look between two windows."""
+
+    def __init__(self, artifacts: Artifacts, ffmpeg: str, allow: tuple[str, ...] = ()) -> None:
+        self._ingestion = Ingestion(artifacts, SafeHttp(Allowed.parse(allow)))
+        self._transcoder = Transcoder(artifacts, ffmpeg)
+        self._transcriber = Transcriber(artifacts, FakeEngine(EngineConfig("fake", "fake", "")))
+        self.gate = asyncio.Semaphore(10_000)
+        self.decoded: list[int] = []
+        self.trouble: Callable[[TranscribeRequest], Exception | None] = lambda _: None
+
+    async def fetch(self, request: FetchRequest) -> StoredSource:
+        return await self._ingestion.fetch(request)
+
+    async def windows(self, request: TranscodeRequest) -> AsyncGenerator[Planned, None]:
+        async for planned in self._transcoder.windows(request):
+            yield planned
+
+    async def transcribe(self, model: str, request: TranscribeRequest) -> WindowResult:
+        await self.gate.acquire()
+        if error := self.trouble(request):
+            raise error
+        self.decoded.append(request.window.index)
+        return await self._transcriber.transcribe(request)
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """Everything of it, with its runner started."""
+
+    jobs: Jobs
+    store: Store
+    events: Events
+    artifacts: Artifacts
+    stages: PlainStages
+    runner: Runner
+
+    async def submit(self, audio: Path | bytes, spec: JobSpec | None = None) -> str:
+        """Upload a recording as an edge does, and submit it."""
+        job_id = self.jobs.new_id()
+        content = audio if isinstance(audio, bytes) else await asyncio.to_thread(audio.read_bytes)
+        self.artifacts.put(source_key(job_id), content)
+        return (await self.jobs.submit(ME, spec or JobSpec("fake"), job_id)).id
+
+    async def follow(self, job_id: str, after: str = "0") -> list[Event]:
+        """Its events to the end."""
+        return [event async for event in await self.jobs.follow(ME, job_id, after)]
+
+    async def ended(self, job_id: str) -> Job:
+        """The job once it has ended."""
+        await self.follow(job_id)
+        return await self.jobs.get(ME, job_id)
+
+    async def until(self, job_id: str, kind: EventKind, count: int = 1) -> list[Event]:
+        """Its events up to the `count`th of a kind."""
+        seen: list[Event] = []
+        async for event in await self.jobs.follow(ME, job_id, "0"):
+            seen.append(event)
+            if sum(e.kind is kind for e in seen) == count:
+                break
+        return seen
+
+    async def until_phase(self, job_id: str, phase: Phase) -> None:
+        """Wait until the job was in a phase."""
+        async for event in await self.jobs.follow(ME, job_id, "0"):
+            if event.kind is EventKind.PHASE and f'"{phase}"' in event.data:
+                return
+
+
+@asynccontextmanager
+async def open_house(
+    store: Store, artifacts: Artifacts, ffmpeg: str, *, allow: tuple[str, ...] = (), limits: RunnerLimits | None = None
+) -> AsyncIterator[House]:
+    """A house with its runner working."""
+    events = Events(store, artifacts)
+    stages = PlainStages(artifacts, ffmpeg, allow)
+    sweeper = Sweeper(store, artifacts, period_s=0.2, stream_grace_s=3600)
+    runner = Runner("runner", store, stages, artifacts, sweeper, limits or RunnerLimits())
+    jobs = Jobs(store, events, artifacts, MODELS, 3600)
+    await events.start()
+    await runner.start()
+    try:
+        yield House(jobs, store, events, artifacts, stages, runner)
+    finally:
+        await runner.stop()
+        await events.stop()

@@ -1,0 +1,70 @@
+"""Leases that run out: the job goes on elsewhere, what kills its workers is given up."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import pytest
+
+from serve_app.jobs.models import JobSpec, Phase
+from serve_app.jobs.store import Leases, Store, connect
+from serve_app.valkey import Valkey
+
+
+@pytest.fixture
+async def fleeting(valkey: Valkey) -> AsyncIterator[Store]:
+    """A store whose leases have run out as soon as they are given."""
+    redis = connect(valkey.url)
+    await redis.flushall()
+    store = Store(redis, Leases(lease_s=-1.0))
+    yield store
+    await store.close()
+
+
+async def submitted(store: Store) -> str:
+    job_id = uuid4().hex
+    await store.submit(job_id, "owner", "t", JobSpec("base"), ttl_s=60)
+    return job_id
+
+
+async def test_an_expired_lease_frees_the_job_and_voids_the_token(fleeting: Store) -> None:
+    job_id = await submitted(fleeting)
+    old = await fleeting.claim("worker")
+    assert old
+    assert await fleeting.reap() == 1
+    assert await fleeting.renew(old) == (False, False)
+    new = await fleeting.claim("another")
+    assert new
+    assert new.job_id == job_id
+    job = await fleeting.get(job_id)
+    assert job
+    assert job.attempts == 1, "a stall is no attempt"
+
+
+async def test_a_job_that_stalls_three_times_is_failed_by_name(fleeting: Store) -> None:
+    job_id = await submitted(fleeting)
+    for _ in range(3):
+        assert await fleeting.claim("worker")
+        assert await fleeting.reap() == 1
+    job = await fleeting.get(job_id)
+    assert job
+    assert job.error
+    assert (job.phase, job.error.code) == (Phase.FAILED, "internal")
+    assert await fleeting.claim("worker") is None
+
+
+async def test_a_stalled_job_that_was_to_be_cancelled_is_cancelled(fleeting: Store) -> None:
+    job_id = await submitted(fleeting)
+    await fleeting.claim("worker")
+    await fleeting.cancel(job_id)
+    await fleeting.reap()
+    job = await fleeting.get(job_id)
+    assert job
+    assert job.phase is Phase.CANCELLED
+
+
+async def test_a_lease_in_force_is_not_reaped(store: Store) -> None:
+    await submitted(store)
+    await store.claim("worker")
+    assert await store.reap() == 0

@@ -1,0 +1,229 @@
+"""Jobs through the stages: what ends well, what fails and how, what is cancelled, given back and taken up again."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import orjson
+import pytest
+
+from batching.types import SAMPLE_RATE
+from deployments.artifacts import Artifacts
+from deployments.errors import EngineFailed, StageLost
+from deployments.messages import TranscribeRequest
+from serve_app.errors import EdgeError
+from serve_app.jobs.models import EventKind, JobSpec, Phase, Principal, job_folder
+from serve_app.jobs.runner import RunnerLimits
+from serve_app.jobs.store import Store
+from tests.jobs.house import ME, House, open_house
+from tests.support import s16le, tone
+
+MANY_WINDOWS = JobSpec("fake", segment_duration=6.0)
+
+
+async def test_a_job_ends_with_a_transcript_on_the_sources_clock(house: House, sample: Path) -> None:
+    job = await house.ended(job_id := await house.submit(sample, MANY_WINDOWS))
+    assert job.phase is Phase.COMPLETED
+    assert (job.attempts, job.device, job.language) == (1, "cpu", "en")
+    assert job.audio_total_s == pytest.approx(57.4, abs=0.1)
+    assert job.audio_done_s == job.audio_total_s
+    transcript = await house.jobs.transcript(ME, job_id)
+    starts = [s.start for s in transcript.segments]
+    assert starts == sorted(starts)
+    assert transcript.segments[-1].end <= transcript.duration_s
+    assert {a.name for a in await house.jobs.artifacts(job)} == {"source", "transcript.jsonl"}
+
+
+async def test_the_same_recording_gives_the_same_segments_as_often_as_it_is_sent(house: House, sample: Path) -> None:
+    jobs = [await house.submit(sample, MANY_WINDOWS) for _ in range(4)]
+    for job_id in jobs:
+        await house.ended(job_id)
+    transcripts = [await house.jobs.transcript(ME, job_id) for job_id in jobs]
+    assert all(t == transcripts[0] for t in transcripts)
+
+
+async def test_words_have_their_times_when_asked_for(house: House, sample: Path) -> None:
+    await house.ended(job_id := await house.submit(sample, JobSpec("fake", word_timestamps=True)))
+    segments = (await house.jobs.transcript(ME, job_id)).segments
+    assert all(s.words and s.start <= s.words[0].start <= s.words[-1].end <= s.end + 0.001 for s in segments)
+
+
+async def test_silence_is_a_completed_job_without_words(house: House, artifacts: Artifacts) -> None:
+    job = await house.ended(job_id := await house.submit(wav(s16le(0 * tone(3.0)))))
+    assert job.phase is Phase.COMPLETED
+    assert (await house.jobs.transcript(ME, job_id)).segments == ()
+
+
+def wav(pcm: bytes) -> bytes:
+    """s16le at 16 kHz with the header of a WAV file."""
+    head = b"RIFF" + (36 + len(pcm)).to_bytes(4, "little") + b"WAVEfmt " + (16).to_bytes(4, "little")
+    head += b"\1\0\1\0" + SAMPLE_RATE.to_bytes(4, "little") + (2 * SAMPLE_RATE).to_bytes(4, "little") + b"\2\0\x10\0"
+    return head + b"data" + len(pcm).to_bytes(4, "little") + pcm
+
+
+@pytest.mark.parametrize(
+    ("source", "code"),
+    [
+        (b"", "unsupported_media"),
+        (b"not audio at all", "unsupported_media"),
+        (wav(b""), "no_audio"),
+        (b"ffconcat version 1.0\nfile '/etc/hostname'\n", "unsupported_media"),
+        (b"#EXTM3U\n#EXTINF:1,\n/etc/hostname\n", "unsupported_media"),
+    ],
+)
+async def test_a_bad_source_fails_by_name_and_is_not_tried_again(house: House, source: bytes, code: str) -> None:
+    job = await house.ended(await house.submit(source))
+    assert job.phase is Phase.FAILED
+    assert job.error
+    assert job.error.code == code
+    assert job.error.message.endswith(".")
+    assert job.attempts == 1
+
+
+async def test_audio_that_is_too_long_fails_by_what_was_decoded(store: Store, artifacts: Artifacts, ffmpeg: str) -> None:
+    async with open_house(store, artifacts, ffmpeg, limits=RunnerLimits(max_audio_s=5.0)) as house:
+        job = await house.ended(await house.submit(wav(s16le(tone(6.0)))))
+    assert job.error
+    assert job.error.code == "audio_too_long"
+
+
+async def test_an_upload_that_is_gone_fails_by_name(house: House) -> None:
+    job = await house.ended((await house.jobs.submit(ME, JobSpec("fake"))).id)
+    assert job.error
+    assert job.error.code == "source_not_found"
+
+
+async def test_an_engine_that_fails_for_a_while_is_tried_again_from_the_checkpoint(house: House, sample: Path) -> None:
+    failures = iter([EngineFailed("The model stumbled.")])
+    house.stages.trouble = lambda request: next(failures, None) if request.window.index == 3 else None
+    job = await house.ended(job_id := await house.submit(sample, MANY_WINDOWS))
+    assert (job.phase, job.attempts) == (Phase.COMPLETED, 2)
+    ids = [orjson.loads(e.data)["id"] for e in await house.follow(job_id) if e.kind is EventKind.SEGMENT]
+    assert ids == list(range(len(ids)))
+    # What was committed before the failure was not decoded again.
+    assert house.stages.decoded.count(0) == 1
+
+
+async def test_an_engine_that_always_fails_fails_the_job_after_its_attempts(house: House, sample: Path) -> None:
+    house.stages.trouble = lambda _: EngineFailed("The model stumbled.")
+    job = await house.ended(await house.submit(sample, JobSpec("fake", max_attempts=2)))
+    assert (job.phase, job.attempts) == (Phase.FAILED, 2)
+    assert job.error
+    assert job.error.code == "engine_failed"
+
+
+async def test_a_lost_stage_costs_no_attempt(house: House, sample: Path) -> None:
+    losses = iter([StageLost("gone"), StageLost("gone")])
+    house.stages.trouble = lambda _: next(losses, None)
+    job = await house.ended(await house.submit(sample))
+    assert (job.phase, job.attempts) == (Phase.COMPLETED, 1)
+
+
+async def test_an_error_of_ours_shows_nothing_of_it(house: House, sample: Path, caplog: pytest.LogCaptureFixture) -> None:
+    house.stages.trouble = lambda _: RuntimeError("secret /path")
+    job = await house.ended(await house.submit(sample, JobSpec("fake", max_attempts=1)))
+    assert job.error
+    assert job.error.code == "internal"
+    assert "secret" not in job.error.message
+    assert "secret /path" in caplog.text
+
+
+async def test_a_cancel_stops_a_running_job_and_its_decodes(house: House, sample: Path) -> None:
+    house.stages.gate = asyncio.Semaphore(1)
+    job_id = await house.submit(sample, MANY_WINDOWS)
+    await house.until(job_id, EventKind.SEGMENT)
+    await house.jobs.cancel(ME, job_id)
+    job = await house.ended(job_id)
+    assert (job.phase, job.error and job.error.code) == (Phase.CANCELLED, "cancelled")
+    assert house.stages.decoded == [0]
+    for _ in range(100):
+        house.stages.gate.release()
+    assert (await house.ended(await house.submit(sample))).phase is Phase.COMPLETED
+
+
+async def test_a_runner_that_stops_gives_its_jobs_back_and_another_goes_on(
+    house: House, store: Store, artifacts: Artifacts, ffmpeg: str, sample: Path
+) -> None:
+    house.stages.gate = asyncio.Semaphore(3)
+    job_id = await house.submit(sample, MANY_WINDOWS)
+    before = await house.until(job_id, EventKind.SEGMENT, 3)
+    await house.runner.stop()
+    job = await house.jobs.get(ME, job_id)
+    assert (job.phase, job.attempts) == (Phase.QUEUED, 0)
+    async with open_house(store, artifacts, ffmpeg) as another:
+        events = await another.follow(job_id)
+        assert (await another.jobs.get(ME, job_id)).phase is Phase.COMPLETED
+        assert min(another.stages.decoded) == job.checkpoint.next_window
+    assert events[: len(before)] == before
+    ids = [orjson.loads(e.data)["id"] for e in events if e.kind is EventKind.SEGMENT]
+    assert ids == list(range(len(ids)))
+
+
+async def test_no_more_windows_are_in_flight_than_allowed(
+    store: Store, artifacts: Artifacts, ffmpeg: str, sample: Path
+) -> None:
+    async with open_house(store, artifacts, ffmpeg, limits=RunnerLimits(windows=2)) as house:
+        waiting: set[int] = set()
+        most = 0
+
+        def look(request: TranscribeRequest) -> None:
+            nonlocal most
+            waiting.add(request.window.index)
+            most = max(most, len(waiting) - len(house.stages.decoded))
+
+        house.stages.trouble = look
+        await house.ended(await house.submit(sample, MANY_WINDOWS))
+    assert 1 <= most <= 4
+
+
+async def test_a_deleted_job_leaves_no_file(house: House, artifacts: Artifacts, sample: Path) -> None:
+    await house.ended(job_id := await house.submit(sample))
+    assert artifacts.keys(job_folder(job_id))
+    await house.jobs.delete(ME, job_id)
+    assert artifacts.keys(job_folder(job_id)) == []
+
+
+async def test_expired_results_are_swept(house: House, artifacts: Artifacts, sample: Path) -> None:
+    job_id = await house.submit(sample, JobSpec("fake", result_ttl_s=0))
+    while await house.store.get(job_id):  # noqa: ASYNC110 - the sweeper tells nobody
+        await asyncio.sleep(0.02)
+    while artifacts.keys(job_folder(job_id)):  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+
+
+async def test_a_running_job_cannot_be_deleted(house: House, sample: Path) -> None:
+    house.stages.gate = asyncio.Semaphore(0)
+    job_id = await house.submit(sample)
+    with pytest.raises(EdgeError) as refused:
+        await house.jobs.delete(ME, job_id)
+    assert refused.value.code == "conflict"
+
+
+async def test_a_stranger_sees_nothing(house: House, sample: Path) -> None:
+    job_id = await house.submit(sample)
+    for stranger in (Principal("another", "t"), Principal("me", "another")):
+        with pytest.raises(EdgeError) as refused:
+            await house.jobs.get(stranger, job_id)
+        assert refused.value.code == "not_found"
+
+
+@pytest.mark.parametrize(
+    ("spec", "code"),
+    [
+        (JobSpec("unknown"), "model_unavailable"),
+        (JobSpec("fake", language="xx"), "language_unsupported"),
+        (JobSpec("second", task="translate"), "feature_unavailable"),
+        (JobSpec("fake", diarize=True), "feature_unavailable"),
+        (JobSpec("fake", redact=True), "feature_unavailable"),
+        (JobSpec("fake", label_audio=True), "feature_unavailable"),
+        (JobSpec("fake", webhook="https://a/b"), "feature_unavailable"),
+        (JobSpec("fake", fallbacks=("second",)), "feature_unavailable"),
+        (JobSpec("fake", url="file:///etc/hostname"), "source_forbidden"),
+        (JobSpec("fake", url="http://user:word@host/a"), "source_forbidden"),
+    ],
+)
+async def test_what_cannot_be_done_is_refused_by_name(house: House, spec: JobSpec, code: str) -> None:
+    with pytest.raises(EdgeError) as refused:
+        await house.jobs.submit(ME, spec)
+    assert refused.value.code == code

@@ -1,0 +1,214 @@
+"""Every script against a real Valkey."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+import orjson
+import pytest
+
+from serve_app.jobs.models import Claim, Commit, EventKind, JobError, JobSpec, Phase, Priority
+from serve_app.jobs.store import Store
+
+SPEC = JobSpec("base")
+
+
+async def submitted(store: Store, tenant: str = "t", spec: JobSpec = SPEC, **limits: int) -> str:
+    job_id = uuid4().hex
+    assert await store.submit(job_id, "owner", tenant, spec, ttl_s=60, **limits)
+    return job_id
+
+
+async def claimed(store: Store, tenant_cap: int = 0) -> Claim:
+    claim = await store.claim("worker", tenant_cap)
+    assert claim
+    return claim
+
+
+def window(index: int, *texts: str) -> Commit:
+    progress = {"audio_done_s": index * 10.0, "audio_total_s": None, "windows_done": index + 1, "eta_s": None}
+    segments = tuple(orjson.dumps({"id": i, "text": text}).decode() for i, text in enumerate(texts))
+    return Commit(index, segments, index + 1.0, "en", "cpu", progress)
+
+
+async def told(store: Store, job_id: str, kind: EventKind) -> list[dict[str, object]]:
+    return [orjson.loads(event.data) for event in await store.events(job_id) if event.kind is kind]
+
+
+async def phase(store: Store, job_id: str) -> Phase | None:
+    job = await store.get(job_id)
+    return job.phase if job else None
+
+
+async def test_a_job_comes_back_as_it_was_submitted(store: Store) -> None:
+    spec = JobSpec("base", url="http://a/b", language="de", metadata={"ä": "b"}, priority=Priority.BULK, temperature=0.2)
+    job = await store.get(await submitted(store, spec=spec))
+    assert job
+    assert job.spec == spec
+    assert (job.phase, job.attempts, job.started_at, job.queue_position) == (Phase.QUEUED, 0, None, 0)
+
+
+async def test_what_is_not_there_is_none(store: Store) -> None:
+    assert await store.get("nothing") is None
+    assert await store.claim("worker") is None
+    assert await store.cancel("nothing") is None
+    assert await store.purge("nothing") is None
+
+
+async def test_a_full_queue_takes_no_more(store: Store) -> None:
+    await submitted(store, queue_limit=1)
+    assert not await store.submit(uuid4().hex, "owner", "t", SPEC, ttl_s=60, queue_limit=1)
+    await submitted(store, "another", queue_limit=1)
+
+
+async def test_positions_count_those_before_in_the_same_queue(store: Store) -> None:
+    ids = [await submitted(store) for _ in range(3)]
+    assert [job.queue_position for job in await store.get_many(ids) if job] == [0, 1, 2]
+
+
+async def test_interactive_goes_before_bulk(store: Store) -> None:
+    bulk = await submitted(store, spec=JobSpec("base", priority=Priority.BULK))
+    interactive = await submitted(store)
+    assert [(await claimed(store)).job_id for _ in range(2)] == [interactive, bulk]
+
+
+async def test_tenants_take_turns_however_much_one_submits(store: Store) -> None:
+    many = [await submitted(store, "many") for _ in range(5)]
+    few = [await submitted(store, "few") for _ in range(2)]
+    first = [(await claimed(store)).job_id for _ in range(4)]
+    assert set(first) == {*many[:2], *few}
+
+
+async def test_a_tenant_that_comes_late_does_not_catch_up(store: Store) -> None:
+    for _ in range(8):
+        await submitted(store, "early")
+    for _ in range(4):
+        await claimed(store)
+    for _ in range(4):
+        await submitted(store, "late")
+    tenants = []
+    for _ in range(4):
+        job = await store.get((await claimed(store)).job_id)
+        tenants.append(job and job.tenant)
+    assert tenants.count("late") == 2
+
+
+async def test_a_tenants_cap_keeps_its_jobs_waiting(store: Store) -> None:
+    await submitted(store, "a")
+    await submitted(store, "a")
+    other = await submitted(store, "b")
+    first = await claimed(store, tenant_cap=1)
+    assert (await claimed(store, tenant_cap=1)).job_id == other
+    assert await store.claim("worker", 1) is None
+    assert await store.finish(first, Phase.COMPLETED)
+    await claimed(store, tenant_cap=1)
+
+
+async def test_only_the_holder_of_the_token_may_write(store: Store) -> None:
+    job_id = await submitted(store)
+    old = await claimed(store)
+    assert await store.give_back(old)
+    new = await claimed(store)
+    assert new.token > old.token
+    assert not await store.enter(old, Phase.TRANSCODING)
+    assert not await store.commit(old, window(0, "stale"))
+    assert not await store.finish(old, Phase.FAILED, JobError("internal", "stale"))
+    assert not await store.give_back(old)
+    assert await store.renew(old) == (False, False)
+    assert await store.commit(new, window(0, "fresh"))
+    assert [s["text"] for s in await told(store, job_id, EventKind.SEGMENT)] == ["fresh"]
+
+
+async def test_a_window_is_committed_once_and_in_order(store: Store) -> None:
+    job_id = await submitted(store)
+    claim = await claimed(store)
+    assert await store.commit(claim, window(0, "a", "b"))
+    assert await store.commit(claim, window(0, "a", "b"))
+    assert await store.commit(claim, window(2, "too early"))
+    assert await store.commit(claim, window(1, "c"))
+    assert [s["text"] for s in await told(store, job_id, EventKind.SEGMENT)] == ["a", "b", "c"]
+    job = await store.get(job_id)
+    assert job
+    assert (job.checkpoint.next_window, job.checkpoint.segments, job.checkpoint.end_s) == (2, 3, 2.0)
+
+
+async def test_the_end_is_told_once_and_for_good(store: Store) -> None:
+    job_id = await submitted(store)
+    claim = await claimed(store)
+    assert await store.finish(claim, Phase.FAILED, JobError("corrupt_media", "It is damaged."))
+    assert not await store.finish(claim, Phase.COMPLETED)
+    assert await store.cancel(job_id) is Phase.FAILED
+    assert await told(store, job_id, EventKind.DONE) == [
+        {"phase": "failed", "error": {"code": "corrupt_media", "message": "It is damaged."}}
+    ]
+    job = await store.get(job_id)
+    assert job
+    assert job.error == JobError("corrupt_media", "It is damaged.")
+    assert job.completed_at
+
+
+async def test_a_waiting_job_is_cancelled_at_once(store: Store) -> None:
+    job_id = await submitted(store)
+    assert await store.cancel(job_id) is Phase.QUEUED
+    assert await phase(store, job_id) is Phase.CANCELLED
+    assert await store.claim("worker") is None
+
+
+async def test_a_running_job_that_is_to_be_cancelled_commits_no_more(store: Store) -> None:
+    job_id = await submitted(store)
+    claim = await claimed(store)
+    assert await store.cancel(job_id) is Phase.DOWNLOADING
+    assert not await store.commit(claim, window(0, "late"))
+    assert not await store.finish(claim, Phase.COMPLETED)
+    assert await store.renew(claim) == (True, True)
+    assert await store.finish(claim, Phase.CANCELLED, JobError("cancelled", "The job was cancelled."))
+
+
+@pytest.mark.parametrize("counts", [False, True])
+async def test_a_job_that_is_given_back_goes_on_from_its_checkpoint(store: Store, counts: bool) -> None:
+    await submitted(store)
+    claim = await claimed(store)
+    assert await store.commit(claim, window(0, "a"))
+    assert await store.give_back(claim, counts=counts)
+    job = await store.get((await claimed(store)).job_id)
+    assert job
+    assert job.checkpoint.next_window == 1
+    assert job.attempts == (2 if counts else 1)
+
+
+async def test_a_delayed_job_waits_for_its_time(store: Store) -> None:
+    job_id = await submitted(store)
+    assert await store.give_back(await claimed(store), delay_s=3600)
+    assert await store.claim("worker") is None
+    assert await store.cancel(job_id) is Phase.QUEUED
+    assert await phase(store, job_id) is Phase.CANCELLED
+
+
+async def test_a_listing_is_newest_first_in_pages_and_of_one_tenant(store: Store) -> None:
+    ids = [await submitted(store) for _ in range(5)]
+    await submitted(store, "another")
+    first, cursor = await store.page("t", limit=3)
+    second, end = await store.page("t", limit=3, before=cursor)
+    assert [job.id for job in first + second] == ids[::-1]
+    assert end is None
+
+
+async def test_a_purge_leaves_no_trace(store: Store) -> None:
+    job_id = await submitted(store)
+    assert await store.purge(job_id) is False
+    await store.finish(await claimed(store), Phase.COMPLETED)
+    assert await store.purge(job_id) is True
+    assert await store.get(job_id) is None
+    assert not await store.has_events(job_id)
+    assert await store.page("t", limit=10) == ([], None)
+    assert await store.expired() == []
+
+
+async def test_results_expire_and_streams_are_dropped(store: Store) -> None:
+    job_id = uuid4().hex
+    await store.submit(job_id, "owner", "t", SPEC, ttl_s=0)
+    await store.finish(await claimed(store), Phase.COMPLETED)
+    assert await store.expired() == [job_id]
+    assert await store.drop_old_streams(3600) == 0
+    assert await store.drop_old_streams(0) == 1
+    assert not await store.has_events(job_id)

@@ -1,0 +1,1 @@
+"""The stages as plain objects: real ffmpeg, real speech detection, real Whisper."""
