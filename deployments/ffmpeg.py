@@ -133,7 +133,10 @@ class Decoder:
         if self._process.returncode is None:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
-            await self._process.wait()
+        # asyncio's wait ends when the pipes have; one that is full ends when it has been read.
+        while await self._out.read(65_536):
+            pass
+        await self._process.wait()
         await self._logging
 
     async def _keep_log(self, stream: asyncio.StreamReader) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from deployments.errors import SourceForbidden, SourceNotFound, SourceTooLarge, SourceUnreachable, WorkError
 from deployments.safe_http import REDIRECTS, Allowed, GuardedBackend, SafeHttp, is_public
-from tests.edge.test_ingestion import Site, answer, redirect, serving
+from tests.site import Site, answer, redirect, serving
 
 
 @pytest.fixture

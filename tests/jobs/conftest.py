@@ -8,7 +8,7 @@ import pytest
 
 from deployments.artifacts import Artifacts
 from serve_app.jobs.store import Store
-from tests.jobs.house import House, open_house
+from tests.house import House, open_house
 
 
 @pytest.fixture

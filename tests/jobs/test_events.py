@@ -13,7 +13,7 @@ from serve_app.errors import EdgeError
 from serve_app.jobs.events import Events
 from serve_app.jobs.models import EventKind, JobSpec, Phase
 from serve_app.jobs.store import Store
-from tests.jobs.house import ME, House
+from tests.house import ME, House
 
 MANY_WINDOWS = JobSpec("fake", segment_duration=6.0)
 

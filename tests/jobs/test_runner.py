@@ -16,7 +16,7 @@ from serve_app.errors import EdgeError
 from serve_app.jobs.models import EventKind, JobSpec, Phase, Principal, job_folder
 from serve_app.jobs.runner import RunnerLimits
 from serve_app.jobs.store import Store
-from tests.jobs.house import ME, House, open_house
+from tests.house import ME, House, open_house
 from tests.support import s16le, tone
 
 MANY_WINDOWS = JobSpec("fake", segment_duration=6.0)

@@ -1,0 +1,49 @@
+"""The API over a real socket, in front of a house."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import httpx
+import pytest
+import uvicorn
+
+from deployments.artifacts import Artifacts
+from serve_app.dialects.base import Edge
+from serve_app.ingress import create_api
+from serve_app.jobs.events import Events
+from serve_app.jobs.store import Store, connect
+from serve_app.valkey import Valkey
+from tests.house import House, open_house
+
+MAX_UPLOAD_BYTES = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A client of the API, and the house behind it."""
+
+    http: httpx.AsyncClient
+    house: House
+    url: str
+
+
+@pytest.fixture
+async def served(valkey: Valkey, store: Store, artifacts: Artifacts, ffmpeg: str) -> AsyncIterator[Served]:
+    """The API at work, with the fake engine. Sources on loopback may be fetched."""
+    async with open_house(store, artifacts, ffmpeg, allow=("127.0.0.0/8",)) as house:
+        edge = Edge(house.jobs, artifacts, MAX_UPLOAD_BYTES, sse_max_age_s=30.0)
+        own = Store(connect(valkey.url))
+        api = create_api(edge, own, Events(own, artifacts), version="0")
+        server = uvicorn.Server(uvicorn.Config(api, port=0, log_level="warning"))
+        serving = asyncio.create_task(server.serve())
+        while not server.started:  # noqa: ASYNC110 - uvicorn tells nobody
+            await asyncio.sleep(0.01)
+        host, port = server.servers[0].sockets[0].getsockname()[:2]
+        async with httpx.AsyncClient(base_url=f"http://{host}:{port}", timeout=30) as http:
+            yield Served(http, house, f"http://{host}:{port}")
+        server.should_exit = True
+        server.force_exit = True
+        await serving

@@ -1,0 +1,240 @@
+"""The native API over a real socket, as a client sees it."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import httpx
+import httpx_sse
+import pytest
+
+from serve_app.jobs.models import job_folder
+from tests.service.conftest import MAX_UPLOAD_BYTES, Served
+from tests.site import answer, serving
+
+Event = tuple[str, str, Any]
+
+
+async def upload(served: Served, path: Path, **fields: Any) -> dict[str, Any]:
+    with path.open("rb") as file:
+        answer = await served.http.post("/v1/jobs", files={"file": (path.name, file)}, data=fields)
+    assert answer.status_code == 202, answer.text
+    body: dict[str, Any] = answer.json()
+    assert answer.headers["location"] == f"/v1/jobs/{body['id']}"
+    return body
+
+
+async def follow(served: Served, job_id: str, last: str = "", count: int | None = None) -> list[Event]:
+    headers = {"Last-Event-ID": last} if last else {}
+    events: list[Event] = []
+    async with httpx_sse.aconnect_sse(served.http, "GET", f"/v1/jobs/{job_id}/events", headers=headers) as source:
+        assert source.response.headers["x-accel-buffering"] == "no"
+        assert source.response.headers["cache-control"] == "no-cache"
+        async for event in source.aiter_sse():
+            if event.data:
+                events.append((event.id, event.event, event.json()))
+            if count is not None and len(events) == count:
+                break
+    return events
+
+
+async def finished(served: Served, job_id: str) -> dict[str, Any]:
+    await follow(served, job_id)
+    body: dict[str, Any] = (await served.http.get(f"/v1/jobs/{job_id}")).json()
+    return body
+
+
+def problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    """An error in the form of RFC 9457."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    body: dict[str, Any] = answer.json()
+    assert (body["status"], body["code"], body["type"]) == (status, code, f"urn:murmuration:error:{code}")
+    assert body["title"]
+    assert body["detail"].endswith(".")
+    return body
+
+
+async def test_an_upload_becomes_a_transcript(served: Served, sample: Path) -> None:
+    job = await upload(served, sample, language="en", metadata='{"ticket": "7"}', segment_duration="10")
+    assert (job["phase"], job["metadata"], job["language"]) == ("queued", {"ticket": "7"}, "en")
+    job = await finished(served, job["id"])
+    assert job["phase"] == "completed"
+    assert job["duration_s"] == pytest.approx(57.4, abs=0.1)
+    assert job["progress"]["audio_done_s"] == job["duration_s"]
+    assert job["completed_at"] >= job["started_at"] >= job["created_at"]
+    assert job["options"]["segment_duration"] == 10.0
+    transcript = (await served.http.get(f"/v1/jobs/{job['id']}/transcript")).json()
+    assert transcript["segments"]
+    assert transcript["text"] == " ".join(s["text"] for s in transcript["segments"])
+
+
+@pytest.mark.parametrize(
+    ("format", "content_type", "begins"),
+    [
+        ("json", "application/json", "{"),
+        ("text", "text/plain; charset=utf-8", ""),
+        ("srt", "application/x-subrip; charset=utf-8", "1\n00:00:0"),
+        ("vtt", "text/vtt; charset=utf-8", "WEBVTT\n\n00:00:0"),
+        ("tsv", "text/tab-separated-values; charset=utf-8", "start\tend\ttext\n"),
+    ],
+)
+async def test_a_transcript_comes_in_every_format(
+    served: Served, sample: Path, format: str, content_type: str, begins: str
+) -> None:
+    job = await upload(served, sample)
+    await finished(served, job["id"])
+    answer = await served.http.get(f"/v1/jobs/{job['id']}/transcript", params={"format": format})
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == content_type
+    assert answer.text.startswith(begins)
+
+
+async def test_segments_stream_while_the_job_runs_and_each_comes_once_over_many_connections(
+    served: Served, sample: Path
+) -> None:
+    served.house.stages.gate = asyncio.Semaphore(2)
+    job = await upload(served, sample, segment_duration="6")
+    first = await follow(served, job["id"], count=6)
+    assert "segment" in [kind for _, kind, _ in first]
+    assert (await served.http.get(f"/v1/jobs/{job['id']}")).json()["phase"] == "transcribing"
+    for _ in range(100):
+        served.house.stages.gate.release()
+    rest = await follow(served, job["id"], last=first[-1][0])
+    assert first + rest == await follow(served, job["id"])
+    assert rest[-1][1] == "done"
+    ids = [data["id"] for _, kind, data in first + rest if kind == "segment"]
+    assert ids == list(range(len(ids)))
+
+
+async def test_a_place_that_no_stream_has_is_refused(served: Served, sample: Path) -> None:
+    job = await upload(served, sample)
+    refused = await served.http.get(f"/v1/jobs/{job['id']}/events", headers={"Last-Event-ID": "../etc"})
+    problem(refused, 400, "malformed")
+
+
+async def test_a_source_is_fetched_from_its_url(served: Served, sample: Path) -> None:
+    async with serving() as site:
+        site.replies["/talk.flac"] = answer(200, sample.read_bytes())
+        sent = await served.http.post("/v1/jobs", json={"source": {"url": site.url("/talk.flac")}})
+        assert sent.status_code == 202
+        job = await finished(served, sent.json()["id"])
+    assert job["phase"] == "completed"
+    assert [a["name"] for a in job["artifacts"]] == ["source", "transcript.jsonl"]
+
+
+async def test_a_source_that_is_not_there_fails_the_job_by_name(served: Served) -> None:
+    async with serving() as site:
+        sent = await served.http.post("/v1/jobs", json={"source": {"url": site.url("/none")}})
+        job = await finished(served, sent.json()["id"])
+    assert (job["phase"], job["error"]["code"]) == ("failed", "source_not_found")
+    problem(await served.http.get(f"/v1/jobs/{job['id']}/transcript"), 409, "conflict")
+
+
+async def test_an_artifact_comes_whole_and_in_ranges(served: Served, sample: Path) -> None:
+    job = await finished(served, (await upload(served, sample))["id"])
+    source = next(a for a in job["artifacts"] if a["name"] == "source")
+    assert source["size"] == sample.stat().st_size
+    assert (await served.http.get(source["url"])).content == sample.read_bytes()
+    part = await served.http.get(source["url"], headers={"Range": "bytes=5-9"})
+    assert (part.status_code, part.content) == (206, sample.read_bytes()[5:10])
+    assert part.headers["content-range"] == f"bytes 5-9/{source['size']}"
+    beyond = await served.http.get(source["url"], headers={"Range": f"bytes={source['size']}-"})
+    assert beyond.status_code == 416
+    problem(await served.http.get(source["url"] + "x"), 404, "not_found")
+
+
+async def test_a_listing_goes_through_all_jobs_by_its_cursor(served: Served, sample: Path) -> None:
+    sent = [(await upload(served, sample))["id"] for _ in range(5)]
+    listed: list[str] = []
+    cursor: str | None = ""
+    while cursor is not None:
+        page = (await served.http.get("/v1/jobs", params={"limit": 2} | ({"cursor": cursor} if cursor else {}))).json()
+        listed += [job["id"] for job in page["jobs"]]
+        cursor = page["next_cursor"]
+    assert listed == sent[::-1]
+
+
+async def test_a_job_is_cancelled_and_then_deleted(served: Served, sample: Path) -> None:
+    served.house.stages.gate = asyncio.Semaphore(0)
+    job = await upload(served, sample)
+    problem(await served.http.delete(f"/v1/jobs/{job['id']}"), 409, "conflict")
+    assert (await served.http.post(f"/v1/jobs/{job['id']}/cancel")).status_code == 202
+    assert (await finished(served, job["id"]))["phase"] == "cancelled"
+    assert (await served.http.delete(f"/v1/jobs/{job['id']}")).status_code == 204
+    problem(await served.http.get(f"/v1/jobs/{job['id']}"), 404, "not_found")
+    assert served.house.artifacts.keys(job_folder(job["id"])) == []
+
+
+async def test_a_completed_job_cannot_be_cancelled(served: Served, sample: Path) -> None:
+    job = await finished(served, (await upload(served, sample))["id"])
+    problem(await served.http.post(f"/v1/jobs/{job['id']}/cancel"), 409, "conflict")
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+async def test_an_unknown_job_is_a_404_everywhere(served: Served, method: str) -> None:
+    problem(await served.http.request(method, "/v1/jobs/none"), 404, "not_found")
+    for path in ("events", "transcript", "artifacts/source"):
+        problem(await served.http.get(f"/v1/jobs/none/{path}"), 404, "not_found")
+    problem(await served.http.post("/v1/jobs/none/cancel"), 404, "not_found")
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ({}, 422, "invalid_request"),
+        ({"source": {}}, 422, "invalid_request"),
+        ({"source": {"url": "http://a/b"}, "unknown": 1}, 422, "invalid_request"),
+        ({"source": {"url": "http://a/b"}, "temperature": 3}, 422, "invalid_request"),
+        ({"source": {"url": "http://a/b"}, "segment_duration": 3}, 422, "invalid_request"),
+        ({"source": {"url": "http://a/b"}, "metadata": {"a": 1}}, 422, "invalid_request"),
+        ({"source": {"url": "http://a/b"}, "model": "none"}, 422, "model_unavailable"),
+        ({"source": {"url": "http://a/b"}, "language": "xx"}, 422, "language_unsupported"),
+        ({"source": {"url": "http://a/b"}, "diarize": True}, 422, "feature_unavailable"),
+        ({"source": {"url": "ftp://a/b"}}, 422, "source_forbidden"),
+        ([], 422, "invalid_request"),
+    ],
+)
+async def test_a_request_that_cannot_be_granted_says_why(served: Served, body: Any, status: int, code: str) -> None:
+    problem(await served.http.post("/v1/jobs", json=body), status, code)
+    assert (await served.http.get("/v1/jobs")).json() == {"jobs": [], "next_cursor": None}
+
+
+async def test_a_body_that_is_none_is_refused(served: Served) -> None:
+    post = served.http.post
+    json = {"content-type": "application/json"}
+    problem(await post("/v1/jobs", content=b"{", headers=json), 400, "malformed")
+    problem(await post("/v1/jobs", content=b'"' + b"x" * (2 << 20), headers=json), 400, "malformed")
+    problem(await post("/v1/jobs", content=b"RIFF"), 415, "unsupported_media")
+    form = {"content-type": "multipart/form-data; boundary=b"}
+    problem(await post("/v1/jobs", content=b"--b\r\n", headers=form), 400, "malformed")
+    problem(await post("/v1/jobs", data={"model": "fake"}, files={"other": b"x"}), 422, "invalid_request")
+
+
+async def test_an_upload_that_is_refused_leaves_nothing(served: Served, sample: Path, tmp_path: Path) -> None:
+    for fields in ({"model": "none"}, {"diarize": "true"}, {"unknown": "1"}, {"temperature": "hot"}):
+        with sample.open("rb") as file:
+            answer = await served.http.post("/v1/jobs", files={"file": file}, data=fields)
+        assert answer.status_code == 422
+    large = await served.http.post("/v1/jobs", files={"file": b"0" * (MAX_UPLOAD_BYTES + 1)})
+    problem(large, 413, "source_too_large")
+    assert list((tmp_path / "artifacts").rglob("*")) in ([], [tmp_path / "artifacts/jobs"])
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=x", "cursor=x"])
+async def test_a_listing_with_a_bad_query_says_so(served: Served, query: str) -> None:
+    problem(await served.http.get(f"/v1/jobs?{query}"), 422, "invalid_request")
+
+
+async def test_models_health_and_docs_are_there(served: Served) -> None:
+    models = (await served.http.get("/v1/models")).json()["models"]
+    assert [model["id"] for model in models] == ["fake", "second"]
+    assert (await served.http.get("/healthz")).json()["status"] == "ok"
+    assert (await served.http.get("/readyz")).json() == {"status": "ready", "redis": "ok"}
+    assert (await served.http.get("/docs")).status_code == 200
+    schema = (await served.http.get("/openapi.json")).json()
+    assert set(schema["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]) == {"application/json", "multipart/form-data"}
+    problem(await served.http.get("/v1/nothing"), 404, "not_found")
+    problem(await served.http.put("/v1/jobs"), 405, "not_allowed")
