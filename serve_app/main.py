@@ -106,8 +106,13 @@ class RunnerReplica:
         """Its load, for serve_app.scaling."""
         return {LOAD: self._runner.jobs / self._limits.jobs}
 
-    async def __del__(self) -> None:
+    async def drain(self) -> None:
+        """Claim no more, and give back at once what is not finished."""
+        await self._starting
         await self._runner.stop()
+
+    async def __del__(self) -> None:
+        await self.drain()
 
 
 class IngestionReplica(Ingestion):

@@ -1,0 +1,112 @@
+"""The graph as the root composes it, in Serve's local testing mode: real handles and streams, no cluster."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray import serve
+
+from deployments.artifacts import Artifacts
+from deployments.errors import WorkError
+from deployments.messages import FetchRequest, TranscodeRequest
+from serve_app.jobs.events import Events
+from serve_app.jobs.jobs import Jobs
+from serve_app.jobs.models import JobSpec, Phase, source_key
+from serve_app.jobs.store import Store
+from serve_app.main import build, find_models
+from serve_app.settings import Settings
+from serve_app.stages import ServeStages
+from serve_app.valkey import Valkey
+from tests.house import ME
+
+
+@pytest.fixture
+def settings(valkey: Valkey, tmp_path: Path) -> Settings:
+    given = {"engine": "fake", "models": "fake,second", "storage_uri": (tmp_path / "artifacts").as_uri()}
+    return Settings.model_validate(given | {"redis_url": valkey.url})
+
+
+def visit(node: Any, found: dict[str, Any]) -> None:
+    """Find every deployment of a graph, by name."""
+    if isinstance(node, dict):
+        for part in node.values():
+            visit(part, found)
+    elif hasattr(node, "_bound_deployment"):
+        found[node._bound_deployment.name] = node
+        for part in (*node._bound_deployment.init_args, *node._bound_deployment.init_kwargs.values()):
+            visit(part, found)
+
+
+def bound(settings: Settings) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    visit(build(settings), found)
+    return {name: node._bound_deployment for name, node in found.items()}
+
+
+def test_all_deployments_fit_on_two_cores_and_scale_between_bounds(settings: Settings) -> None:
+    one = settings.model_copy(update={"models": ("fake",), "transcriber_max_replicas": 3})
+    graph = bound(one)
+    assert set(graph) == {"Ingress", "Runner", "Ingestion", "Transcoder", "Transcriber"}
+    assert sum(deployment.ray_actor_options["num_cpus"] for deployment in graph.values()) <= 2
+    for name, deployment in graph.items():
+        scale = deployment._deployment_config.autoscaling_config
+        assert scale.min_replicas == getattr(one, f"{name.lower()}_min_replicas")
+        assert scale.max_replicas == getattr(one, f"{name.lower()}_max_replicas")
+
+
+def test_every_model_has_transcribers_of_its_own(settings: Settings) -> None:
+    assert {"Transcriber-fake", "Transcriber-second"} <= set(bound(settings))
+
+
+async def test_jobs_go_through_the_graph(settings: Settings, store: Store, artifacts: Artifacts, sample: Path) -> None:
+    runner = served(settings, "Runner")
+    events = Events(store, artifacts)
+    await events.start()
+    jobs = Jobs(store, events, artifacts, find_models(settings), 3600)
+    for model in ("fake", "second"):
+        job_id = jobs.new_id()
+        artifacts.put(source_key(job_id), sample.read_bytes())
+        await jobs.submit(ME, JobSpec(model), job_id)
+        seen = [event async for event in await jobs.follow(ME, job_id, "0")]
+        assert len(seen) > 4
+        assert (await jobs.get(ME, job_id)).phase is Phase.COMPLETED
+    await events.stop()
+    await runner.drain.remote()
+
+
+def served(settings: Settings, name: str) -> Any:
+    """A handle to one deployment of the graph, with all that it needs."""
+    found: dict[str, Any] = {}
+    visit(build(settings), found)
+    return serve.run(found[name], name=name, route_prefix=None, _local_testing_mode=True)
+
+
+def stages(settings: Settings) -> ServeStages:
+    return ServeStages(
+        served(settings, "Ingestion"),
+        served(settings, "Transcoder"),
+        {"fake": served(settings, "Transcriber-fake")},
+    )
+
+
+async def test_what_a_stage_raises_comes_through_its_handle(settings: Settings, artifacts: Artifacts) -> None:
+    graph = stages(settings)
+    artifacts.put("jobs/x/source", b"no audio")
+    with pytest.raises(WorkError) as failed:
+        async for _ in graph.windows(TranscodeRequest("jobs/x/source", "jobs/x/pcm", 28.0, 3600.0)):
+            pass
+    assert failed.value.code == "unsupported_media"
+    with pytest.raises(WorkError) as failed:
+        await graph.fetch(FetchRequest("http://127.0.0.1:1/", "jobs/x/other", 100))
+    assert failed.value.code == "source_forbidden"
+
+
+async def test_a_reader_that_leaves_ends_the_stream(settings: Settings, artifacts: Artifacts, sample: Path) -> None:
+    graph = stages(settings)
+    artifacts.put("jobs/x/source", sample.read_bytes())
+    plans = graph.windows(TranscodeRequest("jobs/x/source", "jobs/x/pcm", 6.0, 3600.0))
+    assert not (await anext(plans)).finished
+    await asyncio.wait_for(plans.aclose(), 30)
