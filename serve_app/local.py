@@ -151,25 +151,25 @@ class LocalService:
     def _start_ray(self, run_dir: Path) -> None:
         import ray
 
-        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         address = self._settings.ray_address
         if address:
             check_ray(address)
-            try:
-                context = ray.init(address=address, **quiet)
-            except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-                raise StartError(f"the Ray cluster at {address} cannot be joined: {_last_line(error)}") from None
+            where: dict[str, Any] = {"address": address}
         else:
-            context = ray.init(
-                address="local",
-                include_dashboard=True,
-                dashboard_host="127.0.0.1",
-                dashboard_port=free_port(self._settings.dashboard_port),
-                object_store_memory=OBJECT_STORE_BYTES,
-                _temp_dir=str(run_dir / "ray"),
-                **quiet,
-            )
+            where = {
+                "address": "local",
+                "include_dashboard": True,
+                "dashboard_host": "127.0.0.1",
+                "dashboard_port": free_port(self._settings.dashboard_port),
+                "object_store_memory": OBJECT_STORE_BYTES,
+                "_temp_dir": str(run_dir / "ray"),
+            }
         self._exit.callback(self._end_ray)
+        try:
+            context = ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
+        except Exception as error:  # noqa: BLE001 - Ray raises nothing narrower when a part of it does not come up
+            what = f"the Ray cluster at {address} cannot be joined" if address else "Ray did not start"
+            raise StartError(f"{what}: {_last_line(error)}") from None
         self.dashboard_url = f"http://{context.dashboard_url}" if context.dashboard_url else None
         if address and not self._settings.redis_url and sum(node["Alive"] for node in ray.nodes()) > 1:
             raise StartError("a cluster of several machines needs a --redis-url and a MURMUR_STORAGE_URI that all reach")

@@ -22,8 +22,9 @@ class StartError(Exception):
 
 @contextmanager
 def temporary_directory() -> Iterator[str]:
-    """A folder for sockets, whose paths hold 107 bytes, and for what Ray keeps below it and writes to until its end."""
-    short = "/tmp" if len(tempfile.gettempdir()) > 30 and Path("/tmp").is_dir() else None  # noqa: S108 - mkdtemp
+    """A folder for sockets, and for what Ray keeps below it and writes to until its end."""
+    # A socket's path holds 107 bytes, of which Ray's longest takes 80 below this folder.
+    short = "/tmp" if len(tempfile.gettempdir()) > 10 and Path("/tmp").is_dir() else None  # noqa: S108 - mkdtemp
     directory = tempfile.mkdtemp(prefix="murmur-", dir=short)
     try:
         yield directory

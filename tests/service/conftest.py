@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
 import httpx
@@ -17,6 +17,7 @@ from serve_app.jobs.events import Events
 from serve_app.jobs.store import Store, connect
 from serve_app.valkey import Valkey
 from tests.house import House, open_house
+from tests.service.murmur import Up, up
 
 MAX_UPLOAD_BYTES = 8 << 20
 
@@ -47,3 +48,11 @@ async def served(valkey: Valkey, store: Store, artifacts: Artifacts, ffmpeg: str
         server.should_exit = True
         server.force_exit = True
         await serving
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """`murmur up` with real Whisper on a real Ray cluster of its own, once for all tests."""
+    with up(tmp_path_factory.mktemp("cluster"), MURMUR_MODELS="base,tiny.en", MURMUR_FETCH_ALLOW="127.0.0.0/8") as up_:
+        assert up_.ready() == f"ready {up_.url}", up_.said.read_text()
+        yield up_

@@ -1,0 +1,113 @@
+"""The command line against a running service."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import orjson
+import pytest
+
+from tests.service.murmur import MURMUR, Up, murmur
+from tests.support import ROOT, word_error_rate
+
+TEXT = (ROOT / "tests/samples/two_voices.txt").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def job_id(cluster: Up, sample: Path) -> str:
+    """A job that has ended, as `murmur transcribe` leaves it."""
+    done = murmur("transcribe", sample, "--server", cluster.url, "--model", "tiny.en")
+    assert done.returncode == 0, done.stderr
+    listed = murmur("jobs", "list", "--server", cluster.url, "--limit", "1").stdout
+    return listed.splitlines()[1].split()[0]
+
+
+def test_segments_are_printed_with_their_times(cluster: Up, sample: Path) -> None:
+    done = murmur("transcribe", sample, "--server", cluster.url)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) > 5
+    assert all(line.startswith("[00:0") and "] " in line for line in lines)
+    assert word_error_rate(TEXT, " ".join(line.split("] ", 1)[1] for line in lines)) <= 0.1
+
+
+@pytest.mark.parametrize(
+    ("format", "begins"), [("srt", "1\n00:00:0"), ("vtt", "WEBVTT\n"), ("tsv", "start\t"), ("json", "{"), ("text", "")]
+)
+def test_a_transcript_is_printed_in_the_format_asked_for(cluster: Up, sample: Path, format: str, begins: str) -> None:
+    done = murmur("transcribe", sample, "--server", cluster.url, "--model", "tiny.en", "--format", format)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(begins)
+    assert "-->" not in done.stdout or format in ("srt", "vtt")
+
+
+def test_several_recordings_are_written_and_one_that_fails_is_told(cluster: Up, sample: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.mp3"
+    bad.write_bytes(b"no audio")
+    out = tmp_path / "out"
+    options = ("--output", out, "--format", "json", "--words", "--language", "en")
+    done = murmur("transcribe", sample, bad, tmp_path / "none.wav", "--server", cluster.url, *options)
+    assert done.returncode == 1
+    assert "bad: The source is not audio" in done.stderr
+    assert "none: No such file" in done.stderr
+    assert [path.name for path in out.iterdir()] == ["two_voices.json"]
+    assert orjson.loads((out / "two_voices.json").read_bytes())["segments"][0]["words"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--format", "doc"), "there is no format 'doc'"),
+        (("--server", "http://127.0.0.1:9"), "No murmur answers at http://127.0.0.1:9"),
+    ],
+)
+def test_what_cannot_be_is_one_line(sample: Path, arguments: tuple[str, ...], said: str) -> None:
+    done = murmur("transcribe", sample, *arguments)
+    assert done.returncode in (1, 2)
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_job_is_listed_shown_and_watched(cluster: Up, job_id: str) -> None:
+    listed = murmur("jobs", "list", "--server", cluster.url)
+    assert job_id in listed.stdout
+    shown = orjson.loads(murmur("jobs", "show", job_id, MURMUR_SERVER=cluster.url).stdout)
+    assert (shown["id"], shown["phase"], shown["metadata"]) == (job_id, "completed", {"name": "two_voices"})
+    watched = murmur("jobs", "watch", job_id, "--server", cluster.url)
+    assert watched.returncode == 0
+    assert watched.stdout.splitlines()[-1] == 'done {"phase":"completed"}'
+
+
+def test_a_job_that_ended_is_not_cancelled_but_deleted(cluster: Up, job_id: str) -> None:
+    refused = murmur("jobs", "cancel", job_id, "--server", cluster.url)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr == "murmur: The job has completed: there is nothing to cancel.\n"
+    assert murmur("jobs", "delete", job_id, "--server", cluster.url).returncode == 0
+    gone = murmur("jobs", "show", job_id, "--server", cluster.url)
+    assert (gone.returncode, gone.stderr) == (1, "murmur: There is no such job.\n")
+
+
+def test_a_watched_job_that_is_cancelled_ends_with_1(cluster: Up, sample: Path) -> None:
+    with subprocess.Popen(
+        [MURMUR, "transcribe", sample, "--server", cluster.url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stdout
+        assert running.stdout.readline().startswith("[")
+        job = murmur("jobs", "list", "--server", cluster.url, "--limit", "1").stdout.splitlines()[1].split()[0]
+        assert murmur("jobs", "cancel", job, "--server", cluster.url).returncode == 0
+        _, said = running.communicate(timeout=60)
+    assert running.returncode == 1
+    assert "The job was cancelled." in said
+    assert murmur("jobs", "watch", job, "--server", cluster.url).returncode == 1
+
+
+def test_the_doctor_finds_all_well_and_says_what_is_not(tmp_path: Path) -> None:
+    well = murmur("doctor", MURMUR_DATA_DIR=str(tmp_path))
+    assert well.returncode == 0, well.stdout
+    assert all(line.startswith("ok ") for line in well.stdout.splitlines())
+    ill = murmur("doctor", MURMUR_DATA_DIR=str(tmp_path), MURMUR_MODELS="none", MURMUR_REDIS_URL="redis://127.0.0.1:9/0")
+    assert ill.returncode == 1
+    bad = [line for line in ill.stdout.splitlines() if line.startswith("BAD")]
+    assert [line.split(":")[0] for line in bad] == ["BAD  weights of none", "BAD  redis"]

@@ -1,0 +1,125 @@
+"""`murmur up`: what keeps it from starting, and that it stops all that it started and nothing else."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from serve_app.valkey import Valkey
+from tests.service.murmur import Up, free_port, murmur, up
+
+FAKE = {"MURMUR_ENGINE": "fake", "MURMUR_MODELS": "fake"}
+
+
+def refused(data_dir: Path, *arguments: str, **environment: str) -> str:
+    """The one line that says why; status 2, and nothing of it left."""
+    done = murmur("up", "--data-dir", data_dir, "--port", str(free_port()), *arguments, **environment)
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    said = [line for line in done.stderr.splitlines() if not line.startswith("starting: ")]
+    assert len(said) == 1, done.stderr
+    assert not [p for p in psutil.process_iter() if str(data_dir) in " ".join(arguments_of(p))]
+    return said[0]
+
+
+def arguments_of(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "said"),
+    [
+        (("--host", "0.0.0.0"), {}, "refused to listen on 0.0.0.0"),
+        (("--redis-url", "redis://127.0.0.1:9/0"), {}, "no Redis answers at redis://127.0.0.1:9/0"),
+        (("--ray-address", "127.0.0.1:9"), {}, "no Ray cluster answers at 127.0.0.1:9"),
+        ((), {"MURMUR_MODELS": "large-v9"}, "There is no model 'large-v9': use base (multilingual), tiny.en (English)"),
+        ((), {"MURMUR_DEVICE": "cuda"}, "no usable NVIDIA GPU"),
+        ((), {"MURMUR_BATCH_SIZE": "0"}, "MURMUR_BATCH_SIZE"),
+        ((), {"PATH": "/nonexistent", "IMAGEIO_FFMPEG_EXE": "/nonexistent"}, "no usable ffmpeg"),
+    ],
+)
+def test_a_start_that_cannot_be_is_one_line(
+    tmp_path: Path, arguments: tuple[str, ...], environment: dict[str, str], said: str
+) -> None:
+    assert said in refused(tmp_path / "data", *arguments, **environment)
+
+
+def test_a_port_that_is_none_is_said() -> None:
+    done = murmur("up", "--port", "none")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_port_that_is_taken_is_said(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert f"port {port} on 127.0.0.1 cannot be had" in refused(tmp_path / "data", "--port", port)
+
+
+def test_a_data_directory_that_cannot_be_used_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert "cannot be used" in refused(tmp_path / "file/data")
+
+
+def test_a_second_one_on_the_same_data_is_refused(cluster: Up) -> None:
+    done = murmur("up", "--data-dir", cluster.data_dir, "--port", str(free_port()))
+    assert done.returncode == 2
+    assert f"another murmur uses {cluster.data_dir}" in done.stderr
+    assert httpx.get(f"{cluster.url}/readyz", trust_env=False).status_code == 200
+
+
+def test_what_is_stopped_is_gone_and_jobs_are_there_after_the_next_start(tmp_path: Path, sample: Path) -> None:
+    data = tmp_path / "data"
+    with up(data, **FAKE) as first:
+        assert first.ready(), first.said.read_text()
+        assert murmur("transcribe", sample, "--server", first.url).returncode == 0
+        family = first.family()
+        assert len(family) > 5
+        assert first.stop(signal.SIGINT) == 0
+        assert psutil.wait_procs(family, timeout=0)[1] == []
+    with up(data, **FAKE) as second:
+        assert second.ready(), second.said.read_text()
+        [job] = httpx.get(f"{second.url}/v1/jobs", trust_env=False).json()["jobs"]
+        assert job["phase"] == "completed"
+        assert httpx.get(f"{second.url}/v1/jobs/{job['id']}/transcript", trust_env=False).status_code == 200
+
+
+def test_a_redis_that_was_there_stays(tmp_path: Path, valkey: Valkey) -> None:
+    with up(tmp_path / "data", "--redis-url", valkey.url, **FAKE) as service:
+        assert service.ready(), service.said.read_text()
+        assert not [p for p in service.family() if "valkey-server" in p.name()]
+        family = service.family()
+        assert service.stop() == 0
+    assert psutil.wait_procs(family, timeout=0)[1] == []
+    assert valkey.pid
+
+
+def test_a_start_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
+    with up(tmp_path / "data", **FAKE) as service:
+        while not [p for p in service.family() if "raylet" in p.name()]:
+            assert service.process.poll() is None, service.said.read_text()
+        family = service.family()
+        assert service.stop() == 130
+        assert psutil.wait_procs(family, timeout=0)[1] == []
+        assert service.ready() == ""
+
+
+def test_one_for_the_occasion_transcribes_and_ends(tmp_path: Path, sample: Path) -> None:
+    """With no server named, `murmur transcribe` starts one, uses it, and leaves nothing behind."""
+    before = {p.pid for p in psutil.process_iter()}
+    done = murmur("transcribe", sample, MURMUR_MODELS="tiny.en", XDG_DATA_HOME=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) > 5
+    left = [p for p in psutil.process_iter() if p.pid not in before and "ray" in " ".join(arguments_of(p))]
+    assert psutil.wait_procs(left, timeout=1)[1] == []
+    assert list(tmp_path.iterdir()) == []
