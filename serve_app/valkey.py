@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import signal
 import subprocess
+import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +19,17 @@ STOP_S = 5.0
 
 class ValkeyFailed(Exception):
     """The server is missing or did not come up; the message says which."""
+
+
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+PR_SET_PDEATHSIG = 1
+
+
+def _not_to_outlive_us() -> None:
+    """Have the kernel end this process with the thread that starts it, however that ends: a server left behind would
+    write into the same files as the next one."""
+    if LIBC:
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def find_valkey() -> Path:
@@ -64,7 +78,14 @@ class Valkey:
         }
         argv = [str(find_valkey()), *(word for name, value in settings.items() for word in (f"--{name}", value))]
         # Its own session: a Ctrl-C in the terminal is ours to handle, and this goes last.
-        self._process = subprocess.Popen(argv, start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        self._process = subprocess.Popen(
+            argv,
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            preexec_fn=_not_to_outlive_us,
+        )
         deadline = time.monotonic() + START_S
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
