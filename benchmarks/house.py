@@ -23,8 +23,9 @@ SAMPLE = ROOT / "tests/samples/two_voices.flac"
 
 
 def looped(source: Path, seconds: float, target: Path) -> Path:
-    """`source` again and again until `seconds` are full, as FLAC."""
-    return _ffmpeg("-stream_loop", "-1", "-i", source, "-t", seconds, "-ac", 1, "-ar", 16000, "-vn", target)
+    """`source` again and again until `seconds` are full, as 64 kb/s MP3."""
+    once = _ffmpeg("-i", source, "-vn", "-ac", 1, "-ar", 16000, target.with_suffix(".wav"))
+    return _ffmpeg("-stream_loop", -1, "-i", once, "-t", seconds, "-b:a", "64k", target)
 
 
 def silence(seconds: float, target: Path) -> Path:

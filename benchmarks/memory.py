@@ -117,7 +117,7 @@ def main() -> int:
     audio = parser.parse_args().audio
     with TemporaryDirectory() as name:
         folder = Path(name)
-        speech = [looped(audio, s, folder / f"speech, {s / 60:g} min.flac") for s in (SHORT_S, SPEECH_S)]
+        speech = [looped(audio, s, folder / f"speech, {s / 60:g} min.mp3") for s in (SHORT_S, SPEECH_S)]
         quiet = [silence(s, folder / f"silence, {s / 60:g} min.flac") for s in (SHORT_S, SILENCE_S)]
         greatest = max(compare("Peak memory, speech", *speech), compare("Peak memory, silence", *quiet))
     return int(greatest > MOST)

@@ -1,6 +1,7 @@
 """ffmpeg as a subprocess that reads one file descriptor and nothing else: media in, 16 kHz mono PCM out.
 
-The origin of time is the start of the source as players show it; a track that begins later begins with silence here.
+The origin of time is where the source begins to play: an audio track that begins later than the rest begins with silence
+here, an offset that the whole container starts at does not count. In MPEG-TS ffmpeg itself knows no such silence.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import ffmpeg
 import imageio_ffmpeg
 
 from batching.types import SAMPLE_RATE
-from deployments.errors import CorruptMedia, NoAudio, UnsupportedMedia, WorkError
+from deployments.errors import CorruptMedia, NoAudio, StageLost, UnsupportedMedia, WorkError
 
 OLDEST_SAFE = (8, 1, 3)
 """Older ones follow playlists inside a file they were given (CVE-2026-107697)."""
@@ -78,6 +79,7 @@ def decode_command(program: str, seconds: float) -> list[str]:
         ar=SAMPLE_RATE,
         af=f"aresample={SAMPLE_RATE}:async=1:first_pts=0",
         t=f"{seconds:.3f}",
+        flush_packets=0,
         **{"vn": None, "sn": None, "dn": None},
     )
     arguments: list[str] = ffmpeg.compile(sink.global_args("-hide_banner", "-nostats", "-v", "verbose"), cmd=program)
@@ -122,10 +124,14 @@ class Decoder:
         return data
 
     async def verdict(self) -> None:
-        """Wait for the end; raise what made it give no audio at all. What could be decoded of a damaged file counts."""
+        """Wait for the end; raise what made it give no audio at all. What could be decoded of a damaged file counts; what
+        was decoded until somebody killed the decoder (StageLost) does not."""
         status = await self._process.wait()
         await self._logging
-        if self.samples == 0 and (error := explain(self._log.decode(errors="replace"), status)):
+        log = self._log.decode(errors="replace")
+        if status < 0 or "Exiting normally, received signal" in log:
+            raise StageLost("The decoder was stopped before its end: try the job again.")
+        if self.samples == 0 and (error := explain(log, status)):
             raise error
 
     async def stop(self) -> None:

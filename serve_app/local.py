@@ -44,6 +44,9 @@ RAY_ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_SERVE_LOG_TO_STDERR": "0",
+    # What crosses between actors is small, or a piece of an upload: none of it needs to go through shared memory.
+    "RAY_max_direct_call_object_size": str(1 << 20),
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve_app.flow:pace_proxy",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_enable_output_error_log_if_still_retry": "0",
 }

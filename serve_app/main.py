@@ -30,6 +30,7 @@ from deployments.transcoder import Transcoder
 from deployments.transcriber import Transcriber
 from deployments.weights import languages, locate
 from serve_app.dialects.base import Edge
+from serve_app.flow import pace_replica
 from serve_app.ingress import create_api
 from serve_app.jobs.events import Events
 from serve_app.jobs.jobs import Jobs, Model
@@ -67,6 +68,7 @@ class IngressReplica:
 
     def __init__(self, settings: Settings, models: tuple[Model, ...], _runner: DeploymentHandle) -> None:
         prepare_replica(settings)
+        pace_replica()
         # Bound so that it is part of the graph; work reaches it through Redis, never through a call.
         artifacts, store = Artifacts(settings.storage), _store(settings)
         self._store = store

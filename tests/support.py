@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from batching.types import SAMPLE_RATE
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "tests/samples/two_voices.flac"
-RECORDINGS = ROOT.parent / "shared/audio"
+RECORDINGS = Path(os.environ.get("MURMUR_RECORDINGS") or ROOT.parent / "shared/audio")
 """Real recordings that are not ours to ship; what needs them is skipped where they are absent."""
 
 

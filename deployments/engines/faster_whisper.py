@@ -114,9 +114,12 @@ class FasterWhisper:
         return results
 
     def _prompt(self, clip: Clip, tokenizer: Any) -> list[int]:
-        words = clip.options.prompt
-        before = tokenizer.encode(" " + words.strip()) if words else []
-        tokens: list[int] = self._model.get_prompt(tokenizer, before, hotwords=clip.options.hotwords)
+        """Hotwords come first, as many as fit into half of what the decoder holds; the prompt's end gets what they leave."""
+        prompt, hotwords = clip.options.prompt, clip.options.hotwords
+        before = tokenizer.encode(" " + prompt.strip()) if prompt else []
+        room = self._model.max_length // 2 - 1
+        room -= min(room, len(tokenizer.encode(" " + hotwords.strip()))) if hotwords else 0
+        tokens: list[int] = self._model.get_prompt(tokenizer, before[max(len(before) - room, 0) :], hotwords=hotwords)
         return tokens
 
     def _read(self, clip: Clip, tokenizer: Any, result: Any) -> Decode:
@@ -147,7 +150,8 @@ class FasterWhisper:
             [token for token in result.sequences_ids[0] if token < tokenizer.eot] or [tokenizer.eot - 1]
             for result, tokenizer in zip(results, tokenizers, strict=True)
         ]
-        frames = [max(1, min(FRAMES, len(clip.audio) * FRAMES_PER_S // SAMPLE_RATE)) for clip in clips]
+        # Two frames make one position of the encoder, and the alignment needs one.
+        frames = [max(2, min(FRAMES, len(clip.audio) * FRAMES_PER_S // SAMPLE_RATE)) for clip in clips]
         for start, tokenizer in starts.items():
             words = self._model.find_alignment(tokenizer, text, encoded, frames)
             for i, clip in enumerate(clips):
@@ -180,12 +184,13 @@ def split_at_timestamps(
 
 
 def with_words(decode: Decode, aligned: Sequence[dict[str, Any]]) -> Decode:
-    """Hand out a clip's aligned words to its segments, in order, by their share of the text."""
+    """Hand out a clip's aligned words to its segments, in order, by their share of the text (without its spaces: some
+    languages have none, and not every word follows one)."""
     queue = [word for word in aligned if word["word"].strip()]
     segments = []
     for segment in decode.segments:
-        length, words = len(segment.text.strip()), list[Word]()
-        while queue and sum(len(w.text) + 1 for w in words) < length:
+        length, words = _letters(segment.text), list[Word]()
+        while queue and sum(_letters(w.text) for w in words) < length:
             word = queue.pop(0)
             words.append(
                 Word(
@@ -207,3 +212,7 @@ def with_words(decode: Decode, aligned: Sequence[dict[str, Any]]) -> Decode:
             )
         )
     return Decode(tuple(segments), decode.language, decode.log_probability, decode.no_speech, decode.tokens, decode.ends_at)
+
+
+def _letters(text: str) -> int:
+    return sum(map(len, text.split()))

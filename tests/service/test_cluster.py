@@ -17,6 +17,7 @@ import orjson
 import psutil
 import pytest
 
+from benchmarks.memory import peak
 from tests.service.murmur import Up
 from tests.support import ROOT, Recording, recordings, word_error_rate
 
@@ -127,6 +128,19 @@ def test_a_running_job_is_cancelled(http: httpx.Client, sample: Path) -> None:
             http.post(f"/v1/jobs/{job_id}/cancel")
             break
     assert ended(http, job_id)["phase"] == "cancelled"
+
+
+def test_a_large_upload_stands_in_no_memory(cluster: Up, http: httpx.Client, tmp_path: Path) -> None:
+    large = tmp_path / "large.bin"
+    with large.open("wb") as file:
+        file.truncate(400 << 20)
+    serving = [p for p in cluster.family() if any(name in " ".join(p.cmdline()) for name in ("ProxyActor", "Ingress"))]
+    assert len(serving) == 2
+    before = [peak(process) for process in serving]
+    job = ended(http, submit(http, large))
+    assert job["error"]["code"] == "unsupported_media"
+    grown = [peak(process) - start for process, start in zip(serving, before, strict=True)]
+    assert max(grown) < 64 << 20
 
 
 def test_everything_listens_on_loopback_alone(cluster: Up) -> None:

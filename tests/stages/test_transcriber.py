@@ -1,0 +1,221 @@
+"""Windows → segments: shared batches, doubtful decodes, text that stops early, and trouble that hurts one alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+
+import numpy as np
+import pytest
+
+from batching.types import SAMPLE_RATE, Segment, Span, Window, Word
+from deployments.artifacts import Artifacts
+from deployments.engines.base import Clip, Decode
+from deployments.errors import EngineFailed
+from deployments.messages import DecodeOptions, EngineInfo, TranscribeRequest, WindowResult
+from deployments.pcm import PcmWriter
+from deployments.transcriber import Transcriber
+from tests.support import s16le, tone
+
+SURE, DOUBTFUL = -0.2, -2.0
+
+
+def said(
+    text: str, *, log_probability: float = SURE, no_speech: float = 0.0, tokens: int = 5, ends_at: float | None = None
+) -> Decode:
+    """A decode of one sentence, from 0.5 s to 1.5 s of its clip."""
+    words = (Word(text.strip(), 0.5, 1.5, 0.9),)
+    segments = (Segment(0, 0.5, 1.5, text, 0.9, "en", words),) if text else ()
+    return Decode(segments, "en", log_probability, no_speech, tokens, ends_at)
+
+
+class Scripted:
+    """An engine that answers each clip by a function and remembers its batches; the gate holds it before each."""
+
+    def __init__(self, answer: Callable[[Clip], Decode], batch: int = 4) -> None:
+        self.info = EngineInfo("scripted", "cpu", "none", ("en",))
+        self.workers, self.batch = 1, batch
+        self.answer = answer
+        self.batches: list[list[Clip]] = []
+        self.gate = Event()
+        self.gate.set()
+
+    def decode(self, clips: Sequence[Clip]) -> list[Decode]:
+        self.gate.wait(10)
+        self.batches.append(list(clips))
+        return [self.answer(clip) for clip in clips]
+
+    @property
+    def clips(self) -> list[Clip]:
+        """All clips in the order in which they were decoded."""
+        return [clip for batch in self.batches for clip in batch]
+
+
+def window(start: float, end: float, index: int = 0) -> Window:
+    """Speech from `start` to `end` seconds."""
+    span = Span(int(start * SAMPLE_RATE), int(end * SAMPLE_RATE))
+    return Window(index, span.start, span.end, (span,))
+
+
+def asked(which: Window, job: str = "job", options: DecodeOptions | None = None) -> TranscribeRequest:
+    return TranscribeRequest(job, "tenant", 0, "pcm", which, options or DecodeOptions())
+
+
+@pytest.fixture
+def stored(artifacts: Artifacts) -> Artifacts:
+    """Twenty seconds of audio, each second louder than the one before."""
+    writer = PcmWriter(artifacts, "pcm")
+    for second in range(20):
+        writer.write(s16le(tone(1.0, peak=0.02 * (second + 1))))
+    writer.finish()
+    return artifacts
+
+
+def loudness(clip: Clip) -> int:
+    """The number of the loudest second that a clip holds, from 1."""
+    return round(float(np.abs(clip.audio).max()) / 0.02)
+
+
+async def one(stored: Artifacts, engine: Scripted, request: TranscribeRequest) -> WindowResult:
+    return await Transcriber(stored, engine).transcribe(request)
+
+
+async def queued() -> None:
+    """Return when all that was asked for before waits for the engine: audio is read by one thread, in order."""
+    await asyncio.sleep(0)
+    await asyncio.to_thread(int)
+
+
+@pytest.fixture
+async def one_reader() -> None:
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+
+
+async def test_a_window_hears_its_own_audio_and_answers_on_the_sources_clock(stored: Artifacts) -> None:
+    engine = Scripted(lambda _: said(" hello"))
+    result = await one(stored, engine, asked(window(7.0, 9.5, index=3)))
+    assert (len(engine.clips[0].audio), loudness(engine.clips[0])) == (2.5 * SAMPLE_RATE, 10)
+    (segment,) = result.segments
+    assert (segment.start, segment.end, segment.text) == (7.5, 8.5, " hello")
+    assert segment.words == (Word("hello", 7.5, 8.5, 0.9),)
+    assert (result.index, result.language, result.device) == (3, "en", "cpu")
+
+
+async def test_windows_of_several_jobs_share_a_batch(stored: Artifacts, one_reader: None) -> None:
+    engine = Scripted(lambda clip: said(f"{loudness(clip)}"))
+    engine.gate.clear()
+    transcriber = Transcriber(stored, engine)
+    asking = [asyncio.create_task(transcriber.transcribe(asked(window(i, i + 1), f"job-{i}"))) for i in range(5)]
+    await queued()
+    engine.gate.set()
+    results = await asyncio.gather(*asking)
+    # The first went at once, alone or with whoever came with it; the rest waited together.
+    assert len(engine.batches) == 2
+    assert max(map(len, engine.batches)) >= 3
+    assert [result.segments[0].text for result in results] == ["1", "2", "3", "4", "5"]
+    assert (await transcriber.counts())["items"] == 5
+
+
+@pytest.mark.parametrize(
+    "other", [DecodeOptions(prompt="Once upon"), DecodeOptions(hotwords="Murmuration"), DecodeOptions(temperature=0.4)]
+)
+async def test_what_cannot_share_a_batch_does_not(stored: Artifacts, one_reader: None, other: DecodeOptions) -> None:
+    engine = Scripted(lambda _: said("yes"))
+    engine.gate.clear()
+    transcriber = Transcriber(stored, engine)
+    options = [DecodeOptions(), other, DecodeOptions(language="de"), other]
+    asking = [asyncio.create_task(transcriber.transcribe(asked(window(i, i + 1), "job", o))) for i, o in enumerate(options)]
+    await queued()
+    engine.gate.set()
+    await asyncio.gather(*asking)
+    kinds = [{(c.temperature, c.options.prompt, c.options.hotwords) for c in batch} for batch in engine.batches]
+    assert all(len(kind) == 1 for kind in kinds)
+
+
+async def test_a_doubtful_decode_is_tried_hotter_until_it_is_believable(stored: Artifacts) -> None:
+    engine = Scripted(lambda c: said("guess", log_probability=DOUBTFUL) if c.temperature < 0.4 else said("sure"))
+    result = await one(stored, engine, asked(window(0, 3)))
+    assert [clip.temperature for clip in engine.clips] == [0.0, 0.4]
+    assert [(s.text, s.flags) for s in result.segments] == [("sure", ())]
+
+
+async def test_of_doubtful_decodes_the_likeliest_counts_and_is_flagged(stored: Artifacts) -> None:
+    likely = {0.0: -1.9, 0.4: -1.2, 0.8: -1.5}
+    engine = Scripted(lambda c: said(f"at {c.temperature}", log_probability=likely[c.temperature]))
+    result = await one(stored, engine, asked(window(0, 3)))
+    assert [clip.temperature for clip in engine.clips] == [0.0, 0.4, 0.8]
+    assert [(s.text, s.flags) for s in result.segments] == [("at 0.4", ("low_probability",))]
+
+
+async def test_text_that_repeats_itself_loses_to_less_likely_text(stored: Artifacts) -> None:
+    engine = Scripted(lambda c: said("and so " * 40) if c.temperature < 0.4 else said("and so", log_probability=DOUBTFUL))
+    result = await one(stored, engine, asked(window(0, 3)))
+    assert [s.text for s in result.segments] == ["and so"]
+
+
+async def test_a_hot_start_is_tried_as_it_is(stored: Artifacts) -> None:
+    engine = Scripted(lambda _: said("guess", log_probability=DOUBTFUL))
+    await one(stored, engine, asked(window(0, 3), options=DecodeOptions(temperature=1.0)))
+    assert [clip.temperature for clip in engine.clips] == [1.0]
+
+
+async def test_what_was_no_speech_gives_no_segments_and_is_not_tried_again(stored: Artifacts) -> None:
+    engine = Scripted(lambda _: said("Thank you.", log_probability=DOUBTFUL, no_speech=0.9))
+    result = await one(stored, engine, asked(window(0, 3)))
+    assert result.segments == ()
+    assert len(engine.clips) == 1
+
+
+async def test_text_that_stops_early_is_resumed_where_it_stopped(stored: Artifacts) -> None:
+    answers = iter([said("one", ends_at=4.0), said("two", ends_at=3.0), said("three")])
+    engine = Scripted(lambda _: next(answers))
+    result = await one(stored, engine, asked(window(2.0, 14.0)))
+    assert [len(clip.audio) / SAMPLE_RATE for clip in engine.clips] == [12.0, 8.0, 5.0]
+    assert [(s.text, s.start, s.end) for s in result.segments] == [
+        ("one", 2.5, 3.5),
+        ("two", 6.5, 7.5),
+        ("three", 9.5, 10.5),
+    ]
+    assert [s.words and s.words[0].start for s in result.segments] == [2.5, 6.5, 9.5]
+
+
+@pytest.mark.parametrize("ends_at", [None, 0.0, 0.5, 5.6, 6.0])
+async def test_nothing_is_resumed_without_headway_or_without_speech_left(stored: Artifacts, ends_at: float | None) -> None:
+    engine = Scripted(lambda _: said("all", ends_at=ends_at))
+    result = await one(stored, engine, asked(window(2.0, 8.0)))
+    assert [s.text for s in result.segments] == ["all"]
+    assert len(engine.clips) == 1
+
+
+async def test_an_engine_that_fails_on_one_window_fails_that_alone(stored: Artifacts, one_reader: None) -> None:
+    def answer(clip: Clip) -> Decode:
+        if loudness(clip) == 3:
+            raise RuntimeError("secret /path")
+        return said(f"{loudness(clip)}")
+
+    engine = Scripted(answer)
+    engine.gate.clear()
+    transcriber = Transcriber(stored, engine)
+    asking = [asyncio.create_task(transcriber.transcribe(asked(window(i, i + 1), f"job-{i}"))) for i in range(5)]
+    await queued()
+    engine.gate.set()
+    results = await asyncio.gather(*asking, return_exceptions=True)
+    texts = [r.segments[0].text if isinstance(r, WindowResult) else type(r) for r in results]
+    assert texts == ["1", "2", EngineFailed, "4", "5"]
+    assert "secret" not in str(results[2])
+
+
+async def test_a_request_that_is_cancelled_leaves(stored: Artifacts, one_reader: None) -> None:
+    engine = Scripted(lambda clip: said(f"{loudness(clip)}"), batch=1)
+    engine.gate.clear()
+    transcriber = Transcriber(stored, engine)
+    asking = [asyncio.create_task(transcriber.transcribe(asked(window(i, i + 1), f"job-{i}"))) for i in range(3)]
+    await queued()
+    asking[1].cancel()
+    await asyncio.wait([asking[1]])
+    assert (await transcriber.counts())["dropped"] == 1
+    engine.gate.set()
+    assert [(await asking[i]).segments[0].text for i in (0, 2)] == ["1", "3"]
+    assert [loudness(clip) for clip in engine.clips] == [1, 3]
