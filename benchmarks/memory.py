@@ -55,12 +55,14 @@ class Peaks:
 def kind(process: psutil.Process) -> str:
     """What a process is: its title without what differs from run to run."""
     with suppress(psutil.Error):
-        title = " ".join(process.cmdline()[:1]) or process.name()
-        if title.startswith("ray::"):
-            return title.split()[0].removeprefix("ray::").removeprefix("ServeReplica:murmuration:")
-        words = process.cmdline()
-        script = next((Path(word).stem for word in words if word.endswith(".py") or word == "-m"), "")
-        return script or Path(title).name
+        words = process.cmdline() or [""]
+        if words[0].startswith("ray::"):
+            title = words[0].split()[0].removeprefix("ray::").removeprefix("ServeReplica:murmuration:")
+            return title.partition(".")[0]
+        if words[0].startswith("ray-dashboard-"):
+            return "dashboard's modules"
+        script = next((Path(word).stem for word in words if word.endswith(".py")), "")
+        return script or process.name()
     return "gone"
 
 

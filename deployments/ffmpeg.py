@@ -24,7 +24,6 @@ from deployments.errors import CorruptMedia, NoAudio, StageLost, UnsupportedMedi
 OLDEST_SAFE = (8, 1, 3)
 """Older ones follow playlists inside a file they were given (CVE-2026-107697)."""
 FORMATS = "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dts,eac3,flac,flv,matroska,mov,mp3,mpeg,mpegts,ogg,tta,w64,wav,wv"
-NICENESS = 10
 LOG_BYTES = 16_384
 
 
@@ -71,7 +70,7 @@ def _probe(path: str) -> Program | None:
 
 def decode_command(program: str, seconds: float) -> list[str]:
     """The argument vector that decodes the first audio track of standard input, at most `seconds` of it."""
-    source = ffmpeg.input("fd:", fd=0, protocol_whitelist="fd", format_whitelist=FORMATS)
+    source = ffmpeg.input("fd:", fd=0, protocol_whitelist="fd", format_whitelist=FORMATS, threads=1)
     sink = source["a:0"].output(
         "pipe:1",
         format="s16le",
@@ -106,12 +105,10 @@ class Decoder:
             stdin=descriptor,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
+            # A group of its own, to be killed whole; no session, in which Linux would weigh its niceness by itself alone.
+            preexec_fn=os.setpgrp,
             env={},
         )
-        # Whoever waits for a first segment comes before whoever's file is merely being unpacked.
-        with suppress(ProcessLookupError):
-            os.setpriority(os.PRIO_PROCESS, process.pid, NICENESS)
         return cls(process)
 
     async def read(self, samples: int) -> bytes:

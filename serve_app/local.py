@@ -44,6 +44,8 @@ RAY_ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_SERVE_LOG_TO_STDERR": "0",
+    # Polite to what else the machine does, and with room below for those who are to be more so.
+    "RAY_worker_niceness": "5",
     # What crosses between actors is small, or a piece of an upload: none of it needs to go through shared memory.
     "RAY_max_direct_call_object_size": str(1 << 20),
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve_app.flow:pace_proxy",

@@ -43,6 +43,8 @@ from serve_app.stages import ServeStages
 
 VERSION = version("murmuration")
 DRAIN_S = 8.0
+NICENESS = 10
+"""What a Transcoder adds to its workers' niceness."""
 
 
 def prepare_replica(settings: Settings) -> None:
@@ -130,6 +132,8 @@ class TranscoderReplica(Transcoder):
 
     def __init__(self, settings: Settings) -> None:
         prepare_replica(settings)
+        # Whoever waits for words comes before whoever's file is merely being unpacked; ffmpeg inherits this.
+        os.nice(NICENESS)
         super().__init__(Artifacts(settings.storage), find_ffmpeg().path)
 
 
