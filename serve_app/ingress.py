@@ -15,8 +15,9 @@ from deployments.errors import WorkError
 from serve_app.dialects.base import Dialect, Edge
 from serve_app.dialects.native import NATIVE, invalid
 from serve_app.errors import EdgeError
+from serve_app.jobs.connection import OUTAGES
 from serve_app.jobs.events import Events
-from serve_app.jobs.store import OUTAGES, Store
+from serve_app.jobs.store import Store
 
 log = logging.getLogger(__name__)
 

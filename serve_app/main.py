@@ -32,10 +32,11 @@ from deployments.weights import languages, locate
 from serve_app.dialects.base import Edge
 from serve_app.flow import pace_replica
 from serve_app.ingress import create_api
+from serve_app.jobs.connection import connect
 from serve_app.jobs.events import Events
 from serve_app.jobs.jobs import Jobs, Model
 from serve_app.jobs.runner import Runner, RunnerLimits
-from serve_app.jobs.store import Leases, Store, connect
+from serve_app.jobs.store import Leases, Store
 from serve_app.jobs.sweeper import Sweeper
 from serve_app.scaling import LOAD
 from serve_app.settings import Settings

@@ -10,8 +10,9 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from deployments.artifacts import Artifacts
+from serve_app.jobs.connection import OUTAGES
 from serve_app.jobs.models import Event, EventKind, Phase
-from serve_app.jobs.store import OUTAGES, Store
+from serve_app.jobs.store import Store
 from serve_app.jobs.transcripts import order, replay
 
 log = logging.getLogger(__name__)

@@ -13,9 +13,10 @@ from enum import Enum, auto
 from deployments.artifacts import Artifacts
 from deployments.errors import SourceNotFound, WorkError
 from deployments.messages import FetchRequest
+from serve_app.jobs.connection import OUTAGES
 from serve_app.jobs.models import Claim, Event, EventKind, Job, JobError, Phase, source_key
 from serve_app.jobs.pipeline import LeaseLost, Pipeline, Stages
-from serve_app.jobs.store import OUTAGES, Store
+from serve_app.jobs.store import Store
 from serve_app.jobs.sweeper import Sweeper
 from serve_app.jobs.transcripts import write_transcript
 

@@ -8,7 +8,6 @@ Channels: `work` (a job waits), `wake` (a stream grew), `cancel` (a running job 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -18,37 +17,14 @@ from typing import Any
 
 import orjson
 from pydantic import TypeAdapter
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.asyncio import Redis
 
+from serve_app.jobs.connection import answer
 from serve_app.jobs.models import Checkpoint, Claim, Commit, Event, EventKind, Job, JobError, JobSpec, Phase
 
 PREFIX = "murmur:{q}:"
 SCRIPTS = Path(__file__).parent / "lua"
 SPEC = TypeAdapter(JobSpec)
-ANSWER_S = 20.0
-OUTAGES = (RedisConnectionError, RedisTimeoutError)
-"""What the store raises while its server cannot be reached."""
-
-
-def connect(url: str) -> Redis:
-    """A client with a bounded pool that waits for a free connection, and rides out a restart of the server."""
-    pool = BlockingConnectionPool.from_url(
-        url,
-        max_connections=32,
-        timeout=20,
-        # With one, redis-py sends every command under asyncio.wait_for, which before Python 3.12 loses a cancel that
-        # comes as the sending ends (gh-86296). Each command of the store has a time of its own instead.
-        socket_timeout=None,
-        socket_connect_timeout=5,
-        health_check_interval=30,
-        retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), 6),
-        retry_on_error=[RedisConnectionError],
-    )
-    return Redis.from_pool(pool)
 
 
 @cache
@@ -79,7 +55,7 @@ class Store:
 
     async def ping(self) -> None:
         """Raise one of OUTAGES unless the server answers."""
-        await _answer(self._redis.ping())
+        await answer(self._redis.ping())
 
     async def close(self) -> None:
         """Close the connections."""
@@ -104,7 +80,7 @@ class Store:
         async with self._redis.pipeline(transaction=False) as pipe:
             for job_id in job_ids:
                 pipe.hgetall(self._key(f"job:{job_id}"))
-            found = await _answer(pipe.execute())
+            found = await answer(pipe.execute())
         jobs = [_job({k.decode(): v.decode() for k, v in fields.items()}) if fields else None for fields in found]
         return await self._with_positions(jobs)
 
@@ -112,7 +88,7 @@ class Store:
         """A tenant's jobs, newest first, and the cursor of the next page (None on the last)."""
         top = f"({before}" if before else "+inf"
         index = self._key(f"index:{tenant}")
-        found: Any = await _answer(self._redis.zrevrangebyscore(index, top, "-inf", start=0, num=limit + 1, withscores=True))
+        found: Any = await answer(self._redis.zrevrangebyscore(index, top, "-inf", start=0, num=limit + 1, withscores=True))
         jobs = await self.get_many([job_id.decode() for job_id, _ in found[:limit]])
         cursor = str(int(found[limit - 1][1])) if len(found) > limit else None
         return [job for job in jobs if job], cursor
@@ -174,20 +150,20 @@ class Store:
         """Drop event streams of jobs that ended `grace_s` ago: their transcript tells the same from then on."""
         ids = await self._due("ended", grace_s, limit)
         if ids:
-            await _answer(self._redis.delete(*(self._key(f"events:{job_id}") for job_id in ids)))
-            await _answer(self._redis.zrem(self._key("ended"), *ids))
+            await answer(self._redis.delete(*(self._key(f"events:{job_id}") for job_id in ids)))
+            await answer(self._redis.zrem(self._key("ended"), *ids))
         return len(ids)
 
     # Streams.
 
     async def events(self, job_id: str, after: str = "0", limit: int = 500) -> list[Event]:
         """Entries of a job's stream after an event's id, in order."""
-        found: Any = await _answer(self._redis.xrange(self._key(f"events:{job_id}"), f"({after}", "+", count=limit))
+        found: Any = await answer(self._redis.xrange(self._key(f"events:{job_id}"), f"({after}", "+", count=limit))
         return [Event(i.decode(), EventKind(f[b"kind"].decode()), f[b"data"].decode()) for i, f in found]
 
     async def has_events(self, job_id: str) -> bool:
         """Whether the job's stream is (still) there."""
-        return bool(await _answer(self._redis.exists(self._key(f"events:{job_id}"))))
+        return bool(await answer(self._redis.exists(self._key(f"events:{job_id}"))))
 
     @asynccontextmanager
     async def listen(self, *channels: str) -> AsyncIterator[AsyncIterator[tuple[str, str]]]:
@@ -207,9 +183,9 @@ class Store:
                 yield message["channel"].decode().removeprefix(PREFIX), message["data"].decode()
 
     async def _due(self, name: str, grace_s: float, limit: int) -> list[str]:
-        seconds, micros = await _answer(self._redis.time())
+        seconds, micros = await answer(self._redis.time())
         top = (seconds - grace_s) * 1000 + micros // 1000
-        ids: Any = await _answer(self._redis.zrangebyscore(self._key(name), "-inf", top, 0, limit))
+        ids: Any = await answer(self._redis.zrangebyscore(self._key(name), "-inf", top, 0, limit))
         return [i.decode() for i in ids]
 
     async def _with_positions(self, jobs: list[Job | None]) -> list[Job | None]:
@@ -220,7 +196,7 @@ class Store:
         async with self._redis.pipeline(transaction=False) as pipe:
             for job in queued:
                 pipe.zrank(self._key(f"wait:{job.tenant}"), job.id)
-            ranks = dict(zip((job.id for job in queued), await _answer(pipe.execute()), strict=True))
+            ranks = dict(zip((job.id for job in queued), await answer(pipe.execute()), strict=True))
         return [_at(job, ranks.get(job.id)) if job else None for job in jobs]
 
     @property
@@ -232,16 +208,7 @@ class Store:
         return PREFIX + name
 
     async def _run(self, script: str, *arguments: Any) -> Any:
-        return await _answer(self._scripts[script](keys=[PREFIX], args=arguments))
-
-
-async def _answer(command: Any) -> Any:
-    """What the server says to a command; RedisTimeoutError where it says nothing for too long."""
-    try:
-        async with asyncio.timeout(ANSWER_S):
-            return await command
-    except TimeoutError:
-        raise RedisTimeoutError(f"no answer in {ANSWER_S:g} s") from None
+        return await answer(self._scripts[script](keys=[PREFIX], args=arguments))
 
 
 def _at(job: Job, position: int | None) -> Job:

@@ -6,8 +6,9 @@ import asyncio
 import logging
 
 from deployments.artifacts import Artifacts
+from serve_app.jobs.connection import OUTAGES
 from serve_app.jobs.jobs import purge
-from serve_app.jobs.store import OUTAGES, Store
+from serve_app.jobs.store import Store
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,9 @@ from uuid import uuid4
 
 import pytest
 
+from serve_app.jobs.connection import connect
 from serve_app.jobs.models import JobSpec, Phase
-from serve_app.jobs.store import Leases, Store, connect
+from serve_app.jobs.store import Leases, Store
 from serve_app.valkey import Valkey
 
 

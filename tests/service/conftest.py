@@ -13,8 +13,9 @@ import uvicorn
 from deployments.artifacts import Artifacts
 from serve_app.dialects.base import Edge
 from serve_app.ingress import create_api
+from serve_app.jobs.connection import connect
 from serve_app.jobs.events import Events
-from serve_app.jobs.store import Store, connect
+from serve_app.jobs.store import Store
 from serve_app.valkey import Valkey
 from tests.house import House, open_house
 from tests.service.murmur import Up, up
