@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from uuid import uuid4
@@ -99,7 +99,8 @@ class Artifacts:
         """Remove a folder with all that is in it; no error where it is not there."""
         path = self._path(prefix)
         if self._fs.get_file_info(path).type == fs.FileType.Directory:
-            self._fs.delete_dir(path)
+            with suppress(FileNotFoundError):  # somebody else deletes it too
+                self._fs.delete_dir(path)
 
     @contextmanager
     def descriptor(self, key: str) -> Iterator[int]:

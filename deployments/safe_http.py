@@ -141,7 +141,7 @@ class SafeHttp:
                     await response.aclose()
         except TimeoutError:
             raise SourceUnreachable("The source took too long to send: try again, or upload the file.") from None
-        except (httpx.InvalidURL, httpx.UnsupportedProtocol):
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError):
             raise SourceForbidden("The source's URL must be http or https with a host.") from None
         except httpx.TransportError:
             raise SourceUnreachable("The source could not be reached, or broke off: try again, or upload it.") from None

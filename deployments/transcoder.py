@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 
 from batching.types import SAMPLE_RATE, Span, Window
@@ -64,7 +65,9 @@ class Transcoder:
             return
         listening = _Listening(self._artifacts, request)
         limit = int(request.max_audio_s * SAMPLE_RATE)
-        with self._artifacts.descriptor(request.source_key) as source:
+        with ExitStack() as stack:
+            # In a thread: from an object store the source is copied first.
+            source = await asyncio.to_thread(stack.enter_context, self._artifacts.descriptor(request.source_key))
             decoder = await Decoder.start(self._program, source, request.max_audio_s + 1)
             try:
                 while pcm := await decoder.read(CHUNK_SAMPLES):

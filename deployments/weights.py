@@ -138,7 +138,7 @@ def _from_hub(model: str, cache_dir: str, download: Callable[..., str]) -> Path:
 
 
 MULTILINGUAL_VOCABULARY = 51_865
-"""Tokens of a Whisper that knows more than English; one fewer of one that does not."""
+"""Tokens of a Whisper that knows more than English; one fewer of one that does not, one more of one that knows Cantonese."""
 
 
 def languages(directory: Path) -> tuple[str, ...]:
@@ -148,4 +148,6 @@ def languages(directory: Path) -> tuple[str, ...]:
         size = len(text.read_text(encoding="utf-8").rstrip("\n").split("\n"))
     else:
         size = len(json.loads((directory / "vocabulary.json").read_text(encoding="utf-8")))
-    return tuple(_LANGUAGE_CODES) if size >= MULTILINGUAL_VOCABULARY else ("en",)
+    if size < MULTILINGUAL_VOCABULARY:
+        return ("en",)
+    return tuple(code for code in _LANGUAGE_CODES if code != "yue" or size > MULTILINGUAL_VOCABULARY)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TextIO
 
+import httpx
 import typer
 from pydantic import ValidationError
 from rich.console import Console
@@ -112,12 +113,15 @@ def transcribe(
     options = {name: value for name, value in options.items() if value is not None}
     if words:
         options["word_timestamps"] = True
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         failed = transcribe_all(sources, server, options, private_stdout(), format=format, output=output)
-    except (StartError, ServerError, ValueError) as error:
+    except (StartError, ServerError, ValueError, OSError) as error:
         raise fail(str(error), 2) from None
     except (KeyboardInterrupt, Interrupted):
-        raise typer.Exit(130) from None
+        sys.stderr.write("murmur: interrupted\n")
+        sys.stderr.flush()
+        os._exit(130)  # threads that still wait for a server would keep the process
     raise typer.Exit(1 if failed else 0)
 
 
@@ -199,5 +203,5 @@ def _client(server: str) -> Iterator[Client]:
     try:
         with Client(server) as client:
             yield client
-    except ServerError as error:
+    except (ServerError, httpx.InvalidURL) as error:
         raise fail(str(error), 1) from None

@@ -11,8 +11,7 @@ from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
-from urllib.request import urlopen
+from urllib.request import ProxyHandler, build_opener
 
 import psutil
 
@@ -87,9 +86,14 @@ class LocalService:
         """Start. StartError, with nothing left running, when that cannot be; Interrupted when it was given up."""
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         self._life.start()
-        while not self._begun.wait(0.1):
+        try:
+            while not self._begun.wait(0.1):
+                _reinstall(handlers)
             _reinstall(handlers)
-        _reinstall(handlers)
+        except BaseException:
+            self._interrupted.set()
+            self.__exit__()
+            raise
         if self._error:
             self.__exit__()
             raise self._error
@@ -197,9 +201,9 @@ class LocalService:
             target = serve.RunTarget(application, APPLICATION, "/")
             serve.run_many([target], wait_for_applications_running=False)
             self._wait_until_running()
-            with urlopen(f"{self.url}/readyz", timeout=30) as answer:  # noqa: S310 - our own address
+            with build_opener(ProxyHandler({})).open(f"{self.url}/readyz", timeout=30) as answer:
                 answer.read()
-        except (RayServeException, RuntimeError, URLError, ray.exceptions.RayError) as error:
+        except (RayServeException, RuntimeError, OSError, ray.exceptions.RayError) as error:
             raise StartError(f"the application did not start: {_last_line(error)}") from error
 
     def _wait_until_running(self) -> None:

@@ -111,6 +111,11 @@ class RunnerReplica:
         """Its load, for serve_app.scaling."""
         return {LOAD: self._runner.jobs / self._limits.jobs}
 
+    def check_health(self) -> None:
+        """Asked by Serve; a replica that looks for work no more is replaced."""
+        if self._starting.done() and not self._runner.well:
+            raise RuntimeError("the runner has stopped looking for work")
+
     async def drain(self) -> None:
         """Claim no more, and give back at once what is not finished."""
         await self._starting

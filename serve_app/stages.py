@@ -10,7 +10,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from deployments.errors import StageLost, WorkError
+from deployments.errors import ModelUnavailable, StageLost, WorkError
 from deployments.messages import (
     FetchRequest,
     Planned,
@@ -48,6 +48,8 @@ class ServeStages:
 
     async def transcribe(self, model: str, request: TranscribeRequest) -> WindowResult:
         """See Transcriber.transcribe."""
+        if model not in self._transcribers:
+            raise ModelUnavailable(f"The model {model!r} is no longer offered here: use {', '.join(self._transcribers)}.")
         answer: WindowResult = await _answer(self._transcribers[model].transcribe.remote(request))
         return answer
 

@@ -57,12 +57,14 @@ def transcribe_all(
     screen = Console(stderr=True, highlight=False)
     with _server(server, options.get("model"), screen) as url, Client(url) as client, _bars(screen) as bars:
         run = _Run(client, bars, options, out, format, output, several=len(recordings) > 1)
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            documents = pool.map(run.transcribe, recordings)
-            for document in documents:
-                if document:
-                    out.write(document)
-                    out.flush()
+        pool = ThreadPoolExecutor(AT_ONCE)
+        try:
+            for document in pool.map(run.transcribe, recordings):
+                out.write(document)
+                out.flush()
+        finally:
+            # After a Ctrl-C nobody waits for what is still under way.
+            pool.shutdown(wait=False, cancel_futures=True)
         return run.failed
 
 

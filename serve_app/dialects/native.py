@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, TypeVar
 
+import orjson
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -56,8 +56,8 @@ class Options(BaseModel):
     def _parse(cls, value: object) -> object:
         if isinstance(value, str):
             try:
-                return json.loads(value)
-            except ValueError:
+                return orjson.loads(value)
+            except orjson.JSONDecodeError:
                 raise ValueError("must be a JSON object") from None
         return value
 
@@ -277,10 +277,11 @@ class Routes:
     async def submit(self, request: Request, response: Response) -> JobBody:
         """Submit a recording, by URL (JSON) or as a file (multipart). The job is durable when this answers."""
         content_type = request.headers.get("content-type", "")
+        kind = content_type.lower()
         job_id = self._jobs.new_id()
-        if content_type.startswith("multipart/form-data"):
+        if kind.startswith("multipart/form-data"):
             spec = await self._upload(request, content_type, job_id)
-        elif content_type.startswith("application/json"):
+        elif kind.startswith("application/json"):
             asked = _validated(JobRequest, await read_json(request.stream()))
             spec = to_spec(asked, self._jobs.models[0].id, url=asked.source.url)
         else:
@@ -300,11 +301,13 @@ class Routes:
         """A job as it is now."""
         return await self._shown(await self._jobs.get(ANONYMOUS, job_id))
 
-    async def events(
-        self, job_id: str, last: Annotated[str | None, Header(alias="Last-Event-ID")] = None
-    ) -> EventSourceResponse:
-        """Follow a job: `phase`, `progress`, `segment` and finally `done`, from the start or after `Last-Event-ID`."""
-        events = await self._jobs.follow(ANONYMOUS, job_id, last_event_id(last))
+    async def events(self, job_id: str, last: Annotated[str | None, Header(alias="Last-Event-ID")] = None) -> Response:
+        """Follow a job: `phase`, `progress`, `segment` and finally `done`, from the start or after `Last-Event-ID`. 204,
+        on which an EventSource stops coming back, where nothing is left to tell."""
+        after = last_event_id(last)
+        if not await self._jobs.has_more(ANONYMOUS, job_id, after):
+            return Response(status_code=204)
+        events = await self._jobs.follow(ANONYMOUS, job_id, after)
         return stream(events, from_event, self._edge.sse_max_age_s)
 
     async def transcript(self, job_id: str, format: str = "json") -> Response:

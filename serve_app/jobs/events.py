@@ -9,9 +9,11 @@ from collections.abc import AsyncGenerator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import orjson
+
 from deployments.artifacts import Artifacts
 from serve_app.jobs.connection import OUTAGES
-from serve_app.jobs.models import Event, EventKind, Phase
+from serve_app.jobs.models import Event, EventKind, Job, Phase
 from serve_app.jobs.store import Store
 from serve_app.jobs.transcripts import order, replay
 
@@ -58,7 +60,7 @@ class Events:
                 if job is None:
                     return
                 if job.done_event and not await self._store.has_events(job_id):
-                    async for event in self._recall(job_id, job.phase, job.done_event, after):
+                    async for event in self._recall(job, job.done_event, after):
                         yield event
                     return
                 if job.done_event and order(after) >= order(job.done_event):
@@ -67,13 +69,16 @@ class Events:
                     async with asyncio.timeout(POLL_S):
                         await woken.wait()
 
-    async def _recall(self, job_id: str, phase: Phase, done: str, after: str) -> AsyncGenerator[Event, None]:
+    async def _recall(self, job: Job, done: str, after: str) -> AsyncGenerator[Event, None]:
         """What a stream that is no longer kept would tell: segments from the transcript, then the end."""
-        if phase is Phase.COMPLETED:
-            for event in await asyncio.to_thread(lambda: list(replay(self._artifacts, job_id, after))):
+        if job.phase is Phase.COMPLETED:
+            for event in await asyncio.to_thread(lambda: list(replay(self._artifacts, job.id, after))):
                 yield event
         if order(after) < order(done):
-            yield Event(done, EventKind.DONE, f'{{"phase":"{phase}"}}')
+            told: dict[str, Any] = {"phase": job.phase}
+            if job.error:
+                told["error"] = {"code": job.error.code, "message": job.error.message}
+            yield Event(done, EventKind.DONE, orjson.dumps(told).decode())
 
     @contextmanager
     def _woken(self, job_id: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -11,10 +12,11 @@ from uuid import uuid4
 from batching.types import Transcript
 from deployments.artifacts import Artifacts
 from serve_app.errors import EdgeError, not_found
+from serve_app.jobs.connection import OUTAGES
 from serve_app.jobs.events import Events
 from serve_app.jobs.models import Event, Job, JobSpec, Phase, Principal, job_folder, source_key, transcript_key
 from serve_app.jobs.store import Store
-from serve_app.jobs.transcripts import read_transcript
+from serve_app.jobs.transcripts import order, read_transcript
 
 FEATURES = {
     "diarize": "speaker diarization",
@@ -86,7 +88,14 @@ class Jobs:
         self.check(spec)
         job_id = job_id or self.new_id()
         ttl_s = self._result_ttl_s if spec.result_ttl_s is None else spec.result_ttl_s
-        await self._store.submit(job_id, principal.owner, principal.tenant, spec, ttl_s=ttl_s)
+        try:
+            await self._store.submit(job_id, principal.owner, principal.tenant, spec, ttl_s=ttl_s)
+        except OUTAGES:
+            # It may have arrived all the same: only what is certainly no job's is removed.
+            with suppress(*OUTAGES):
+                if await self._store.get(job_id) is None:
+                    await self.discard_upload(job_id)
+            raise
         return await self.get(principal, job_id)
 
     async def discard_upload(self, job_id: str) -> None:
@@ -102,7 +111,7 @@ class Jobs:
 
     async def page(self, principal: Principal, *, limit: int, cursor: str | None) -> tuple[list[Job], str | None]:
         """The caller's jobs, newest first, and the next page's cursor."""
-        if cursor is not None and not cursor.isdecimal():
+        if cursor is not None and not (cursor.isascii() and cursor.isdecimal()):
             raise EdgeError("invalid_request", "The cursor is not one that a list gave.", (("cursor", "unknown"),))
         return await self._store.page(principal.tenant, limit=limit, before=cursor)
 
@@ -110,6 +119,11 @@ class Jobs:
         """The job's events after `after`, as they come, up to `done`."""
         await self.get(principal, job_id)
         return self._events.follow(job_id, after)
+
+    async def has_more(self, principal: Principal, job_id: str, after: str) -> bool:
+        """Whether the job has, or will have, events after `after`."""
+        job = await self.get(principal, job_id)
+        return job.done_event is None or order(after) < order(job.done_event)
 
     async def cancel(self, principal: Principal, job_id: str) -> Job:
         """Cancel a job: at once if it waits, within a window if it runs. 409 when it has ended otherwise."""
@@ -129,7 +143,10 @@ class Jobs:
         job = await self.get(principal, job_id)
         if job.phase is not Phase.COMPLETED:
             raise EdgeError("conflict", f"There is no transcript: the job is {job.phase}.")
-        return await asyncio.to_thread(read_transcript, self._artifacts, job_id)
+        try:
+            return await asyncio.to_thread(read_transcript, self._artifacts, job_id)
+        except FileNotFoundError:  # deleted meanwhile
+            raise not_found() from None
 
     async def artifacts(self, job: Job) -> list[Artifact]:
         """The files of a job that can be fetched."""
@@ -153,13 +170,20 @@ class Jobs:
 
 async def purge(store: Store, artifacts: Artifacts, job_id: str) -> None:
     """Remove an ended job: the record first, so that nobody finds a job whose files are going."""
-    if await store.purge(job_id) is False:
+    gone = await store.purge(job_id)
+    if gone is None:
+        return
+    if not gone:
         raise EdgeError("conflict", "The job has not ended: cancel it first.")
     await asyncio.to_thread(artifacts.delete, job_folder(job_id))
 
 
 def _check_url(url: str) -> None:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        raise EdgeError("source_forbidden", "The source's URL is not a valid one.", (("url", "invalid"),)) from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise EdgeError("source_forbidden", "The source's URL must be http or https with a host.", (("url", "scheme"),))
     if parts.username or parts.password:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Protocol
@@ -132,7 +133,7 @@ class Pipeline:
             try:
                 return await self._stages.transcribe(spec.model, request)
             except StageLost:
-                await asyncio.sleep(0.5 * 2**attempt)
+                await asyncio.sleep(random.uniform(0.5, 1.0) * 2**attempt)
         return await self._stages.transcribe(spec.model, request)
 
     async def _commit(self, window: Window, result: WindowResult) -> None:

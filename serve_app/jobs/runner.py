@@ -22,6 +22,7 @@ from serve_app.jobs.transcripts import write_transcript
 
 log = logging.getLogger(__name__)
 
+CANCELLED = JobError("cancelled", "The job was cancelled.")
 IDLE_S = 1.0
 """A runner looks for work this often even if nobody tells it."""
 
@@ -84,11 +85,17 @@ class Runner:
         """Begin to claim."""
         self._loops = [asyncio.create_task(loop) for loop in (self._claiming(), self._listening(), self._sweeper.run())]
 
+    @property
+    def well(self) -> bool:
+        """Whether it still looks for work."""
+        return not any(loop.done() for loop in self._loops)
+
     async def stop(self) -> None:
         """Claim no more, and give back at once what is not finished."""
-        for loop in self._loops:
+        loops, self._loops = self._loops, []
+        for loop in loops:
             loop.cancel()
-        await asyncio.gather(*self._loops, return_exceptions=True)
+        await asyncio.gather(*loops, return_exceptions=True)
         for running in self._running.values():
             running.end(Stop.DRAINED)
         await asyncio.gather(*self._serving, return_exceptions=True)
@@ -97,16 +104,28 @@ class Runner:
         while True:
             self._work.clear()
             try:
-                while len(self._running) < self._limits.jobs:
-                    claim = await self._store.claim(self._name, self._limits.tenant_jobs)
-                    if claim is None:
-                        break
-                    self._begin(claim)
+                while len(self._running) < self._limits.jobs and await self._claim():
+                    pass
             except OUTAGES as outage:
                 log.warning("no jobs claimed: %s", outage)
+            except Exception:  # a runner that claims no more would look well and do nothing
+                log.exception("no jobs claimed")
             with suppress(TimeoutError):
                 async with asyncio.timeout(IDLE_S):
                     await self._work.wait()
+
+    async def _claim(self) -> bool:
+        """Take a job, if one waits; one that is taken while the runner stops is given back."""
+        claiming = asyncio.ensure_future(self._store.claim(self._name, self._limits.tenant_jobs))
+        try:
+            claim = await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            if late := await claiming:
+                await self._store.give_back(late)
+            raise
+        if claim:
+            self._begin(claim)
+        return claim is not None
 
     async def _listening(self) -> None:
         """Hear of new work, and of cancels of what runs here."""
@@ -122,6 +141,9 @@ class Runner:
                 await asyncio.sleep(0.5)
 
     def _begin(self, claim: Claim) -> None:
+        if stale := self._running.get(claim.job_id):
+            # Our own lease ran out, while the machine slept say, and the job has come to us again.
+            stale.end(Stop.LEASE_LOST)
         running = self._running[claim.job_id] = _Running(claim)
         serving = asyncio.create_task(self._serve(running))
         self._serving.add(serving)
@@ -139,7 +161,8 @@ class Runner:
             log.warning("job_id=%s left to its lease: %s", claim.job_id, outage)
         finally:
             renewing.cancel()
-            self._running.pop(claim.job_id, None)
+            if self._running.get(claim.job_id) is running:
+                del self._running[claim.job_id]
             self._work.set()
 
     async def _renew(self, running: _Running) -> None:
@@ -158,7 +181,7 @@ class Runner:
         claim = running.claim
         if work.cancelled():
             if running.stop is Stop.CANCELLED:
-                await self._store.finish(claim, Phase.CANCELLED, JobError("cancelled", "The job was cancelled."))
+                await self._store.finish(claim, Phase.CANCELLED, CANCELLED)
             elif running.stop is Stop.DRAINED:
                 await self._store.give_back(claim)
             return
@@ -166,7 +189,7 @@ class Runner:
         if error is None or isinstance(error, LeaseLost):
             # A cancel that arrived between two renewals refuses commits too: then the lease is ours still.
             if error and (await self._store.renew(claim))[1]:
-                await self._store.finish(claim, Phase.CANCELLED, JobError("cancelled", "The job was cancelled."))
+                await self._store.finish(claim, Phase.CANCELLED, CANCELLED)
             return
         await self._fail(claim, error)
 
@@ -200,8 +223,10 @@ class Runner:
             in_flight=self._limits.windows,
         )
         duration_s = await pipeline.run()
+        # Asked before the transcript is written: a worker that slept past its lease must not write over a good one.
+        if not await self._store.enter(claim, audio_done_s=duration_s):
+            raise LeaseLost
         language = await write_transcript(self._artifacts, job.id, self._segments(job.id), duration_s)
-        await self._store.enter(claim, audio_done_s=duration_s)
         if not await self._store.finish(claim, Phase.COMPLETED, language=language):
             raise LeaseLost
 

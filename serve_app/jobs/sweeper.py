@@ -29,6 +29,8 @@ class Sweeper:
                 await self.sweep()
             except OUTAGES as outage:
                 log.warning("not swept: %s", outage)
+            except Exception:  # upkeep that ends would leave dead workers' jobs where they are
+                log.exception("not swept")
             await asyncio.sleep(self._period_s)
 
     async def sweep(self) -> None:

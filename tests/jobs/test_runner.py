@@ -16,6 +16,7 @@ from serve_app.errors import EdgeError
 from serve_app.jobs.models import EventKind, JobSpec, Phase, Principal, job_folder
 from serve_app.jobs.runner import RunnerLimits
 from serve_app.jobs.store import Store
+from serve_app.jobs.sweeper import Sweeper
 from tests.house import ME, House, open_house
 from tests.support import s16le, tone
 
@@ -227,3 +228,29 @@ async def test_what_cannot_be_done_is_refused_by_name(house: House, spec: JobSpe
     with pytest.raises(EdgeError) as refused:
         await house.jobs.submit(ME, spec)
     assert refused.value.code == code
+
+
+async def test_runners_can_be_stopped_at_any_moment_and_lose_nothing(
+    store: Store, artifacts: Artifacts, ffmpeg: str, sample: Path
+) -> None:
+    async with open_house(store, artifacts, ffmpeg, limits=RunnerLimits(jobs=0)) as idle:
+        jobs = [await idle.submit(sample, MANY_WINDOWS) for _ in range(4)]
+    for moment in range(12):
+        async with open_house(store, artifacts, ffmpeg):
+            await asyncio.sleep(moment * 0.02)  # not to wait for anything, but to stop at different moments
+        assert not [j for j in await store.get_many(jobs) if j and j.phase not in (Phase.QUEUED, Phase.COMPLETED)]
+    async with open_house(store, artifacts, ffmpeg) as house:
+        for job_id in jobs:
+            job = await house.ended(job_id)
+            assert (job.phase, job.attempts) == (Phase.COMPLETED, 1)
+            ids = [orjson.loads(e.data)["id"] for e in await house.follow(job_id) if e.kind is EventKind.SEGMENT]
+            assert ids == list(range(len(ids)))
+
+
+async def test_sweepers_do_not_stumble_over_each_other(house: House, artifacts: Artifacts, sample: Path) -> None:
+    others = [Sweeper(house.store, artifacts, period_s=3600, stream_grace_s=3600) for _ in range(4)]
+    for _ in range(5):
+        job_id = await house.submit(sample, JobSpec("fake", result_ttl_s=1))
+        await house.ended(job_id)
+    while (await house.store.page("t", limit=1))[0]:
+        await asyncio.gather(*(other.sweep() for other in others))

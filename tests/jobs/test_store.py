@@ -159,9 +159,30 @@ async def test_a_running_job_that_is_to_be_cancelled_commits_no_more(store: Stor
     claim = await claimed(store)
     assert await store.cancel(job_id) is Phase.DOWNLOADING
     assert not await store.commit(claim, window(0, "late"))
-    assert not await store.finish(claim, Phase.COMPLETED)
     assert await store.renew(claim) == (True, True)
-    assert await store.finish(claim, Phase.CANCELLED, JobError("cancelled", "The job was cancelled."))
+    assert await store.finish(claim, Phase.COMPLETED)
+    assert await phase(store, job_id) is Phase.CANCELLED
+
+
+async def test_a_running_job_that_is_to_be_cancelled_does_not_go_back(store: Store) -> None:
+    job_id = await submitted(store)
+    claim = await claimed(store)
+    await store.cancel(job_id)
+    assert await store.give_back(claim)
+    assert await phase(store, job_id) is Phase.CANCELLED
+    assert await store.claim("worker") is None
+
+
+async def test_a_submit_that_is_sent_again_changes_nothing(store: Store) -> None:
+    """As redis-py does when it loses the answer."""
+    job_id = await submitted(store)
+    claim = await claimed(store)
+    assert await store.commit(claim, window(0, "a"))
+    assert await store.submit(job_id, "owner", "t", SPEC, ttl_s=60)
+    assert await store.claim("worker") is None
+    job = await store.get(job_id)
+    assert job
+    assert (job.phase, job.checkpoint.next_window) == (Phase.DOWNLOADING, 1)
 
 
 @pytest.mark.parametrize("counts", [False, True])

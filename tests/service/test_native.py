@@ -223,7 +223,7 @@ async def test_an_upload_that_is_refused_leaves_nothing(served: Served, sample: 
     assert list((tmp_path / "artifacts").rglob("*")) in ([], [tmp_path / "artifacts/jobs"])
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=x", "cursor=x"])
+@pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=x", "cursor=x", "cursor=%D9%A1"])
 async def test_a_listing_with_a_bad_query_says_so(served: Served, query: str) -> None:
     problem(await served.http.get(f"/v1/jobs?{query}"), 422, "invalid_request")
 
@@ -238,3 +238,22 @@ async def test_models_health_and_docs_are_there(served: Served) -> None:
     assert set(schema["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]) == {"application/json", "multipart/form-data"}
     problem(await served.http.get("/v1/nothing"), 404, "not_found")
     problem(await served.http.put("/v1/jobs"), 405, "not_allowed")
+
+
+async def test_a_reader_that_has_heard_it_all_is_told_not_to_come_back(served: Served, sample: Path) -> None:
+    job = await upload(served, sample)
+    last = (await follow(served, job["id"]))[-1][0]
+    answer = await served.http.get(f"/v1/jobs/{job['id']}/events", headers={"Last-Event-ID": last})
+    assert (answer.status_code, answer.content) == (204, b"")
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "http://[foo]/", "http://a:b/", "http://", "//a", "http://u:p@a/"])
+async def test_an_address_that_is_none_is_refused(served: Served, url: str) -> None:
+    problem(await served.http.post("/v1/jobs", json={"source": {"url": url}}), 422, "source_forbidden")
+
+
+@pytest.mark.parametrize("metadata", ["[" * 100_000, '{"a": "\\ud800"}', "nothing", "[1]", '{"a": {"b": 1}}'])
+async def test_metadata_that_cannot_be_read_is_refused(served: Served, sample: Path, metadata: str) -> None:
+    with sample.open("rb") as file:
+        answer = await served.http.post("/v1/jobs", files={"file": file}, data={"metadata": metadata[:60_000]})
+    problem(answer, 422, "invalid_request")

@@ -6,6 +6,6 @@ if redis.call('ZSCORE', key('leases'), ARGV[1]) then
   redis.call('HSET', job_key(ARGV[1]), 'cancelling', 1)
   redis.call('PUBLISH', key('cancel'), ARGV[1])
 else
-  finish(ARGV[1], 'cancelled', 'cancelled', 'The job was cancelled.')
+  finish(ARGV[1], 'cancelled', 'cancelled', CANCELLED)
 end
 return phase

@@ -1,7 +1,11 @@
--- ARGV: id, token, phase, error_code, error_message, language. Returns 1, or 0 when the lease is lost.
+-- ARGV: id, token, phase, error_code, error_message, language. One that is to be cancelled ends so, whatever was
+-- asked. Returns 1, or 0 when the lease is lost.
 local id = ARGV[1]
 if not holds(id, ARGV[2]) then return 0 end
-if redis.call('HGET', job_key(id), 'cancelling') and ARGV[3] ~= 'cancelled' then return 0 end
+if redis.call('HGET', job_key(id), 'cancelling') then
+  finish(id, 'cancelled', 'cancelled', CANCELLED)
+  return 1
+end
 if ARGV[6] ~= '' then redis.call('HSET', job_key(id), 'language', ARGV[6]) end
 finish(id, ARGV[3], ARGV[4], ARGV[5])
 return 1

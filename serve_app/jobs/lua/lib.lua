@@ -1,6 +1,7 @@
 -- Shared by every script: it is prepended to each. KEYS[1] is the prefix of all keys, with the hash tag in it, so that a
 -- cluster keeps them in one slot. Times are the server's, in milliseconds.
 local prefix = KEYS[1]
+local CANCELLED = 'The job was cancelled.'
 
 local function key(name) return prefix .. name end
 local function job_key(id) return prefix .. 'job:' .. id end

@@ -5,7 +5,7 @@ for _, id in ipairs(ids) do
   release(id)
   local stalls = redis.call('HINCRBY', job_key(id), 'stalls', 1)
   if redis.call('HGET', job_key(id), 'cancelling') then
-    finish(id, 'cancelled', 'cancelled', 'The job was cancelled.')
+    finish(id, 'cancelled', 'cancelled', CANCELLED)
   elseif stalls >= tonumber(ARGV[1]) then
     finish(id, 'failed', 'internal', 'The workers that took this job died each time: it was given up. Check the file.')
   else

@@ -1,0 +1,233 @@
+"""The scripts against a small model of what they promise, driven by hypothesis over a real Valkey."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections import Counter
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import orjson
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
+from redis import Redis
+
+from serve_app.jobs.connection import connect
+from serve_app.jobs.models import Claim, Commit, EventKind, JobError, JobSpec, Phase, Priority
+from serve_app.jobs.store import PREFIX, Leases, Store
+from serve_app.valkey import Valkey
+
+T = TypeVar("T")
+FINAL = {Phase.COMPLETED, Phase.FAILED, Phase.CANCELLED}
+TENANTS = ("a", "b", "c")
+STALLS = 3
+
+
+@dataclass
+class Known:
+    """What the model knows of a job."""
+
+    tenant: str
+    phase: Phase = Phase.QUEUED
+    token: int | None = None
+    windows: int = 0
+    stalls: int = 0
+    cancelling: bool = False
+    delayed: bool = False
+    tokens: list[int] = field(default_factory=list)
+
+
+class Jobs(RuleBasedStateMachine):
+    """Any order of calls, by workers that are told the truth or hold stale tokens, with restarts of the server."""
+
+    ids = Bundle("ids")
+    claims = Bundle("claims")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.Runner()
+        self.folder = tempfile.TemporaryDirectory(prefix="murmur-test-", dir="/tmp")
+        self.valkey = Valkey(Path(self.folder.name), Path(self.folder.name))
+        self.jobs: dict[str, Known] = {}
+        self.purged: set[str] = set()
+        self.start()
+
+    def start(self) -> None:
+        self.valkey.start()
+        redis = connect(self.valkey.url)
+        self.store = Store(redis, Leases(lease_s=600, max_stalls=STALLS))
+        self.expiring = Store(redis, Leases(lease_s=-1, max_stalls=STALLS))
+        self.raw = Redis(unix_socket_path=self.valkey.url.removeprefix("unix://"), decode_responses=True)
+
+    def teardown(self) -> None:
+        self.stop()
+        self.loop.close()
+        self.folder.cleanup()
+
+    def stop(self) -> None:
+        self.run(self.store.close())
+        self.raw.close()
+        self.valkey.stop()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self.loop.run(work)
+
+    def held(self, claim: Claim) -> Known | None:
+        """The job of a claim that is still good."""
+        job = self.jobs.get(claim.job_id)
+        return job if job and job.token == claim.token else None
+
+    def ended(self, job: Known, phase: Phase) -> None:
+        job.phase, job.token, job.delayed = phase, None, False
+
+    @initialize()
+    def begin(self) -> None:
+        assert self.run(self.store.claim("nobody")) is None
+
+    @rule(target=ids, tenant=st.sampled_from(TENANTS), priority=st.sampled_from(Priority))
+    def submit(self, tenant: str, priority: Priority) -> str:
+        job_id = f"job{len(self.jobs) + len(self.purged)}"
+        assert self.run(self.store.submit(job_id, "me", tenant, JobSpec("m", priority=priority), ttl_s=600))
+        self.jobs[job_id] = Known(tenant)
+        return job_id
+
+    @rule(target=claims, cap=st.sampled_from([0, 0, 1]))
+    def claim(self, cap: int) -> Any:
+        running = Counter(job.tenant for job in self.jobs.values() if job.token)
+        waiting = [j for j in self.jobs.values() if j.phase is Phase.QUEUED and not j.delayed]
+        free = [job for job in waiting if not cap or running[job.tenant] < cap]
+        found = self.run(self.store.claim("worker", cap))
+        assert (found is not None) == bool(free), "work is found if and only if there is some"
+        if found is None:
+            return multiple()
+        job = self.jobs[found.job_id]
+        assert job in free
+        assert all(found.token > token for other in self.jobs.values() for token in other.tokens), "tokens rise"
+        job.phase, job.token = Phase.DOWNLOADING, found.token
+        job.tokens.append(found.token)
+        return found
+
+    @rule(claim=claims)
+    def renew(self, claim: Claim) -> None:
+        job = self.held(claim)
+        assert self.run(self.store.renew(claim)) == (job is not None, bool(job and job.cancelling))
+
+    @rule(claim=claims, skip=st.sampled_from([0, 0, 0, 1, -1]), size=st.integers(0, 3))
+    def commit(self, claim: Claim, skip: int, size: int) -> None:
+        job = self.held(claim)
+        known = self.jobs.get(claim.job_id)
+        window = max((known.windows if known else 0) + skip, 0)
+        segments = tuple(orjson.dumps({"window": window, "n": n}).decode() for n in range(size))
+        progress = {"audio_done_s": 1.0, "audio_total_s": None, "windows_done": window + 1, "eta_s": None}
+        taken = self.run(self.store.commit(claim, Commit(window, segments, 1.0, None, "cpu", progress)))
+        assert taken == bool(job and not job.cancelling)
+        if job and not job.cancelling and window == job.windows:
+            job.windows += 1
+            job.stalls = 0
+
+    @rule(claim=claims, phase=st.sampled_from([Phase.COMPLETED, Phase.FAILED, Phase.CANCELLED]))
+    def finish(self, claim: Claim, phase: Phase) -> None:
+        job = self.held(claim)
+        error = None if phase is Phase.COMPLETED else JobError("internal", "It failed.")
+        done = self.run(self.store.finish(claim, phase, error))
+        assert done == (job is not None)
+        if job:
+            self.ended(job, Phase.CANCELLED if job.cancelling else phase)
+
+    @rule(claim=claims, delayed=st.booleans(), counts=st.booleans())
+    def give_back(self, claim: Claim, delayed: bool, counts: bool) -> None:
+        job = self.held(claim)
+        given = self.run(self.store.give_back(claim, delay_s=3600 if delayed else 0, counts=counts))
+        assert given == (job is not None)
+        if job and job.cancelling:
+            self.ended(job, Phase.CANCELLED)
+        elif job:
+            job.phase, job.token, job.delayed = Phase.QUEUED, None, delayed
+
+    @rule(claim=claims)
+    def worker_dies(self, claim: Claim) -> None:
+        """Its lease runs out and is reaped."""
+        job = self.held(claim)
+        self.run(self.expiring.renew(claim))
+        assert self.run(self.store.reap()) == (job is not None)
+        if job is None:
+            return
+        job.stalls += 1
+        if job.cancelling:
+            self.ended(job, Phase.CANCELLED)
+        elif job.stalls >= STALLS:
+            self.ended(job, Phase.FAILED)
+        else:
+            job.phase, job.token = Phase.QUEUED, None
+
+    @rule(job_id=ids)
+    def cancel(self, job_id: str) -> None:
+        job = self.jobs.get(job_id)
+        met = self.run(self.store.cancel(job_id))
+        assert met == (job.phase if job else None)
+        if job and job.phase not in FINAL:
+            if job.token:
+                job.cancelling = True
+            else:
+                self.ended(job, Phase.CANCELLED)
+
+    @rule(job_id=consumes(ids))
+    def purge(self, job_id: str) -> Any:
+        job = self.jobs.get(job_id)
+        gone = self.run(self.store.purge(job_id))
+        assert gone == (job.phase in FINAL if job else None)
+        if gone:
+            del self.jobs[job_id]
+            self.purged.add(job_id)
+            assert not [key for key in self.raw.scan_iter("*") if job_id in key.split(":")]
+
+    @rule()
+    def server_restarts(self) -> None:
+        self.stop()
+        self.start()
+
+    @invariant()
+    def every_job_is_in_exactly_one_place(self) -> None:
+        leases = set(self.raw.zrange(f"{PREFIX}leases", 0, -1))
+        delayed = set(self.raw.zrange(f"{PREFIX}delayed", 0, -1))
+        waiting = [str(job) for tenant in TENANTS for job in self.raw.zrange(f"{PREFIX}wait:{tenant}", 0, -1)]
+        ended = set(self.raw.zrange(f"{PREFIX}expiry", 0, -1))
+        assert leases == {i for i, job in self.jobs.items() if job.token}
+        assert delayed == {i for i, job in self.jobs.items() if job.delayed}
+        assert sorted(waiting) == sorted(i for i, job in self.jobs.items() if job.phase is Phase.QUEUED and not job.delayed)
+        assert ended == {i for i, job in self.jobs.items() if job.phase in FINAL}
+        assert set(self.raw.zrange(f"{PREFIX}tenants", 0, -1)) == {self.jobs[i].tenant for i in waiting}
+
+    @invariant()
+    def counters_equal_leases(self) -> None:
+        running = {t: int(n) for t, n in self.raw.hgetall(f"{PREFIX}running").items() if int(n)}
+        assert running == Counter(job.tenant for job in self.jobs.values() if job.token)
+
+    @invariant()
+    def records_tell_what_the_model_knows(self) -> None:
+        for job_id, job in self.jobs.items():
+            found = self.run(self.store.get(job_id))
+            assert found
+            assert (found.phase, found.checkpoint.next_window) == (job.phase, job.windows)
+            assert found.attempts >= 0
+
+    @invariant()
+    def streams_hold_every_segment_once_in_order_and_one_end(self) -> None:
+        for job_id, job in self.jobs.items():
+            events = self.run(self.store.events(job_id))
+            told = [orjson.loads(e.data) for e in events if e.kind is EventKind.SEGMENT]
+            assert told == sorted(told, key=lambda s: (s["window"], s["n"]))
+            assert len({(s["window"], s["n"]) for s in told}) == len(told)
+            ends = [e for e in events if e.kind is EventKind.DONE]
+            assert len(ends) == (job.phase in FINAL)
+            assert not ends or events[-1] == ends[0]
+
+
+TestJobs = Jobs.TestCase
+TestJobs.settings = settings(
+    max_examples=15, stateful_step_count=40, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+)
