@@ -18,6 +18,10 @@ class ServerError(Exception):
     """The server refused, or cannot be reached; one sentence."""
 
 
+class ServerAway(ServerError):
+    """The server cannot answer right now, but may in a moment."""
+
+
 class _Watched:
     """A file that tells how much of it was read."""
 
@@ -100,7 +104,7 @@ class Client:
                         yield event.event, orjson.loads(event.data)
                         if event.event == "done":
                             return
-            except httpx.TransportError as error:
+            except (httpx.TransportError, ServerAway) as error:
                 if time.monotonic() > deadline:
                     raise ServerError(f"The server went away: {error}") from None
             time.sleep(0.5)
@@ -126,7 +130,7 @@ class Client:
             told = orjson.loads(response.content)["detail"]
         except (orjson.JSONDecodeError, KeyError, TypeError):
             told = f"The server answered {response.status_code}."
-        raise ServerError(told)
+        raise (ServerAway if response.status_code == 503 else ServerError)(told)
 
 
 def _form_value(value: Any) -> str:

@@ -30,9 +30,13 @@ from serve_app.preflight import (
 from serve_app.settings import Settings
 from serve_app.valkey import Valkey, ValkeyFailed
 
+log = logging.getLogger(__name__)
+
 APPLICATION = "murmuration"
 OBJECT_STORE_BYTES = 150 << 20
 """Ray's shared memory: indices and text pass through it, never audio."""
+LOOK_S = 0.5
+"""How often the embedded Valkey is looked at."""
 UNDEPLOY_S = 7.0
 LAST_WORDS_S = 3.0
 """What Ray started may take this long to end by itself once Ray is told to end."""
@@ -73,7 +77,7 @@ class LocalService:
         self._begun = threading.Event()
         self._leave = threading.Event()
         self._error: BaseException | None = None
-        self._valkey_pid: int | None = None
+        self._valkey: Valkey | None = None
         self.dashboard_url: str | None = None
 
     @property
@@ -111,8 +115,17 @@ class LocalService:
             self._error = error
             self._leave.set()
         self._begun.set()
-        self._leave.wait()
+        while not self._leave.wait(LOOK_S):
+            self._look_after_valkey()
         self._exit.close()
+
+    def _look_after_valkey(self) -> None:
+        """Start the embedded server again if it has died: what it accepted is on disk, and every part reconnects."""
+        try:
+            if self._valkey and self._valkey.revive():
+                log.warning("the embedded Valkey had died: it was started again")
+        except ValkeyFailed as error:
+            log.error("the embedded Valkey has died: %s", error)
 
     def _start(self) -> None:
         settings = self._settings
@@ -153,7 +166,7 @@ class LocalService:
             valkey.start()
         except ValkeyFailed as error:
             raise StartError(str(error)) from None
-        self._valkey_pid = valkey.pid
+        self._valkey = valkey
         self._exit.callback(valkey.stop)
         return valkey.url
 
@@ -234,7 +247,7 @@ class LocalService:
         """Leave the cluster; one that we started ends with it, to its last helper."""
         import ray
 
-        started = [] if self._settings.ray_address else _descendants(self._valkey_pid)
+        started = [] if self._settings.ray_address else _descendants(self._valkey.pid if self._valkey else None)
         ray.shutdown(wait_for_processes=True)
         _, alive = psutil.wait_procs(started, timeout=LAST_WORDS_S)
         for process in alive:

@@ -93,6 +93,13 @@ class Valkey:
                 raise ValkeyFailed(f"the embedded Valkey did not start: see {log}")
             time.sleep(0.02)
 
+    def revive(self) -> bool:
+        """Start it again if it has died; whether it had. ValkeyFailed if it does not come up."""
+        if self._process is None or self._process.poll() is None:
+            return False
+        self.start()
+        return True
+
     def stop(self) -> None:
         """Stop it; what it accepted is on disk already."""
         if self._process is None:

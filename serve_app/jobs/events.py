@@ -19,6 +19,8 @@ from serve_app.jobs.transcripts import order, replay
 
 log = logging.getLogger(__name__)
 
+RETRY_S = 0.5
+"""How long after an outage of Redis it is asked again."""
 POLL_S = 10.0
 """A reader looks for itself this often: a wake-up that was lost with a connection must not hang it."""
 
@@ -48,7 +50,14 @@ class Events:
         with self._woken(job_id) as woken:
             while True:
                 woken.clear()
-                events = await self._store.events(job_id, after)
+                try:
+                    events = await self._store.events(job_id, after)
+                    job = None if events else await self._store.get(job_id)
+                    kept = bool(events) or await self._store.has_events(job_id)
+                except OUTAGES as outage:
+                    log.warning("job_id=%s its readers wait: %s", job_id, outage)
+                    await asyncio.sleep(RETRY_S)
+                    continue
                 for event in events:
                     yield event
                     after = event.id
@@ -56,10 +65,9 @@ class Events:
                         return
                 if events:
                     continue
-                job = await self._store.get(job_id)
                 if job is None:
                     return
-                if job.done_event and not await self._store.has_events(job_id):
+                if job.done_event and not kept:
                     async for event in self._recall(job, job.done_event, after):
                         yield event
                     return
@@ -101,7 +109,7 @@ class Events:
                             woken.set()
             except OUTAGES as outage:
                 log.warning("event stream interrupted: %s", outage)
-                await asyncio.sleep(0.5)
+                await asyncio.sleep(RETRY_S)
 
     def _wake_all(self) -> None:
         """After a new subscription: whatever was published meanwhile was missed."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import signal
 import socket
+import subprocess
 from pathlib import Path
 
 import httpx
+import orjson
 import psutil
 import pytest
 
 from serve_app.valkey import Valkey
-from tests.service.murmur import Up, free_port, murmur, up
+from tests.service.murmur import MURMUR, Up, free_port, murmur, up
 
 FAKE = {"MURMUR_ENGINE": "fake", "MURMUR_MODELS": "fake"}
 
@@ -123,3 +125,24 @@ def test_one_for_the_occasion_transcribes_and_ends(tmp_path: Path, sample: Path)
     left = [p for p in psutil.process_iter() if p.pid not in before and "ray" in " ".join(arguments_of(p))]
     assert psutil.wait_procs(left, timeout=1)[1] == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_valkey_that_is_killed_is_started_again_and_nothing_is_lost(tmp_path: Path, sample: Path) -> None:
+    with up(tmp_path / "data", MURMUR_ENGINE="fake", MURMUR_MODELS="fake-5") as service:
+        assert service.ready(), service.said.read_text()
+        with subprocess.Popen(
+            [MURMUR, "transcribe", sample, "--server", service.url, "--format", "json"], stdout=subprocess.PIPE, text=True
+        ) as following:
+            listed = ""
+            while "transcribing" not in listed:
+                listed = murmur("jobs", "list", "--server", service.url).stdout
+            [server] = [p for p in service.family() if "valkey-server" in p.name()]
+            server.kill()
+            told, _ = following.communicate(timeout=120)
+        assert following.returncode == 0
+        segments = orjson.loads(told)["segments"]
+        assert [segment["id"] for segment in segments] == list(range(len(segments)))
+        assert "the embedded Valkey had died" in service.said.read_text()
+        [job] = httpx.get(f"{service.url}/v1/jobs", trust_env=False).json()["jobs"]
+        assert (job["phase"], job["attempts"]) == ("completed", 1)
+        assert service.stop() == 0
