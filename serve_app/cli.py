@@ -173,6 +173,13 @@ def cancel(job_id: str, server: Server = DEFAULT_SERVER) -> None:
 
 
 @jobs.command()
+def retry(job_id: str, server: Server = DEFAULT_SERVER) -> None:
+    """Queue a failed job again."""
+    with _client(server) as client:
+        client.retry(job_id)
+
+
+@jobs.command()
 def delete(job_id: str, server: Server = DEFAULT_SERVER) -> None:
     """Delete an ended job with everything of it."""
     with _client(server) as client:

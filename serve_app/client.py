@@ -79,6 +79,10 @@ class Client:
         """Cancel a job."""
         return self._ask("POST", f"/v1/jobs/{job_id}/cancel")
 
+    def retry(self, job_id: str) -> dict[str, Any]:
+        """Queue a failed job again."""
+        return self._ask("POST", f"/v1/jobs/{job_id}/retry")
+
     def delete(self, job_id: str) -> None:
         """Delete an ended job."""
         self._ask("DELETE", f"/v1/jobs/{job_id}")

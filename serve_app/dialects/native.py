@@ -328,6 +328,10 @@ class Routes:
         """Cancel a job: at once if it waits, within a window if it runs."""
         return await self._shown(await self._jobs.cancel(ANONYMOUS, job_id))
 
+    async def retry(self, job_id: str) -> JobBody:
+        """Queue a failed job again while it has attempts left; it goes on from the last window that was committed."""
+        return await self._shown(await self._jobs.retry(ANONYMOUS, job_id))
+
     async def delete(self, job_id: str) -> None:
         """Remove an ended job with its results, audio and events."""
         await self._jobs.delete(ANONYMOUS, job_id)
@@ -366,6 +370,7 @@ def routes(edge: Edge) -> APIRouter:
     router.get("/jobs/{job_id}/transcript", response_class=PlainTextResponse)(native.transcript)
     router.get("/jobs/{job_id}/artifacts/{name}", response_class=StreamingResponse)(native.artifact)
     router.post("/jobs/{job_id}/cancel", status_code=202, response_model=JobBody)(native.cancel)
+    router.post("/jobs/{job_id}/retry", status_code=202, response_model=JobBody)(native.retry)
     router.delete("/jobs/{job_id}", status_code=204)(native.delete)
     router.get("/models", response_model=ModelList)(native.models)
     return router

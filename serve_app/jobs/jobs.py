@@ -133,6 +133,14 @@ class Jobs:
             raise EdgeError("conflict", f"The job has {met}: there is nothing to cancel.")
         return await self.get(principal, job_id)
 
+    async def retry(self, principal: Principal, job_id: str) -> Job:
+        """Queue a failed job again, from where it stopped. 409 when it has not failed, or has no attempts left."""
+        job = await self.get(principal, job_id)
+        if not await self._store.retry(job_id):
+            why = f"it has had its {job.attempts} attempts" if job.phase is Phase.FAILED else f"it is {job.phase}"
+            raise EdgeError("conflict", f"The job cannot be tried again: {why}.")
+        return await self.get(principal, job_id)
+
     async def delete(self, principal: Principal, job_id: str) -> None:
         """Remove an ended job with everything of it. 409 while it has not ended."""
         await self.get(principal, job_id)

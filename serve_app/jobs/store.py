@@ -98,6 +98,11 @@ class Store:
         phase = await self._run("cancel", job_id)
         return Phase(phase.decode()) if phase else None
 
+    async def retry(self, job_id: str) -> bool | None:
+        """Queue a failed job again. False where it has not failed or has no attempts left, None where there is none."""
+        queued = await self._run("retry", job_id)
+        return None if queued is None else bool(queued)
+
     async def purge(self, job_id: str) -> bool | None:
         """Remove a finished job. False where it is not finished, None where there is none."""
         gone = await self._run("purge", job_id)

@@ -175,6 +175,16 @@ class Jobs(RuleBasedStateMachine):
             else:
                 self.ended(job, Phase.CANCELLED)
 
+    @rule(job_id=ids)
+    def retry(self, job_id: str) -> None:
+        job = self.jobs.get(job_id)
+        found = self.run(self.store.get(job_id))
+        left = bool(found and found.attempts < found.spec.max_attempts)
+        again = self.run(self.store.retry(job_id))
+        assert again == (job.phase is Phase.FAILED and left if job else None)
+        if job and again:
+            job.phase, job.stalls, job.cancelling = Phase.QUEUED, 0, False
+
     @rule(job_id=consumes(ids))
     def purge(self, job_id: str) -> Any:
         job = self.jobs.get(job_id)

@@ -147,6 +147,42 @@ async def test_the_end_is_told_once_and_for_good(store: Store) -> None:
     assert job.completed_at
 
 
+async def test_a_failed_job_is_tried_again_from_its_checkpoint(store: Store) -> None:
+    job_id = await submitted(store)
+    claim = await claimed(store)
+    await store.commit(claim, window(0, "a"))
+    assert await store.retry(job_id) is False
+    await store.finish(claim, Phase.FAILED, JobError("internal", "It failed."))
+    assert await store.retry(job_id) is True
+    again = await claimed(store)
+    job = await store.get(job_id)
+    assert job
+    assert (again.job_id, job.checkpoint.next_window, job.attempts, job.error) == (job_id, 1, 2, None)
+    await store.commit(again, window(1, "b"))
+    await store.finish(again, Phase.COMPLETED)
+    assert [s["text"] for s in await told(store, job_id, EventKind.SEGMENT)] == ["a", "b"]
+    assert await told(store, job_id, EventKind.DONE) == [{"phase": "completed"}]
+    assert await store.retry("nothing") is None
+
+
+async def test_a_failed_job_whose_stream_is_gone_is_tried_again_from_its_beginning(store: Store) -> None:
+    job_id = await submitted(store)
+    claim = await claimed(store)
+    await store.commit(claim, window(0, "a"))
+    await store.finish(claim, Phase.FAILED, JobError("internal", "It failed."))
+    await store.drop_old_streams(0)
+    assert await store.retry(job_id) is True
+    job = await store.get(job_id)
+    assert job
+    assert (job.checkpoint.next_window, job.checkpoint.segments) == (0, 0)
+
+
+async def test_a_job_without_attempts_left_is_not_tried_again(store: Store) -> None:
+    job_id = await submitted(store, spec=JobSpec("base", max_attempts=1))
+    await store.finish(await claimed(store), Phase.FAILED, JobError("internal", "It failed."))
+    assert await store.retry(job_id) is False
+
+
 async def test_a_waiting_job_is_cancelled_at_once(store: Store) -> None:
     job_id = await submitted(store)
     assert await store.cancel(job_id) is Phase.QUEUED

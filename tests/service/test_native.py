@@ -173,6 +173,17 @@ async def test_a_completed_job_cannot_be_cancelled(served: Served, sample: Path)
     problem(await served.http.post(f"/v1/jobs/{job['id']}/cancel"), 409, "conflict")
 
 
+async def test_a_failed_job_is_tried_again_while_it_has_attempts(served: Served) -> None:
+    sent = await served.http.post("/v1/jobs", files={"file": b"no audio"}, data={"max_attempts": "2"})
+    job = await finished(served, sent.json()["id"])
+    assert (job["phase"], job["attempts"]) == ("failed", 1)
+    again = await served.http.post(f"/v1/jobs/{job['id']}/retry")
+    assert (again.status_code, again.json()["error"]) == (202, None)
+    assert (await finished(served, job["id"]))["attempts"] == 2
+    problem(await served.http.post(f"/v1/jobs/{job['id']}/retry"), 409, "conflict")
+    problem(await served.http.post("/v1/jobs/none/retry"), 404, "not_found")
+
+
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
 async def test_an_unknown_job_is_a_404_everywhere(served: Served, method: str) -> None:
     problem(await served.http.request(method, "/v1/jobs/none"), 404, "not_found")

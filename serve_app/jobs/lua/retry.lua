@@ -1,0 +1,17 @@
+-- ARGV: id. Queues a failed job again, from its checkpoint while its stream is kept, else from its beginning. Returns 1, 0
+-- where it has not failed or has no attempts left, nothing where there is none.
+local id = ARGV[1]
+local fields = redis.call('HMGET', job_key(id), 'phase', 'attempts', 'max_attempts', 'done_event')
+if not fields[1] then return false end
+if fields[1] ~= 'failed' or tonumber(fields[2]) >= tonumber(fields[3]) then return 0 end
+redis.call('ZREM', key('expiry'), id)
+redis.call('ZREM', key('ended'), id)
+redis.call('HDEL', job_key(id), 'completed_at', 'error_code', 'error_message', 'done_event')
+redis.call('HSET', job_key(id), 'stalls', 0)
+redis.call('XDEL', key('events:' .. id), fields[4])
+if redis.call('XLEN', key('events:' .. id)) == 0 then
+  redis.call('HSET', job_key(id), 'next_window', 0, 'segments', 0, 'end_s', 0, 'audio_done_s', 0)
+end
+set_phase(id, 'queued')
+enqueue(id)
+return 1
