@@ -30,13 +30,17 @@ STATUS = {
 
 
 class EdgeError(Exception):
-    """A request cannot be granted: a code of the table, a sentence, and the fields at fault where there are any."""
+    """A request cannot be granted: a code of the table, a sentence, the fields at fault where there are any, and the
+    seconds after which it may be tried again where that is known."""
 
-    def __init__(self, code: str, message: str, fields: tuple[tuple[str, str], ...] = ()) -> None:
+    def __init__(
+        self, code: str, message: str, fields: tuple[tuple[str, str], ...] = (), retry_after_s: int | None = None
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.fields = fields
+        self.retry_after_s = retry_after_s
 
     @property
     def status(self) -> int:

@@ -76,7 +76,14 @@ class IngressReplica:
         artifacts, store = Artifacts(settings.storage), _store(settings)
         self._store = store
         self._events = Events(store, artifacts)
-        jobs = Jobs(store, self._events, artifacts, models, settings.result_ttl_s)
+        jobs = Jobs(
+            store,
+            self._events,
+            artifacts,
+            models,
+            result_ttl_s=settings.result_ttl_s,
+            queue_limit=settings.tenant_queued_jobs,
+        )
         self._edge = Edge(jobs, artifacts, settings.max_upload_bytes, settings.sse_max_age_s)
 
     def __serve_build_asgi_app__(self) -> FastAPI:

@@ -57,6 +57,7 @@ class Settings(BaseSettings):
     lease_s: float = Field(30.0, gt=0, description="Seconds after which a silent worker's jobs go to another.")
     runner_jobs: int = Field(8, ge=1, description="Jobs that one Runner replica works on at once.")
     windows_in_flight: int = Field(8, ge=1, description="Windows of one job that are in flight at once.")
+    tenant_queued_jobs: int = Field(10_000, ge=0, description="Jobs of one tenant that wait at once; 0 for no limit.")
     tenant_running_jobs: int = Field(0, ge=0, description="Jobs of one tenant that run at once; 0 for no cap.")
 
     ingress_min_replicas: int = Field(1, ge=1, description="Ingress replicas, at least.")

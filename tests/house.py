@@ -24,6 +24,7 @@ from serve_app.jobs.store import Store
 from serve_app.jobs.sweeper import Sweeper
 
 ME = Principal("me", "t")
+QUEUE_LIMIT = 20
 MODELS = (Model("fake", ("de", "en", "fr")), Model("second", ("en",)))
 
 
@@ -105,7 +106,7 @@ async def open_house(
     stages = PlainStages(artifacts, ffmpeg, allow)
     sweeper = Sweeper(store, artifacts, period_s=0.2, stream_grace_s=3600)
     runner = Runner("runner", store, stages, artifacts, sweeper, limits or RunnerLimits())
-    jobs = Jobs(store, events, artifacts, MODELS, 3600)
+    jobs = Jobs(store, events, artifacts, MODELS, result_ttl_s=3600, queue_limit=QUEUE_LIMIT)
     await events.start()
     await runner.start()
     try:

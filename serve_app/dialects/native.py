@@ -239,13 +239,14 @@ def error(problem: EdgeError) -> Response:
         code=problem.code,
         errors=[{"field": name, "message": what} for name, what in problem.fields],
     )
-    return JSONResponse(body.model_dump(), problem.status, media_type="application/problem+json")
+    headers = {"Retry-After": str(problem.retry_after_s)} if problem.retry_after_s is not None else None
+    return JSONResponse(body.model_dump(), problem.status, headers, "application/problem+json")
 
 
 # Routes.
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem, "content": {"application/problem+json": {}}} for status in (400, 404, 409, 413, 415, 422)
+    status: {"model": Problem, "content": {"application/problem+json": {}}} for status in (400, 404, 409, 413, 415, 422, 429)
 }
 BODY = {
     "requestBody": {

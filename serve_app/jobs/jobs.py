@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,6 +29,10 @@ FEATURES = {
 """Options that need a part which this installation does not have."""
 
 
+UNKNOWN_PACE_S = 5
+"""When to come back to a full queue that nothing was taken from yet."""
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
     """A model that jobs may name, and the languages it knows."""
@@ -50,13 +55,21 @@ class Jobs:
     """What may be done with jobs, and by whom."""
 
     def __init__(
-        self, store: Store, events: Events, artifacts: Artifacts, models: tuple[Model, ...], result_ttl_s: float
+        self,
+        store: Store,
+        events: Events,
+        artifacts: Artifacts,
+        models: tuple[Model, ...],
+        *,
+        result_ttl_s: float,
+        queue_limit: int = 0,
     ) -> None:
         self._store = store
         self._events = events
         self._artifacts = artifacts
         self._models = {model.id: model for model in models}
         self._result_ttl_s = result_ttl_s
+        self._queue_limit = queue_limit
 
     @property
     def models(self) -> tuple[Model, ...]:
@@ -89,14 +102,26 @@ class Jobs:
         job_id = job_id or self.new_id()
         ttl_s = self._result_ttl_s if spec.result_ttl_s is None else spec.result_ttl_s
         try:
-            await self._store.submit(job_id, principal.owner, principal.tenant, spec, ttl_s=ttl_s)
+            accepted = await self._store.submit(
+                job_id, principal.owner, principal.tenant, spec, ttl_s=ttl_s, queue_limit=self._queue_limit
+            )
         except OUTAGES:
             # It may have arrived all the same: only what is certainly no job's is removed.
             with suppress(*OUTAGES):
                 if await self._store.get(job_id) is None:
                     await self.discard_upload(job_id)
             raise
+        if not accepted:
+            await self.discard_upload(job_id)
+            raise await self._queue_full(principal.tenant)
         return await self.get(principal, job_id)
+
+    async def _queue_full(self, tenant: str) -> EdgeError:
+        """There is room again when the next job of the tenant is taken."""
+        pace_s = await self._store.pace_s(tenant)
+        wait_s = math.ceil(pace_s or UNKNOWN_PACE_S)
+        told = f"{self._queue_limit} jobs are waiting, and no more may: try again in {wait_s} s."
+        return EdgeError("rate_limited", told, retry_after_s=wait_s)
 
     async def discard_upload(self, job_id: str) -> None:
         """Remove what was uploaded for a job that will not be."""

@@ -2,7 +2,8 @@
 
 Keys, all under one hash tag: `job:ID` hash, `events:ID` stream, `index:TENANT` ids by order of creation, `wait:TENANT`
 queue by urgency and order, `tenants` start tags of those with a queue, `finish` and `clock` of the fair queueing,
-`running` jobs a tenant, `leases` and `delayed` and `expiry` and `ended` ids by time, `seq` and `token` counters.
+`running` jobs a tenant, `claimed` and `pace` of its queue, `leases` and `delayed` and `expiry` and `ended` ids by time,
+`seq` and `token` counters.
 Channels: `work` (a job waits), `wake` (a stream grew), `cancel` (a running job is to stop).
 """
 
@@ -70,6 +71,11 @@ class Store:
         body = SPEC.dump_json(spec)
         arguments = [spec.priority.urgency, spec.max_attempts, int(ttl_s * 1000), body, queue_limit]
         return bool(await self._run("submit", job_id, owner, tenant, *arguments))
+
+    async def pace_s(self, tenant: str) -> float | None:
+        """Seconds from one claim of a tenant's job to the next, lately; None where it was never measured."""
+        pace_ms = await answer(self._redis.hget(self._key("pace"), tenant))
+        return None if pace_ms is None else float(pace_ms) / 1000
 
     async def get(self, job_id: str) -> Job | None:
         """The job, None where there is none."""
@@ -194,15 +200,17 @@ class Store:
         return [i.decode() for i in ids]
 
     async def _with_positions(self, jobs: list[Job | None]) -> list[Job | None]:
-        """Tell queued jobs how many of their tenant's stand before them."""
+        """Tell queued jobs how many of their tenant's stand before them, and when their turn is likely to come."""
         queued = [job for job in jobs if job and job.phase is Phase.QUEUED]
         if not queued:
             return jobs
         async with self._redis.pipeline(transaction=False) as pipe:
             for job in queued:
                 pipe.zrank(self._key(f"wait:{job.tenant}"), job.id)
-            ranks = dict(zip((job.id for job in queued), await answer(pipe.execute()), strict=True))
-        return [_at(job, ranks.get(job.id)) if job else None for job in jobs]
+                pipe.hget(self._key("pace"), job.tenant)
+            told = await answer(pipe.execute())
+        places = {job.id: _at(job, *told[2 * i : 2 * i + 2]) for i, job in enumerate(queued)}
+        return [places.get(job.id, job) if job else None for job in jobs]
 
     @property
     def _lease_ms(self) -> int:
@@ -216,8 +224,9 @@ class Store:
         return await answer(self._scripts[script](keys=[PREFIX], args=arguments))
 
 
-def _at(job: Job, position: int | None) -> Job:
-    return replace(job, queue_position=position)
+def _at(job: Job, position: int | None, pace_ms: bytes | None) -> Job:
+    turn_s = None if position is None or pace_ms is None else round((position + 1) * float(pace_ms) / 1000, 1)
+    return replace(job, queue_position=position, eta_s=turn_s)
 
 
 def _or_blank(value: Any) -> Any:

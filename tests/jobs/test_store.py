@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from uuid import uuid4
 
 import orjson
@@ -64,6 +65,22 @@ async def test_a_full_queue_takes_no_more(store: Store) -> None:
 async def test_positions_count_those_before_in_the_same_queue(store: Store) -> None:
     ids = [await submitted(store) for _ in range(3)]
     assert [job.queue_position for job in await store.get_many(ids) if job] == [0, 1, 2]
+
+
+async def test_the_pace_of_a_queue_is_measured_while_jobs_wait(store: Store) -> None:
+    assert await store.pace_s("t") is None
+    ids = [await submitted(store) for _ in range(4)]
+    await claimed(store)
+    assert await store.pace_s("t") is None
+    await asyncio.sleep(0.05)  # a pace is a matter of time
+    await claimed(store)
+    pace_s = await store.pace_s("t")
+    assert pace_s
+    assert pace_s >= 0.05
+    job = await store.get(ids[3])
+    assert job
+    assert job.queue_position == 1
+    assert job.eta_s == pytest.approx(2 * pace_s, abs=0.06)
 
 
 async def test_interactive_goes_before_bulk(store: Store) -> None:

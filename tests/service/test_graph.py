@@ -65,7 +65,7 @@ async def test_jobs_go_through_the_graph(settings: Settings, store: Store, artif
     runner = served(settings, "Runner")
     events = Events(store, artifacts)
     await events.start()
-    jobs = Jobs(store, events, artifacts, find_models(settings), 3600)
+    jobs = Jobs(store, events, artifacts, find_models(settings), result_ttl_s=3600)
     for model in ("fake", "second"):
         job_id = jobs.new_id()
         artifacts.put(source_key(job_id), sample.read_bytes())

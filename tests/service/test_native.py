@@ -11,6 +11,7 @@ import httpx_sse
 import pytest
 
 from serve_app.jobs.models import job_folder
+from tests.house import QUEUE_LIMIT
 from tests.service.conftest import MAX_UPLOAD_BYTES, Served
 from tests.site import answer, serving
 
@@ -211,6 +212,24 @@ async def test_an_unknown_job_is_a_404_everywhere(served: Served, method: str) -
 async def test_a_request_that_cannot_be_granted_says_why(served: Served, body: Any, status: int, code: str) -> None:
     problem(await served.http.post("/v1/jobs", json=body), status, code)
     assert (await served.http.get("/v1/jobs")).json() == {"jobs": [], "next_cursor": None}
+
+
+async def test_a_full_queue_says_when_to_come_back(served: Served, sample: Path, tmp_path: Path) -> None:
+    served.house.stages.gate = asyncio.Semaphore(0)
+    codes = []
+    for _ in range(QUEUE_LIMIT + 9):
+        with sample.open("rb") as file:
+            answer = await served.http.post("/v1/jobs", files={"file": file})
+        codes.append(answer.status_code)
+    assert set(codes[:QUEUE_LIMIT]) == {202}
+    body = problem(answer, 429, "rate_limited")
+    assert int(answer.headers["retry-after"]) >= 1
+    assert f"in {answer.headers['retry-after']} s" in body["detail"]
+    page = (await served.http.get("/v1/jobs", params={"limit": 100})).json()["jobs"]
+    assert len(page) == codes.count(202)
+    assert len(list((tmp_path / "artifacts/jobs").iterdir())) == len(page)
+    waiting = [job["queue_position"] for job in page if job["phase"] == "queued"]
+    assert waiting == list(range(QUEUE_LIMIT))[::-1]
 
 
 async def test_a_body_that_is_none_is_refused(served: Served) -> None:

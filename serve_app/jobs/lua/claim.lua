@@ -13,11 +13,13 @@ for _, tenant in ipairs(redis.call('ZRANGE', key('tenants'), 0, -1)) do
       local start = tonumber(redis.call('ZSCORE', key('tenants'), tenant))
       redis.call('SET', key('clock'), start)
       redis.call('HSET', key('finish'), tenant, start + 1)
-      if redis.call('ZCARD', key('wait:' .. tenant)) == 0 then
-        redis.call('ZREM', key('tenants'), tenant)
-      else
+      local more = redis.call('ZCARD', key('wait:' .. tenant)) > 0
+      if more then
         redis.call('ZADD', key('tenants'), start + 1, tenant)
+      else
+        redis.call('ZREM', key('tenants'), tenant)
       end
+      note_pace(tenant, t, more)
       local token = tostring(redis.call('INCR', key('token')))
       redis.call('HSET', job_key(id), 'token', token, 'worker', ARGV[1])
       redis.call('HSETNX', job_key(id), 'started_at', t)

@@ -43,6 +43,17 @@ local function leave_queue(id, tenant)
   end
 end
 
+-- How long a tenant's jobs wait for one another, in milliseconds: a mean over its latest claims, of the times between those
+-- that left others waiting. Idle time is none of it.
+local function note_pace(tenant, t, more)
+  local last = redis.call('HGET', key('claimed'), tenant)
+  if last then
+    local mean = tonumber(redis.call('HGET', key('pace'), tenant) or (t - last))
+    redis.call('HSET', key('pace'), tenant, mean + 0.2 * (t - last - mean))
+  end
+  if more then redis.call('HSET', key('claimed'), tenant, t) else redis.call('HDEL', key('claimed'), tenant) end
+end
+
 local function release(id)
   if redis.call('ZREM', key('leases'), id) == 1 then
     redis.call('HINCRBY', key('running'), redis.call('HGET', job_key(id), 'tenant'), -1)
