@@ -5,6 +5,7 @@ from __future__ import annotations
 STATUS = {
     "invalid_request": 422,
     "malformed": 400,
+    "forbidden": 403,
     "not_found": 404,
     "not_allowed": 405,
     "conflict": 409,

@@ -6,7 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
@@ -15,6 +15,7 @@ from deployments.errors import WorkError
 from serve_app.dialects.base import Dialect, Edge
 from serve_app.dialects.native import NATIVE, invalid
 from serve_app.errors import EdgeError
+from serve_app.guard import Guard
 from serve_app.jobs.connection import OUTAGES
 from serve_app.jobs.events import Events
 from serve_app.jobs.store import Store
@@ -35,8 +36,9 @@ def create_api(edge: Edge, store: Store, events: Events, *, version: str, dialec
         await store.close()
 
     api = FastAPI(title="Murmuration", version=version, lifespan=lifespan, redoc_url=None)
+    guard = Depends(Guard(edge.allowed_hosts))
     for dialect in dialects:
-        api.include_router(dialect.routes(edge))
+        api.include_router(dialect.routes(edge), dependencies=[guard])
     _add_health(api, store, version)
     _add_errors(api, dialects)
     return api

@@ -84,7 +84,7 @@ class IngressReplica:
             result_ttl_s=settings.result_ttl_s,
             queue_limit=settings.tenant_queued_jobs,
         )
-        self._edge = Edge(jobs, artifacts, settings.max_upload_bytes, settings.sse_max_age_s)
+        self._edge = Edge(jobs, artifacts, settings.max_upload_bytes, settings.sse_max_age_s, settings.allowed_hosts)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return create_api(self._edge, self._store, self._events, version=VERSION)

@@ -48,6 +48,10 @@ class Settings(BaseSettings):
     fetch_allow: Words = Field(
         (), description="Hosts, host:port pairs or CIDRs that sources may be fetched from although they are private."
     )
+    allowed_hosts: Words = Field(
+        ("localhost", "127.0.0.1", "::1"),
+        description="Names in Host and Origin that requests are answered for, against web pages that aim here; * for any.",
+    )
     max_audio_s: float = Field(86_400.0, gt=0, description="Longest audio accepted, in seconds, by what was decoded.")
     max_upload_bytes: int = Field(2 << 30, gt=0, description="Largest upload or fetched source, in bytes.")
     result_ttl_s: float = Field(604_800.0, gt=0, description="Seconds that a job and its results are kept after its end.")
@@ -72,7 +76,7 @@ class Settings(BaseSettings):
     transcriber_max_replicas: int = Field(1, ge=1, description="Transcriber replicas a model, at most.")
     transcriber_gpus: float = Field(0.0, ge=0, description="GPUs, or the share of one, that a Transcriber replica takes.")
 
-    @field_validator("models", "fetch_allow", mode="before")
+    @field_validator("models", "fetch_allow", "allowed_hosts", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):

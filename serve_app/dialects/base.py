@@ -21,6 +21,7 @@ class Edge:
     artifacts: Artifacts
     max_upload_bytes: int
     sse_max_age_s: float
+    allowed_hosts: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,9 @@ class Served:
 async def served(valkey: Valkey, store: Store, artifacts: Artifacts, ffmpeg: str) -> AsyncIterator[Served]:
     """The API at work, with the fake engine. Sources on loopback may be fetched."""
     async with open_house(store, artifacts, ffmpeg, allow=("127.0.0.0/8",)) as house:
-        edge = Edge(house.jobs, artifacts, MAX_UPLOAD_BYTES, sse_max_age_s=30.0)
+        edge = Edge(
+            house.jobs, artifacts, MAX_UPLOAD_BYTES, sse_max_age_s=30.0, allowed_hosts=("localhost", "127.0.0.1", "::1")
+        )
         own = Store(connect(valkey.url))
         api = create_api(edge, own, Events(own, artifacts), version="0")
         server = uvicorn.Server(uvicorn.Config(api, port=0, log_level="warning"))

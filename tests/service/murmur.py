@@ -19,6 +19,14 @@ STOP_S = 15
 """Whatever was started is stopped within this time: a promise."""
 
 
+def command(process: psutil.Process) -> list[str]:
+    """Its command line; nothing where it has just ended."""
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -60,6 +68,10 @@ class Up:
     def family(self) -> list[psutil.Process]:
         """All that it started."""
         return psutil.Process(self.process.pid).children(recursive=True)
+
+    def named(self, *words: str) -> list[psutil.Process]:
+        """Those of them whose command line holds one of `words`."""
+        return [p for p in self.family() if any(word in " ".join(command(p)) for word in words)]
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Signal it; its exit status. TimeoutExpired where it takes longer than promised."""

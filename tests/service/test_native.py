@@ -287,3 +287,24 @@ async def test_metadata_that_cannot_be_read_is_refused(served: Served, sample: P
     with sample.open("rb") as file:
         answer = await served.http.post("/v1/jobs", files={"file": file}, data={"metadata": metadata[:60_000]})
     problem(answer, 422, "invalid_request")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "evil.example"},
+        {"Host": "127.0.0.1.evil.example:80"},
+        {"Host": "["},
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+    ],
+)
+async def test_a_web_page_that_aims_here_is_refused(served: Served, headers: dict[str, str]) -> None:
+    problem(await served.http.get("/v1/jobs", headers=headers), 403, "forbidden")
+    problem(await served.http.post("/v1/jobs", files={"file": b"x"}, headers=headers), 403, "forbidden")
+    assert (await served.http.get("/v1/jobs")).json()["jobs"] == []
+
+
+@pytest.mark.parametrize("headers", [{"Host": "localhost:80"}, {"Host": "[::1]:80"}, {"Origin": "http://LOCALHOST:3000"}])
+async def test_this_machine_by_any_of_its_names_is_answered(served: Served, headers: dict[str, str]) -> None:
+    assert (await served.http.get("/v1/jobs", headers=headers)).status_code == 200

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from serve_app.valkey import Valkey
-from tests.service.murmur import MURMUR, Up, free_port, murmur, up
+from tests.service.murmur import MURMUR, Up, command, free_port, murmur, up
 
 FAKE = {"MURMUR_ENGINE": "fake", "MURMUR_MODELS": "fake"}
 
@@ -25,15 +25,8 @@ def refused(data_dir: Path, *arguments: str, **environment: str) -> str:
     assert done.stdout == ""
     said = [line for line in done.stderr.splitlines() if not line.startswith("starting: ")]
     assert len(said) == 1, done.stderr
-    assert not [p for p in psutil.process_iter() if str(data_dir) in " ".join(arguments_of(p))]
+    assert not [p for p in psutil.process_iter() if str(data_dir) in " ".join(command(p))]
     return said[0]
-
-
-def arguments_of(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.Error:
-        return []
 
 
 @pytest.mark.parametrize(
@@ -99,7 +92,7 @@ def test_what_is_stopped_is_gone_and_jobs_are_there_after_the_next_start(tmp_pat
 def test_a_redis_that_was_there_stays(tmp_path: Path, valkey: Valkey) -> None:
     with up(tmp_path / "data", "--redis-url", valkey.url, **FAKE) as service:
         assert service.ready(), service.said.read_text()
-        assert not [p for p in service.family() if "valkey-server" in p.name()]
+        assert not service.named("valkey-server")
         family = service.family()
         assert service.stop() == 0
     assert psutil.wait_procs(family, timeout=0)[1] == []
@@ -108,7 +101,7 @@ def test_a_redis_that_was_there_stays(tmp_path: Path, valkey: Valkey) -> None:
 
 def test_a_start_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
     with up(tmp_path / "data", **FAKE) as service:
-        while not [p for p in service.family() if "raylet" in p.name()]:
+        while not service.named("raylet/raylet"):
             assert service.process.poll() is None, service.said.read_text()
         family = service.family()
         assert service.stop() == 130
@@ -122,7 +115,7 @@ def test_one_for_the_occasion_transcribes_and_ends(tmp_path: Path, sample: Path)
     done = murmur("transcribe", sample, MURMUR_MODELS="tiny.en", XDG_DATA_HOME=str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) > 5
-    left = [p for p in psutil.process_iter() if p.pid not in before and "ray" in " ".join(arguments_of(p))]
+    left = [p for p in psutil.process_iter() if p.pid not in before and "ray" in " ".join(command(p))]
     assert psutil.wait_procs(left, timeout=1)[1] == []
     assert list(tmp_path.iterdir()) == []
 
@@ -136,7 +129,7 @@ def test_a_valkey_that_is_killed_is_started_again_and_nothing_is_lost(tmp_path: 
             listed = ""
             while "transcribing" not in listed:
                 listed = murmur("jobs", "list", "--server", service.url).stdout
-            [server] = [p for p in service.family() if "valkey-server" in p.name()]
+            [server] = service.named("valkey-server")
             server.kill()
             told, _ = following.communicate(timeout=120)
         assert following.returncode == 0
