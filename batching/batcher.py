@@ -16,6 +16,7 @@ from batching.scheduler import Scheduler, Ticket
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Run = Callable[[Sequence[Item]], Awaitable[Sequence[Result]]]
+Begun = Callable[[], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -28,27 +29,45 @@ class Counts:
     dropped: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Pending(Generic[Item, Result]):
+    item: Item
+    future: asyncio.Future[Result]
+    begun: Begun | None
+
+
 class Batcher(Generic[Item, Result]):
     """Runs batches of what `scheduler` chooses on `lanes` lanes at once; `run` takes items and gives a result each."""
 
     def __init__(self, run: Run[Item, Result], scheduler: Scheduler, lanes: int = 1) -> None:
         self._run = run
         self._scheduler = scheduler
-        self._idle = lanes
-        self._pending: dict[int, tuple[Item, asyncio.Future[Result]]] = {}
+        self._lanes = self._idle = lanes
+        self._alone = False
+        self._pending: dict[int, _Pending[Item, Result]] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._number = 0
         self.counts = Counts()
 
     async def submit(
-        self, item: Item, *, job: str, tenant: str, seconds: float, urgency: int = 0, kind: Hashable = None
+        self,
+        item: Item,
+        *,
+        job: str,
+        tenant: str,
+        seconds: float,
+        urgency: int = 0,
+        kind: Hashable = None,
+        alone: bool = False,
+        begun: Begun | None = None,
     ) -> Result:
         """Wait for the item's turn and give its result, or raise what `run` raised for it. A caller that is cancelled
-        takes its item along, at no cost if that still waits."""
-        ticket = Ticket(self._number, job, tenant, seconds, urgency, kind)
+        takes its item along, at no cost if that still waits. One that is `alone` runs while nothing else does; `begun` is
+        awaited when its turn has come, before it runs."""
+        ticket = Ticket(self._number, job, tenant, seconds, urgency, kind, alone)
         self._number += 1
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._pending[ticket.number] = (item, future)
+        self._pending[ticket.number] = _Pending(item, future, begun)
         self._scheduler.add(ticket)
         # Whoever submits in this same turn of the loop may still share the batch.
         asyncio.get_running_loop().call_soon(self._fill)
@@ -62,7 +81,10 @@ class Batcher(Generic[Item, Result]):
 
     def _fill(self) -> None:
         """Give every idle lane a batch, sharing out what waits rather than crowding it into the first lane."""
-        while self._idle and len(self._scheduler):
+        while self._idle and not self._alone and (head := self._scheduler.head()):
+            if head.alone and self._idle < self._lanes:
+                return  # what runs goes to its end first
+            self._alone = head.alone
             share = -(-len(self._scheduler) // self._idle)
             tickets = self._scheduler.next_batch(share)
             self._idle -= 1
@@ -70,33 +92,35 @@ class Batcher(Generic[Item, Result]):
             self._running.add(task)
             task.add_done_callback(self._running.discard)
 
-    async def _serve(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+    async def _serve(self, batch: list[_Pending[Item, Result]]) -> None:
         try:
+            await asyncio.gather(*(one.begun() for one in batch if one.begun))
             await self._attempt(batch)
         finally:
-            for _, future in batch:
-                if not future.done():
-                    future.set_exception(RuntimeError("the batch was given up"))
+            for one in batch:
+                if not one.future.done():
+                    one.future.set_exception(RuntimeError("the batch was given up"))
             self._idle += 1
+            self._alone = False
             self._fill()
 
-    async def _attempt(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+    async def _attempt(self, batch: list[_Pending[Item, Result]]) -> None:
         """Run a batch; if it fails, run its halves: out of memory needs less at once, and a bad item must hurt no
         other."""
         self.counts.batches += 1
         self.counts.items += len(batch)
         self.counts.largest = max(self.counts.largest, len(batch))
         try:
-            results = await self._run([item for item, _ in batch])
+            results = await self._run([one.item for one in batch])
             answers = list(zip(batch, results, strict=True))
         except Exception as error:  # noqa: BLE001 - whatever a batch raises, its halves are tried
             if len(batch) > 1:
                 middle = len(batch) // 2
                 await self._attempt(batch[:middle])
                 await self._attempt(batch[middle:])
-            elif not batch[0][1].done():
-                batch[0][1].set_exception(error)
+            elif not batch[0].future.done():
+                batch[0].future.set_exception(error)
             return
-        for (_, future), result in answers:
-            if not future.done():
-                future.set_result(result)
+        for one, result in answers:
+            if not one.future.done():
+                one.future.set_result(result)

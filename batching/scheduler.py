@@ -16,7 +16,8 @@ from itertools import pairwise
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """A window that waits. `urgency` 0 goes first; only tickets of one `kind` share a batch; `seconds` is the cost."""
+    """A window that waits. `urgency` 0 goes first; only tickets of one `kind` share a batch, and one that is `alone` shares
+    with none; `seconds` is the cost."""
 
     number: int
     job: str
@@ -24,6 +25,7 @@ class Ticket:
     seconds: float
     urgency: int = 0
     kind: Hashable = None
+    alone: bool = False
 
 
 @dataclass(slots=True)
@@ -81,22 +83,28 @@ class Scheduler:
             path[-1].tickets.remove(ticket)
             self._leave(ticket, path)
 
+    def head(self) -> Ticket | None:
+        """The ticket whose turn is next; it stays where it is."""
+        return next(self._heads(), None)
+
     def next_batch(self, limit: int | None = None) -> list[Ticket]:
         """Take the next batch, of at most `limit` tickets when given. Empty when nothing waits."""
         room = self._max_items if limit is None else min(limit, self._max_items)
         batch: list[Ticket] = []
         seconds = 0.0
         while len(batch) < room:
-            found = self._first(batch[0].kind if batch else None, any_kind=not batch)
+            found = self._like(batch[0]) if batch else self.head()
             if found is None or (batch and seconds + found.seconds > self._max_seconds):
                 break
             self._take(found)
             batch.append(found)
             seconds += found.seconds
+            if found.alone:
+                break
         return batch
 
-    def _first(self, kind: Hashable, *, any_kind: bool) -> Ticket | None:
-        return next((t for t in self._heads() if any_kind or t.kind == kind), None)
+    def _like(self, first: Ticket) -> Ticket | None:
+        return next((t for t in self._heads() if t.kind == first.kind and not t.alone), None)
 
     def _heads(self) -> Iterator[Ticket]:
         """The first ticket of every job, in the order in which they deserve their turn."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -94,6 +95,20 @@ class Artifacts:
         selector = fs.FileSelector(self._path(prefix), allow_not_found=True, recursive=True)
         files = [i.path for i in self._fs.get_file_info(selector) if i.type == fs.FileType.File]
         return [path[len(self._root) + 1 :] for path in files if not path.endswith(PART)]
+
+    def folders(self, prefix: str) -> list[str]:
+        """The keys of the folders that are right in `prefix`."""
+        selector = fs.FileSelector(self._path(prefix), allow_not_found=True)
+        found = [i.path for i in self._fs.get_file_info(selector) if i.type == fs.FileType.Directory]
+        return [path[len(self._root) + 1 :] for path in found]
+
+    def age_s(self, prefix: str) -> float:
+        """Seconds since anything in a folder was last written to, what is still being written included; infinite where
+        nothing tells."""
+        path = self._path(prefix)
+        selector = fs.FileSelector(path, allow_not_found=True, recursive=True)
+        times = [i.mtime_ns for i in (self._fs.get_file_info(path), *self._fs.get_file_info(selector)) if i.mtime_ns]
+        return time.time() - max(times) / 1e9 if times else float("inf")
 
     def delete(self, prefix: str) -> None:
         """Remove a folder with all that is in it; no error where it is not there."""

@@ -69,3 +69,20 @@ class StageLost(WorkError):
 
     code = "internal"
     transient = True
+
+
+class StageDied(StageLost):
+    """It died while it decoded this very window, perhaps of it."""
+
+
+class StageAway(WorkError):
+    """No actor can be had for the work at the moment."""
+
+    code = "internal"
+    transient = True
+
+
+class Deadly(WorkError):
+    """The work has ended every actor that did it."""
+
+    code = "engine_failed"

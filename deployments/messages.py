@@ -59,7 +59,8 @@ class DecodeOptions:
 
 @dataclass(frozen=True, slots=True)
 class TranscribeRequest:
-    """Decode one window of the PCM under `pcm_prefix`. `job` and `tenant` are names for the scheduler to be fair by."""
+    """Decode one window of the PCM under `pcm_prefix`. `job` and `tenant` are names for the scheduler to be fair by; `alone`
+    means that nothing else is decoded meanwhile: workers have died of this window, or of one beside it."""
 
     job: str
     tenant: str
@@ -67,6 +68,12 @@ class TranscribeRequest:
     pcm_prefix: str
     window: Window
     options: DecodeOptions
+    alone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A window's turn has come: should the worker die from now on, the window may be the reason."""
 
 
 @dataclass(frozen=True, slots=True)

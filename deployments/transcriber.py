@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -18,9 +18,11 @@ from batching.windows import remainder
 from deployments.artifacts import Artifacts
 from deployments.engines.base import Clip, Decode, Engine, shifted
 from deployments.errors import EngineFailed
-from deployments.messages import EngineInfo, TranscribeRequest, WindowResult
+from deployments.messages import Begun, EngineInfo, TranscribeRequest, WindowResult
 from deployments.pcm import read_pcm
 
+HEARD_S = 0.05
+"""Enough for a word to cross to the caller."""
 BATCH_SECONDS = 30.0
 """Audio seconds that one clip may put into a batch's budget."""
 
@@ -49,15 +51,38 @@ class Transcriber:
             "dropped": counts.dropped,
         }
 
-    async def transcribe(self, request: TranscribeRequest) -> WindowResult:
-        """Decode a window to its end: where the text stops before the speech does, the rest is decoded as well.
-        Raises EngineFailed."""
+    async def stream(self, request: TranscribeRequest) -> AsyncIterator[Begun | WindowResult]:
+        """`transcribe`, and before its result word that the window's turn has come."""
+        turn = asyncio.Event()
+
+        async def begun() -> None:
+            turn.set()
+            if request.alone:
+                # It is on trial: the word must be out before the window can do harm.
+                await asyncio.sleep(HEARD_S)
+
+        work = asyncio.create_task(self.transcribe(request, begun))
+        waiting = asyncio.create_task(turn.wait())
+        try:
+            await asyncio.wait([work, waiting], return_when=asyncio.FIRST_COMPLETED)
+            if turn.is_set():
+                yield Begun()
+            yield await work
+        finally:
+            work.cancel()
+            waiting.cancel()
+
+    async def transcribe(
+        self, request: TranscribeRequest, begun: Callable[[], Awaitable[None]] | None = None
+    ) -> WindowResult:
+        """Decode a window to its end: where the text stops before the speech does, the rest is decoded as well. `begun` is
+        awaited whenever its turn has come. Raises EngineFailed."""
         window: Window | None = request.window
         segments: list[Segment] = []
         language = None
         while window is not None:
             audio = await asyncio.to_thread(read_pcm, self._artifacts, request.pcm_prefix, window.start, window.end)
-            decode, verdict = await self._believable(request, audio)
+            decode, verdict = await self._believable(request, audio, begun)
             language = language or decode.language
             if not verdict.silent:
                 offset = window.start / SAMPLE_RATE
@@ -72,12 +97,14 @@ class Transcriber:
             return None
         return remainder(window, window.start + int(decode.ends_at * SAMPLE_RATE))
 
-    async def _believable(self, request: TranscribeRequest, audio: NDArray[np.float32]) -> tuple[Decode, Verdict]:
+    async def _believable(
+        self, request: TranscribeRequest, audio: NDArray[np.float32], begun: Callable[[], Awaitable[None]] | None
+    ) -> tuple[Decode, Verdict]:
         """Decode, and while the result is doubtful decode again at a higher temperature; the likeliest counts."""
         best: tuple[Decode, Verdict] | None = None
         temperature: float | None = request.options.temperature
         while temperature is not None:
-            decode = await self._submit(request, Clip(audio, request.options, temperature))
+            decode = await self._submit(request, Clip(audio, request.options, temperature), begun)
             verdict = judge(
                 decode.text,
                 log_probability=decode.log_probability,
@@ -91,7 +118,7 @@ class Transcriber:
         assert best is not None
         return best
 
-    async def _submit(self, request: TranscribeRequest, clip: Clip) -> Decode:
+    async def _submit(self, request: TranscribeRequest, clip: Clip, begun: Callable[[], Awaitable[None]] | None) -> Decode:
         options = request.options
         try:
             return await self._batcher.submit(
@@ -101,6 +128,8 @@ class Transcriber:
                 seconds=len(clip.audio) / SAMPLE_RATE,
                 urgency=request.urgency,
                 kind=(clip.temperature, options.prompt, options.hotwords),
+                alone=request.alone,
+                begun=begun,
             )
         except Exception as error:
             raise EngineFailed(f"The model could not decode a part of the audio ({type(error).__name__}).") from error

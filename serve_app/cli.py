@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from serve_app.client import Client, ServerError
+from serve_app.key_commands import keys
 from serve_app.local import Interrupted, LocalService
 from serve_app.preflight import StartError
 from serve_app.settings import Settings
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 jobs = typer.Typer(no_args_is_help=True, help="Jobs of a running server.")
 app.add_typer(jobs, name="jobs")
+app.add_typer(keys, name="keys")
 
 notes = Console(stderr=True, highlight=False)
 DEFAULT_SERVER = "http://127.0.0.1:8080"
@@ -57,9 +59,19 @@ def up(
     data_dir: Annotated[Path | None, typer.Option(help="Directory for jobs and artifacts.")] = None,
     redis_url: Annotated[str | None, typer.Option(help="Redis to use instead of an embedded Valkey.")] = None,
     ray_address: Annotated[str | None, typer.Option(help="Ray cluster to join instead of starting one.")] = None,
+    allow_anonymous: Annotated[
+        bool | None, typer.Option("--allow-anonymous", help="Serve beyond loopback without API keys.")
+    ] = None,
 ) -> None:
     """Start the service on this machine and serve until Ctrl-C."""
-    settings = settings_with(host=host, port=port, data_dir=data_dir, redis_url=redis_url, ray_address=ray_address)
+    settings = settings_with(
+        host=host,
+        port=port,
+        data_dir=data_dir,
+        redis_url=redis_url,
+        ray_address=ray_address,
+        allow_anonymous=allow_anonymous,
+    )
     out = private_stdout()
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

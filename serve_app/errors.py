@@ -5,10 +5,13 @@ from __future__ import annotations
 STATUS = {
     "invalid_request": 422,
     "malformed": 400,
+    "unauthenticated": 401,
     "forbidden": 403,
     "not_found": 404,
     "not_allowed": 405,
     "conflict": 409,
+    "gone": 410,
+    "key_reused": 422,
     "unavailable": 503,
     "source_unreachable": 422,
     "source_forbidden": 422,
@@ -47,6 +50,12 @@ class EdgeError(Exception):
     def status(self) -> int:
         """The HTTP status."""
         return STATUS[self.code]
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What HTTP wants said beside the body, in every dialect."""
+        wait = {"Retry-After": str(self.retry_after_s)} if self.retry_after_s is not None else {}
+        return wait | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})
 
 
 def not_found() -> EdgeError:

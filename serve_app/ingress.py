@@ -8,10 +8,12 @@ from contextlib import asynccontextmanager
 
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
 from deployments.errors import WorkError
+from serve_app.auth import Auth
 from serve_app.dialects.base import Dialect, Edge
 from serve_app.dialects.native import NATIVE, invalid
 from serve_app.errors import EdgeError
@@ -19,13 +21,16 @@ from serve_app.guard import Guard
 from serve_app.jobs.connection import OUTAGES
 from serve_app.jobs.events import Events
 from serve_app.jobs.store import Store
+from serve_app.metrics import exposition
 
 log = logging.getLogger(__name__)
 
 DIALECTS = (NATIVE,)
 
 
-def create_api(edge: Edge, store: Store, events: Events, *, version: str, dialects: Sequence[Dialect] = DIALECTS) -> FastAPI:
+def create_api(
+    edge: Edge, auth: Auth, store: Store, events: Events, *, version: str, dialects: Sequence[Dialect] = DIALECTS
+) -> FastAPI:
     """The application. It starts and stops `events` and closes `store` with itself."""
 
     @asynccontextmanager
@@ -36,6 +41,7 @@ def create_api(edge: Edge, store: Store, events: Events, *, version: str, dialec
         await store.close()
 
     api = FastAPI(title="Murmuration", version=version, lifespan=lifespan, redoc_url=None)
+    api.state.auth = auth
     guard = Depends(Guard(edge.allowed_hosts))
     for dialect in dialects:
         api.include_router(dialect.routes(edge), dependencies=[guard])
@@ -49,6 +55,11 @@ def _add_health(api: FastAPI, store: Store, version: str) -> None:
     async def healthz() -> dict[str, str]:
         """Whether this process answers."""
         return {"status": "ok", "version": version}
+
+    @api.get("/metrics", response_class=PlainTextResponse)
+    async def metrics() -> Response:
+        """Figures for Prometheus."""
+        return PlainTextResponse(exposition(await store.figures()), media_type=CONTENT_TYPE_LATEST)
 
     @api.get("/readyz", responses={503: {}})
     async def readyz() -> Response:

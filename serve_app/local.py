@@ -37,6 +37,8 @@ OBJECT_STORE_BYTES = 150 << 20
 """Ray's shared memory: indices and text pass through it, never audio."""
 LOOK_S = 0.5
 """How often the embedded Valkey is looked at."""
+LONGEST_S = 30.0
+"""How long it is left alone, at most, after it could not be started."""
 UNDEPLOY_S = 7.0
 LAST_WORDS_S = 3.0
 """What Ray started may take this long to end by itself once Ray is told to end."""
@@ -78,6 +80,8 @@ class LocalService:
         self._leave = threading.Event()
         self._error: BaseException | None = None
         self._valkey: Valkey | None = None
+        self._patience_s = LOOK_S
+        self._look_again = 0.0
         self.dashboard_url: str | None = None
 
     @property
@@ -121,15 +125,20 @@ class LocalService:
 
     def _look_after_valkey(self) -> None:
         """Start the embedded server again if it has died: what it accepted is on disk, and every part reconnects."""
+        if self._valkey is None or time.monotonic() < self._look_again:
+            return
         try:
-            if self._valkey and self._valkey.revive():
+            if self._valkey.revive():
                 log.warning("the embedded Valkey had died: it was started again")
+            self._patience_s = LOOK_S
         except ValkeyFailed as error:
-            log.error("the embedded Valkey has died: %s", error)
+            self._patience_s = min(2 * self._patience_s, LONGEST_S)
+            self._look_again = time.monotonic() + self._patience_s
+            log.error("the embedded Valkey has died, and is tried again in %g s: %s", self._patience_s, error)
 
     def _start(self) -> None:
         settings = self._settings
-        check_host(settings.host)
+        check_host(settings.host, keyed=settings.api_keys_required, open_to_all=settings.allow_anonymous)
         check_port(settings.host, settings.port)
         self._exit.enter_context(locked(settings.data_dir))
         try:

@@ -29,8 +29,10 @@ from deployments.safe_http import Allowed, SafeHttp
 from deployments.transcoder import Transcoder
 from deployments.transcriber import Transcriber
 from deployments.weights import languages, locate
+from serve_app.auth import Auth
 from serve_app.dialects.base import Edge
 from serve_app.flow import pace_replica
+from serve_app.guard import ANY
 from serve_app.ingress import create_api
 from serve_app.jobs.connection import connect
 from serve_app.jobs.events import Events
@@ -38,6 +40,7 @@ from serve_app.jobs.jobs import Jobs, Model
 from serve_app.jobs.runner import Runner, RunnerLimits
 from serve_app.jobs.store import Leases, Store
 from serve_app.jobs.sweeper import Sweeper
+from serve_app.keys import Keys
 from serve_app.scaling import LOAD
 from serve_app.settings import Settings
 from serve_app.stages import ServeStages
@@ -73,7 +76,8 @@ class IngressReplica:
         prepare_replica(settings)
         pace_replica()
         # Bound so that it is part of the graph; work reaches it through Redis, never through a call.
-        artifacts, store = Artifacts(settings.storage), _store(settings)
+        redis = connect(settings.redis_url)
+        artifacts, store = Artifacts(settings.storage), Store(redis)
         self._store = store
         self._events = Events(store, artifacts)
         jobs = Jobs(
@@ -84,10 +88,13 @@ class IngressReplica:
             result_ttl_s=settings.result_ttl_s,
             queue_limit=settings.tenant_queued_jobs,
         )
-        self._edge = Edge(jobs, artifacts, settings.max_upload_bytes, settings.sse_max_age_s, settings.allowed_hosts)
+        self._auth = Auth(Keys(redis), required=settings.api_keys_required)
+        # A page that aims here from a browser has no key: with keys, any name of this machine will do.
+        hosts = (ANY,) if settings.api_keys_required else settings.allowed_hosts
+        self._edge = Edge(jobs, artifacts, settings.max_upload_bytes, settings.sse_max_age_s, hosts)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_api(self._edge, self._store, self._events, version=VERSION)
+        return create_api(self._edge, self._auth, self._store, self._events, version=VERSION)
 
 
 class RunnerReplica:
@@ -105,10 +112,11 @@ class RunnerReplica:
             jobs=settings.runner_jobs,
             windows=settings.windows_in_flight,
             tenant_jobs=settings.tenant_running_jobs,
+            weights=settings.tenant_weights,
             max_audio_s=settings.max_audio_s,
             max_source_bytes=settings.max_upload_bytes,
         )
-        artifacts, store = Artifacts(settings.storage), _store(settings)
+        artifacts, store = Artifacts(settings.storage), Store(connect(settings.redis_url), Leases(settings.lease_s))
         sweeper = Sweeper(store, artifacts, period_s=settings.lease_s / 6, stream_grace_s=settings.stream_grace_s)
         stages = ServeStages(ingestion, transcoder, transcribers)
         self._runner = Runner(f"runner-{uuid4().hex[:8]}", store, stages, artifacts, sweeper, self._limits)
@@ -231,10 +239,6 @@ def _range(settings: Settings, stage: str, *, target: int | None = None, policy:
     if policy:
         return AutoscalingConfig(**bounds, policy=AutoscalingPolicy(policy_function=policy))
     return AutoscalingConfig(**bounds, target_ongoing_requests=target)
-
-
-def _store(settings: Settings) -> Store:
-    return Store(connect(settings.redis_url), Leases(settings.lease_s))
 
 
 def _cores() -> int:

@@ -32,10 +32,13 @@ def temporary_directory() -> Iterator[str]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def check_host(host: str) -> None:
-    """Without keys nothing is served beyond this machine."""
-    if host not in LOOPBACK:
-        raise StartError(f"refused to listen on {host}: this version knows no keys, so it serves loopback only")
+def check_host(host: str, *, keyed: bool, open_to_all: bool) -> None:
+    """Without keys nothing is served beyond this machine, unless that is what is wanted."""
+    if host not in LOOPBACK and not keyed and not open_to_all:
+        raise StartError(
+            f"refused to listen on {host} without keys: set MURMUR_API_KEYS_REQUIRED=true and make some with `murmur keys "
+            "create`, or say --allow-anonymous"
+        )
 
 
 def check_port(host: str, port: int) -> None:

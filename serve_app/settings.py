@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from deployments.safe_http import networks_ok
 
 Words = Annotated[tuple[str, ...], NoDecode]
+Weights = Annotated[dict[str, Annotated[float, Field(gt=0, le=1000)]], NoDecode]
 
 
 def _home(variable: str, fallback: str) -> Path:
@@ -48,6 +49,8 @@ class Settings(BaseSettings):
     fetch_allow: Words = Field(
         (), description="Hosts, host:port pairs or CIDRs that sources may be fetched from although they are private."
     )
+    api_keys_required: bool = Field(False, description="Answer only requests with an API key (see `murmur keys`).")
+    allow_anonymous: bool = Field(False, description="Serve beyond loopback without API keys.")
     allowed_hosts: Words = Field(
         ("localhost", "127.0.0.1", "::1"),
         description="Names in Host and Origin that requests are answered for, against web pages that aim here; * for any.",
@@ -63,6 +66,10 @@ class Settings(BaseSettings):
     windows_in_flight: int = Field(8, ge=1, description="Windows of one job that are in flight at once.")
     tenant_queued_jobs: int = Field(10_000, ge=0, description="Jobs of one tenant that wait at once; 0 for no limit.")
     tenant_running_jobs: int = Field(0, ge=0, description="Jobs of one tenant that run at once; 0 for no cap.")
+
+    tenant_weights: Weights = Field(
+        {}, description="Turns that tenants have for one of the others', as in `acme=3,lab=0.5`; 1 for the rest."
+    )
 
     ingress_min_replicas: int = Field(1, ge=1, description="Ingress replicas, at least.")
     ingress_max_replicas: int = Field(2, ge=1, description="Ingress replicas, at most.")
@@ -81,6 +88,14 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(word.strip() for word in value.split(",") if word.strip())
+        return value
+
+    @field_validator("tenant_weights", mode="before")
+    @classmethod
+    def _pairs(cls, value: object) -> object:
+        if isinstance(value, str):
+            pairs = (pair.strip().partition("=") for pair in value.split(",") if pair.strip())
+            return {name: weight for name, _, weight in pairs}
         return value
 
     @field_validator("models")

@@ -10,7 +10,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from deployments.errors import ModelUnavailable, StageLost, WorkError
+from deployments.errors import ModelUnavailable, StageAway, StageDied, StageLost, WorkError
 from deployments.messages import (
     FetchRequest,
     Planned,
@@ -29,7 +29,7 @@ class ServeStages:
     ) -> None:
         self._ingestion = ingestion
         self._transcoder = transcoder.options(stream=True)
-        self._transcribers = transcribers
+        self._transcribers = {model: handle.options(stream=True) for model, handle in transcribers.items()}
 
     async def fetch(self, request: FetchRequest) -> StoredSource:
         """See Ingestion.fetch."""
@@ -50,8 +50,18 @@ class ServeStages:
         """See Transcriber.transcribe."""
         if model not in self._transcribers:
             raise ModelUnavailable(f"The model {model!r} is no longer offered here: use {', '.join(self._transcribers)}.")
-        answer: WindowResult = await _answer(self._transcribers[model].transcribe.remote(request))
-        return answer
+        messages: Any = self._transcribers[model].stream.remote(request)
+        begun = False
+        try:
+            async for message in _plain(messages):
+                if isinstance(message, WindowResult):
+                    return message
+                begun = True
+        except StageLost as error:
+            raise (StageDied(error.message) if begun else error) from error
+        finally:
+            messages.cancel()
+        raise StageLost("A worker ended without an answer: try it again.")
 
 
 async def _answer(response: Any) -> Any:
@@ -73,8 +83,10 @@ async def _plain(responses: Any) -> AsyncIterator[Any]:
 
 
 def _as_work_error(error: Exception) -> Exception:
-    """What a stage raised, without Ray's wrapping; a stage that is gone is a StageLost."""
+    """What a stage raised, without Ray's wrapping; one that is gone is a StageLost, one that cannot be had a StageAway."""
     if isinstance(error, RayTaskError):
         cause = error.cause
         return cause if isinstance(cause, WorkError) else error
-    return StageLost("A worker was lost while it had a part of this job, more than once: try it again.")
+    if isinstance(error, RayActorError):
+        return StageLost("A worker was lost while it had a part of this job, more than once: try it again.")
+    return StageAway("A part of the service cannot be reached right now: try it again.")

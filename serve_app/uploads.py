@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -22,11 +23,12 @@ OVERHEAD_BYTES = 1 << 20
 
 @dataclass(slots=True)
 class Form:
-    """What came: text fields (a name may come several times), the file's name, its length in bytes."""
+    """What came: text fields (a name may come several times), the file's name, its length in bytes, its SHA-256 in hex."""
 
     fields: dict[str, list[str]] = field(default_factory=dict)
     filename: str | None = None
     size: int = 0
+    sha256: str = ""
 
 
 class FormReader:
@@ -43,6 +45,7 @@ class FormReader:
         self._value: bytearray | None = None
         self._parts = 0
         self._ended = False
+        self._digest = hashlib.sha256()
         self._parser = MultipartParser(
             boundary,
             {
@@ -68,6 +71,7 @@ class FormReader:
         """The body ended. EdgeError where it ended too soon."""
         if not self._ended:
             raise EdgeError("malformed", "The multipart body ends before its last boundary.")
+        self.form.sha256 = self._digest.hexdigest()
         return self.form
 
     def _part_begin(self) -> None:
@@ -100,7 +104,9 @@ class FormReader:
             self.form.size += end - start
             if self.form.size > self._max_bytes:
                 raise EdgeError("source_too_large", f"The file is larger than the {self._max_bytes} bytes allowed.")
-            self._writer.write(data[start:end])
+            piece = memoryview(data)[start:end]
+            self._digest.update(piece)
+            self._writer.write(piece)
             return
         self._value += data[start:end]
         if len(self._value) > MAX_FIELD_BYTES:

@@ -42,6 +42,11 @@ def find_valkey() -> Path:
     return found[0]
 
 
+def url_file(data_dir: Path) -> Path:
+    """Where a server that runs on this data says how it is reached."""
+    return data_dir / "valkey" / "url"
+
+
 class Valkey:
     """A server with its data in `data_dir` and its socket in `run_dir` (a short path: a socket's may hold 107 bytes)."""
 
@@ -92,6 +97,7 @@ class Valkey:
                 self.stop()
                 raise ValkeyFailed(f"the embedded Valkey did not start: see {log}")
             time.sleep(0.02)
+        url_file(self._data.parent).write_text(self.url)
 
     def revive(self) -> bool:
         """Start it again if it has died; whether it had. ValkeyFailed if it does not come up."""

@@ -18,7 +18,7 @@ from deployments.transcoder import Transcoder
 from deployments.transcriber import Transcriber
 from serve_app.jobs.events import Events
 from serve_app.jobs.jobs import Jobs, Model
-from serve_app.jobs.models import Event, EventKind, Job, JobSpec, Phase, Principal, source_key
+from serve_app.jobs.models import Event, EventKind, Job, JobSpec, Phase, Principal
 from serve_app.jobs.runner import Runner, RunnerLimits
 from serve_app.jobs.store import Store
 from serve_app.jobs.sweeper import Sweeper
@@ -31,10 +31,10 @@ MODELS = (Model("fake", ("de", "en", "fr")), Model("second", ("en",)))
 class PlainStages:
     """The stages as plain objects, with a gate before each decode for tests that need to look between two windows."""
 
-    def __init__(self, artifacts: Artifacts, ffmpeg: str, allow: tuple[str, ...] = ()) -> None:
+    def __init__(self, artifacts: Artifacts, ffmpeg: str, allow: tuple[str, ...] = (), engine: str = "fake") -> None:
         self._ingestion = Ingestion(artifacts, SafeHttp(Allowed.parse(allow)))
         self._transcoder = Transcoder(artifacts, ffmpeg)
-        self._transcriber = Transcriber(artifacts, FakeEngine(EngineConfig("fake", "fake", "")))
+        self._transcriber = Transcriber(artifacts, FakeEngine(EngineConfig("fake", engine, "")))
         self.gate = asyncio.Semaphore(10_000)
         self.decoded: list[int] = []
         self.trouble: Callable[[TranscribeRequest], Exception | None] = lambda _: None
@@ -67,10 +67,15 @@ class House:
 
     async def submit(self, audio: Path | bytes, spec: JobSpec | None = None) -> str:
         """Upload a recording as an edge does, and submit it."""
-        job_id = self.jobs.new_id()
         content = audio if isinstance(audio, bytes) else await asyncio.to_thread(audio.read_bytes)
-        self.artifacts.put(source_key(job_id), content)
-        return (await self.jobs.submit(ME, spec or JobSpec("fake"), job_id)).id
+        async with self.jobs.draft(ME) as draft:
+            self.artifacts.put(draft.source, content)
+            return (await self.jobs.submit(ME, spec or JobSpec("fake"), draft)).id
+
+    async def ask(self, spec: JobSpec) -> str:
+        """Submit a job that nothing is uploaded for."""
+        async with self.jobs.draft(ME) as draft:
+            return (await self.jobs.submit(ME, spec, draft)).id
 
     async def follow(self, job_id: str, after: str = "0") -> list[Event]:
         """Its events to the end."""

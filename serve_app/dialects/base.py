@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Header, Response
 
 from deployments.artifacts import Artifacts
 from serve_app.errors import EdgeError
 from serve_app.jobs.jobs import Jobs
-from serve_app.jobs.models import Principal
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,5 +33,5 @@ class Dialect:
     error: Callable[[EdgeError], Response]
 
 
-ANONYMOUS = Principal("anonymous", "default")
-"""Who asks where no keys are required, on loopback."""
+IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", description="Sent again, it makes no second job.")]
+"""What every POST that makes a job takes."""

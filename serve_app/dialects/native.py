@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -14,11 +13,12 @@ from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from serve_app.dialects.base import ANONYMOUS, Dialect, Edge
+from serve_app.auth import Deleter, Reader, Writer
+from serve_app.dialects.base import Dialect, Edge, IdempotencyKey
 from serve_app.errors import EdgeError
 from serve_app.files import file_response
 from serve_app.formats import FORMATS
-from serve_app.jobs.models import Event, Job, JobSpec, Phase, Priority, source_key
+from serve_app.jobs.models import Event, Job, JobSpec, Phase, Priority
 from serve_app.sse import last_event_id, stream
 from serve_app.uploads import read_json, receive
 
@@ -239,14 +239,14 @@ def error(problem: EdgeError) -> Response:
         code=problem.code,
         errors=[{"field": name, "message": what} for name, what in problem.fields],
     )
-    headers = {"Retry-After": str(problem.retry_after_s)} if problem.retry_after_s is not None else None
-    return JSONResponse(body.model_dump(), problem.status, headers, "application/problem+json")
+    return JSONResponse(body.model_dump(), problem.status, problem.headers, "application/problem+json")
 
 
 # Routes.
 
+STATUSES = (400, 401, 403, 404, 409, 410, 413, 415, 422, 429)
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem, "content": {"application/problem+json": {}}} for status in (400, 404, 409, 413, 415, 422, 429)
+    status: {"model": Problem, "content": {"application/problem+json": {}}} for status in STATUSES
 }
 BODY = {
     "requestBody": {
@@ -275,83 +275,86 @@ class Routes:
         self._edge = edge
         self._jobs = edge.jobs
 
-    async def submit(self, request: Request, response: Response) -> JobBody:
-        """Submit a recording, by URL (JSON) or as a file (multipart). The job is durable when this answers."""
+    async def submit(self, request: Request, response: Response, who: Writer, key: IdempotencyKey = None) -> JobBody:
+        """Submit a recording, by URL (JSON) or as a file (multipart). The job is durable when this answers. Sent again with
+        the same `Idempotency-Key`, the same request is answered with the job that it made."""
         content_type = request.headers.get("content-type", "")
         kind = content_type.lower()
-        job_id = self._jobs.new_id()
-        if kind.startswith("multipart/form-data"):
-            spec = await self._upload(request, content_type, job_id)
-        elif kind.startswith("application/json"):
-            asked = _validated(JobRequest, await read_json(request.stream()))
-            spec = to_spec(asked, self._jobs.models[0].id, url=asked.source.url)
-        else:
-            raise EdgeError("unsupported_media", "Send application/json with a source, or multipart/form-data with a file.")
-        job = await self._jobs.submit(ANONYMOUS, spec, job_id)
+        async with self._jobs.draft(who, key) as draft:
+            sha256 = ""
+            if kind.startswith("multipart/form-data"):
+                limit = self._edge.max_upload_bytes
+                form = await receive(request.stream(), content_type, self._edge.artifacts, draft.source, "file", limit)
+                spec = to_spec(form_options(form.fields), self._jobs.models[0].id, filename=form.filename)
+                sha256 = form.sha256
+            elif kind.startswith("application/json"):
+                asked = _validated(JobRequest, await read_json(request.stream()))
+                spec = to_spec(asked, self._jobs.models[0].id, url=asked.source.url)
+            else:
+                raise EdgeError(
+                    "unsupported_media", "Send application/json with a source, or multipart/form-data with a file."
+                )
+            job = await self._jobs.submit(who, spec, draft, sha256)
+        if job.id != draft.id:
+            response.headers["Idempotent-Replayed"] = "true"
         response.headers["Location"] = f"/v1/jobs/{job.id}"
         return await self._shown(job)
 
     async def page(
-        self, limit: Annotated[int, Query(ge=1, le=100)] = 20, cursor: Annotated[str | None, Query(max_length=20)] = None
+        self,
+        who: Reader,
+        limit: Annotated[int, Query(ge=1, le=100)] = 20,
+        cursor: Annotated[str | None, Query(max_length=20)] = None,
     ) -> JobPage:
         """List jobs, newest first."""
-        page, following = await self._jobs.page(ANONYMOUS, limit=limit, cursor=cursor)
+        page, following = await self._jobs.page(who, limit=limit, cursor=cursor)
         return JobPage(jobs=[await self._shown(job) for job in page], next_cursor=following)
 
-    async def get(self, job_id: str) -> JobBody:
+    async def get(self, who: Reader, job_id: str) -> JobBody:
         """A job as it is now."""
-        return await self._shown(await self._jobs.get(ANONYMOUS, job_id))
+        return await self._shown(await self._jobs.kept(who, job_id))
 
-    async def events(self, job_id: str, last: Annotated[str | None, Header(alias="Last-Event-ID")] = None) -> Response:
+    async def events(
+        self, who: Reader, job_id: str, last: Annotated[str | None, Header(alias="Last-Event-ID")] = None
+    ) -> Response:
         """Follow a job: `phase`, `progress`, `segment` and finally `done`, from the start or after `Last-Event-ID`. 204,
         on which an EventSource stops coming back, where nothing is left to tell."""
         after = last_event_id(last)
-        if not await self._jobs.has_more(ANONYMOUS, job_id, after):
+        if not await self._jobs.has_more(who, job_id, after):
             return Response(status_code=204)
-        events = await self._jobs.follow(ANONYMOUS, job_id, after)
+        events = await self._jobs.follow(who, job_id, after)
         return stream(events, from_event, self._edge.sse_max_age_s)
 
-    async def transcript(self, job_id: str, format: str = "json") -> Response:
+    async def transcript(self, who: Reader, job_id: str, format: str = "json") -> Response:
         """The transcript of a completed job: json, text, srt, vtt or tsv."""
         if format not in FORMATS:
             known = ", ".join(FORMATS)
             raise EdgeError("invalid_request", f"There is no format {format!r}: use {known}.", (("format", "unknown"),))
-        found = await self._jobs.transcript(ANONYMOUS, job_id)
+        found = await self._jobs.transcript(who, job_id)
         return Response(FORMATS[format].render(found), media_type=FORMATS[format].content_type)
 
     async def artifact(
-        self, job_id: str, name: str, wanted: Annotated[str | None, Header(alias="Range")] = None
+        self, who: Reader, job_id: str, name: str, wanted: Annotated[str | None, Header(alias="Range")] = None
     ) -> Response:
         """A file of a job, whole or a range of its bytes."""
-        return file_response(self._jobs, await self._jobs.artifact(ANONYMOUS, job_id, name), wanted)
+        return file_response(self._jobs, await self._jobs.artifact(who, job_id, name), wanted)
 
-    async def cancel(self, job_id: str) -> JobBody:
+    async def cancel(self, who: Writer, job_id: str) -> JobBody:
         """Cancel a job: at once if it waits, within a window if it runs."""
-        return await self._shown(await self._jobs.cancel(ANONYMOUS, job_id))
+        return await self._shown(await self._jobs.cancel(who, job_id))
 
-    async def retry(self, job_id: str) -> JobBody:
+    async def retry(self, who: Writer, job_id: str) -> JobBody:
         """Queue a failed job again while it has attempts left; it goes on from the last window that was committed."""
-        return await self._shown(await self._jobs.retry(ANONYMOUS, job_id))
+        return await self._shown(await self._jobs.retry(who, job_id))
 
-    async def delete(self, job_id: str) -> None:
-        """Remove an ended job with its results, audio and events."""
-        await self._jobs.delete(ANONYMOUS, job_id)
+    async def delete(self, who: Deleter, job_id: str, purge: bool = True) -> None:
+        """Remove an ended job with its results, audio and events. With `purge=false` it is marked only: it leaves the lists
+        and answers 410 until its time is up."""
+        await (self._jobs.purge if purge else self._jobs.delete)(who, job_id)
 
-    async def models(self) -> ModelList:
+    async def models(self, _who: Reader) -> ModelList:
         """The models on offer."""
         return ModelList(models=[ModelBody(id=m.id, languages=list(m.languages)) for m in self._jobs.models])
-
-    async def _upload(self, request: Request, content_type: str, job_id: str) -> JobSpec:
-        """Store the file; nothing of it stays if the rest of the form is wrong."""
-        key, limit = source_key(job_id), self._edge.max_upload_bytes
-        try:
-            form = await receive(request.stream(), content_type, self._edge.artifacts, key, "file", limit)
-            spec = to_spec(form_options(form.fields), self._jobs.models[0].id, filename=form.filename)
-            self._jobs.check(spec)
-        except BaseException:
-            await asyncio.shield(self._jobs.discard_upload(job_id))
-            raise
-        return spec
 
     async def _shown(self, job: Job) -> JobBody:
         files = await self._jobs.artifacts(job)

@@ -13,7 +13,7 @@ import orjson
 
 from deployments.artifacts import Artifacts
 from serve_app.jobs.connection import OUTAGES
-from serve_app.jobs.models import Event, EventKind, Job, Phase
+from serve_app.jobs.models import Event, EventKind, Job, transcript_key
 from serve_app.jobs.store import Store
 from serve_app.jobs.transcripts import order, replay
 
@@ -79,8 +79,9 @@ class Events:
 
     async def _recall(self, job: Job, done: str, after: str) -> AsyncGenerator[Event, None]:
         """What a stream that is no longer kept would tell: segments from the transcript, then the end."""
-        if job.phase is Phase.COMPLETED:
-            for event in await asyncio.to_thread(lambda: list(replay(self._artifacts, job.id, after))):
+        if job.transcript is not None:
+            kept = transcript_key(job.id, job.transcript)
+            for event in await asyncio.to_thread(lambda: list(replay(self._artifacts, kept, after))):
                 yield event
         if order(after) < order(done):
             told: dict[str, Any] = {"phase": job.phase}

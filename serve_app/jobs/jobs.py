@@ -5,18 +5,16 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
-from uuid import uuid4
 
 from batching.types import Transcript
 from deployments.artifacts import Artifacts
 from serve_app.errors import EdgeError, not_found
-from serve_app.jobs.connection import OUTAGES
+from serve_app.jobs.drafts import Draft, check_key
 from serve_app.jobs.events import Events
 from serve_app.jobs.models import Event, Job, JobSpec, Phase, Principal, job_folder, source_key, transcript_key
-from serve_app.jobs.store import Store
+from serve_app.jobs.store import Store, Verdict
 from serve_app.jobs.transcripts import order, read_transcript
 
 FEATURES = {
@@ -76,10 +74,6 @@ class Jobs:
         """The models on offer; the first is the default."""
         return tuple(self._models.values())
 
-    def new_id(self) -> str:
-        """An id for a job to be: an upload is stored under it before the job exists."""
-        return uuid4().hex
-
     def check(self, spec: JobSpec) -> None:
         """Raise EdgeError for what cannot be done, before a byte of it is stored."""
         model = self._models.get(spec.model)
@@ -96,23 +90,17 @@ class Jobs:
         if spec.url is not None:
             _check_url(spec.url)
 
-    async def submit(self, principal: Principal, spec: JobSpec, job_id: str | None = None) -> Job:
-        """Make a job; it is durable when this returns. An upload's source is stored under `job_id` already."""
+    def draft(self, principal: Principal, idempotency_key: str | None = None) -> Draft:
+        """A job to be: `async with jobs.draft(...) as draft`, store what is uploaded, then `submit` it."""
+        return Draft(self._store, self._artifacts, principal, check_key(idempotency_key))
+
+    async def submit(self, principal: Principal, spec: JobSpec, draft: Draft, sha256: str = "") -> Job:
+        """Make a job; it is durable when this returns. Where the draft's idempotency key stands for an equal request's
+        job, that is the answer. `sha256` is of what was uploaded."""
         self.check(spec)
-        job_id = job_id or self.new_id()
         ttl_s = self._result_ttl_s if spec.result_ttl_s is None else spec.result_ttl_s
-        try:
-            accepted = await self._store.submit(
-                job_id, principal.owner, principal.tenant, spec, ttl_s=ttl_s, queue_limit=self._queue_limit
-            )
-        except OUTAGES:
-            # It may have arrived all the same: only what is certainly no job's is removed.
-            with suppress(*OUTAGES):
-                if await self._store.get(job_id) is None:
-                    await self.discard_upload(job_id)
-            raise
-        if not accepted:
-            await self.discard_upload(job_id)
+        verdict, job_id = await draft.submit(spec, sha256, ttl_s=ttl_s, queue_limit=self._queue_limit)
+        if verdict is Verdict.FULL:
             raise await self._queue_full(principal.tenant)
         return await self.get(principal, job_id)
 
@@ -123,10 +111,6 @@ class Jobs:
         told = f"{self._queue_limit} jobs are waiting, and no more may: try again in {wait_s} s."
         return EdgeError("rate_limited", told, retry_after_s=wait_s)
 
-    async def discard_upload(self, job_id: str) -> None:
-        """Remove what was uploaded for a job that will not be."""
-        await asyncio.to_thread(self._artifacts.delete, job_folder(job_id))
-
     async def get(self, principal: Principal, job_id: str) -> Job:
         """The job, if it is the caller's."""
         job = await self._store.get(job_id)
@@ -134,20 +118,27 @@ class Jobs:
             raise not_found()
         return job
 
+    async def kept(self, principal: Principal, job_id: str) -> Job:
+        """The same, unless it was deleted: EdgeError `gone`."""
+        job = await self.get(principal, job_id)
+        if job.deleted_at is not None:
+            raise EdgeError("gone", "The job was deleted.")
+        return job
+
     async def page(self, principal: Principal, *, limit: int, cursor: str | None) -> tuple[list[Job], str | None]:
         """The caller's jobs, newest first, and the next page's cursor."""
         if cursor is not None and not (cursor.isascii() and cursor.isdecimal()):
             raise EdgeError("invalid_request", "The cursor is not one that a list gave.", (("cursor", "unknown"),))
-        return await self._store.page(principal.tenant, limit=limit, before=cursor)
+        return await self._store.page(principal.owner, principal.tenant, limit=limit, before=cursor)
 
     async def follow(self, principal: Principal, job_id: str, after: str) -> AsyncGenerator[Event, None]:
         """The job's events after `after`, as they come, up to `done`."""
-        await self.get(principal, job_id)
+        await self.kept(principal, job_id)
         return self._events.follow(job_id, after)
 
     async def has_more(self, principal: Principal, job_id: str, after: str) -> bool:
         """Whether the job has, or will have, events after `after`."""
-        job = await self.get(principal, job_id)
+        job = await self.kept(principal, job_id)
         return job.done_event is None or order(after) < order(job.done_event)
 
     async def cancel(self, principal: Principal, job_id: str) -> Job:
@@ -160,38 +151,46 @@ class Jobs:
 
     async def retry(self, principal: Principal, job_id: str) -> Job:
         """Queue a failed job again, from where it stopped. 409 when it has not failed, or has no attempts left."""
-        job = await self.get(principal, job_id)
+        job = await self.kept(principal, job_id)
         if not await self._store.retry(job_id):
             why = f"it has had its {job.attempts} attempts" if job.phase is Phase.FAILED else f"it is {job.phase}"
             raise EdgeError("conflict", f"The job cannot be tried again: {why}.")
         return await self.get(principal, job_id)
 
     async def delete(self, principal: Principal, job_id: str) -> None:
-        """Remove an ended job with everything of it. 409 while it has not ended."""
+        """Mark an ended job as deleted: no list shows it, its results answer `gone`, and when its time is up it is purged.
+        409 while it has not ended, or if it is deleted already."""
+        job = await self.get(principal, job_id)
+        if not await self._store.delete(job_id):
+            why = "It is deleted already." if job.phase.final else "The job has not ended: cancel it first."
+            raise EdgeError("conflict", why)
+
+    async def purge(self, principal: Principal, job_id: str) -> None:
+        """Remove an ended job with everything of it, for good. 409 while it has not ended."""
         await self.get(principal, job_id)
         await purge(self._store, self._artifacts, job_id)
 
     async def transcript(self, principal: Principal, job_id: str) -> Transcript:
         """The transcript of a completed job; 409 for any other."""
-        job = await self.get(principal, job_id)
-        if job.phase is not Phase.COMPLETED:
+        job = await self.kept(principal, job_id)
+        if job.transcript is None:
             raise EdgeError("conflict", f"There is no transcript: the job is {job.phase}.")
         try:
-            return await asyncio.to_thread(read_transcript, self._artifacts, job_id)
-        except FileNotFoundError:  # deleted meanwhile
+            return await asyncio.to_thread(read_transcript, self._artifacts, transcript_key(job_id, job.transcript))
+        except FileNotFoundError:  # purged meanwhile
             raise not_found() from None
 
     async def artifacts(self, job: Job) -> list[Artifact]:
         """The files of a job that can be fetched."""
         named = [("source", source_key(job.id), "application/octet-stream")]
-        if job.phase is Phase.COMPLETED:
-            named.append(("transcript.jsonl", transcript_key(job.id), "application/x-ndjson"))
+        if job.transcript is not None:
+            named.append(("transcript.jsonl", transcript_key(job.id, job.transcript), "application/x-ndjson"))
         sizes = await asyncio.to_thread(lambda: [self._artifacts.size(key) for _, key, _ in named])
         return [Artifact(*each, size) for each, size in zip(named, sizes, strict=True) if size is not None]
 
     async def artifact(self, principal: Principal, job_id: str, name: str) -> Artifact:
         """One of them by name."""
-        found = [a for a in await self.artifacts(await self.get(principal, job_id)) if a.name == name]
+        found = [a for a in await self.artifacts(await self.kept(principal, job_id)) if a.name == name]
         if not found:
             raise EdgeError("not_found", "The job has no such artifact.")
         return found[0]

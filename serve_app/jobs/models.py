@@ -55,12 +55,29 @@ class Event:
     data: str
 
 
+SCOPES = (
+    "speech:transcriptions:read",
+    "speech:transcriptions:write",
+    "speech:transcriptions:delete",
+    "speech:files:read",
+    "speech:files:write",
+    "speech:summaries:write",
+    "admin",
+)
+"""What a key may be good for; `admin` for everything."""
+
+
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who asks: jobs belong to an owner within a tenant."""
+    """Who asks: jobs belong to an owner within a tenant. `scopes` are what the owner may do."""
 
     owner: str
     tenant: str
+    scopes: frozenset[str] = frozenset(("admin",))
+
+    def may(self, scope: str) -> bool:
+        """Whether one of the scopes allows it."""
+        return scope in self.scopes or "admin" in self.scopes
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +126,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job as it is now. Times are Unix seconds."""
+    """A job as it is now. Times are Unix seconds; `transcript` is the token of the claim that wrote it."""
 
     id: str
     owner: str
@@ -128,6 +145,8 @@ class Job:
     error: JobError | None
     cancelling: bool
     done_event: str | None
+    transcript: int | None
+    deleted_at: float | None
     queue_position: int | None = None
 
     @property
@@ -156,21 +175,25 @@ class Commit:
     progress: Mapping[str, Any]
 
 
+JOBS = "jobs"
+"""Where everything of jobs lies in the artifacts."""
+
+
 def source_key(job_id: str) -> str:
     """Where a job's source lies in the artifacts."""
-    return f"jobs/{job_id}/source"
+    return f"{JOBS}/{job_id}/source"
 
 
 def pcm_prefix(job_id: str) -> str:
     """Where its decoded audio lies."""
-    return f"jobs/{job_id}/pcm"
+    return f"{JOBS}/{job_id}/pcm"
 
 
-def transcript_key(job_id: str) -> str:
-    """Where its transcript lies once it is complete."""
-    return f"jobs/{job_id}/transcript.jsonl"
+def transcript_key(job_id: str, token: int) -> str:
+    """Where the transcript lies that the holder of a claim wrote: one who slept past its lease writes over no other's."""
+    return f"{JOBS}/{job_id}/transcript.{token}.jsonl"
 
 
 def job_folder(job_id: str) -> str:
     """Everything of a job that is not in Redis."""
-    return f"jobs/{job_id}"
+    return f"{JOBS}/{job_id}"

@@ -6,11 +6,12 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Protocol
 
 from batching.stitch import stitch
 from batching.types import SAMPLE_RATE, Window
-from deployments.errors import StageLost
+from deployments.errors import Deadly, StageDied, StageLost
 from deployments.messages import (
     DecodeOptions,
     FetchRequest,
@@ -25,7 +26,10 @@ from serve_app.jobs.store import Store
 from serve_app.jobs.transcripts import dump_segment
 
 LONGEST_WINDOW_S = 28.0
-STAGE_TRIES = 4
+MOST_DEATHS = 3
+"""Workers that a window may cost."""
+MOST_LOST = 8
+"""Workers that may be lost with it at all, before the job is put aside for a while."""
 
 
 class Stages(Protocol):
@@ -129,12 +133,24 @@ class Pipeline:
         request = TranscribeRequest(
             self._job.id, self._job.tenant, spec.priority.urgency, pcm_prefix(self._job.id), window, options
         )
-        for attempt in range(1, STAGE_TRIES):
+        return await self._insist(spec.model, request)
+
+    async def _insist(self, model: str, request: TranscribeRequest) -> WindowResult:
+        """Decode it although workers die. A window that may be what they die of is decoded alone from then on, so that it
+        takes no other's with it; one that goes on killing is Deadly."""
+        lost = died = 0
+        while True:
             try:
-                return await self._stages.transcribe(spec.model, request)
-            except StageLost:
-                await asyncio.sleep(random.uniform(0.5, 1.0) * 2**attempt)
-        return await self._stages.transcribe(spec.model, request)
+                return await self._stages.transcribe(model, request)
+            except StageLost as error:
+                lost += 1
+                died += isinstance(error, StageDied)
+                if died == MOST_DEATHS:
+                    raise Deadly("A part of the audio ended every worker that decoded it: the job was given up.") from error
+                if lost == MOST_LOST:
+                    raise
+            request = replace(request, alone=died > 0 or lost > 1)
+            await asyncio.sleep(random.uniform(0.5, 1.0) * 2 ** min(lost, 4))
 
     async def _commit(self, window: Window, result: WindowResult) -> None:
         segments = stitch(

@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from deployments.artifacts import Artifacts
-from deployments.errors import SourceNotFound, WorkError
+from deployments.errors import SourceNotFound, StageLost, WorkError
 from deployments.messages import FetchRequest
 from serve_app.jobs.connection import OUTAGES
-from serve_app.jobs.models import Claim, Event, EventKind, Job, JobError, Phase, source_key
+from serve_app.jobs.models import Claim, Event, EventKind, Job, JobError, Phase, source_key, transcript_key
 from serve_app.jobs.pipeline import LeaseLost, Pipeline, Stages
-from serve_app.jobs.store import Store
+from serve_app.jobs.store import Counts, Store
 from serve_app.jobs.sweeper import Sweeper
 from serve_app.jobs.transcripts import write_transcript
 
@@ -29,11 +29,13 @@ IDLE_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class RunnerLimits:
-    """What one runner takes on: jobs at once, windows of each in flight, jobs of a tenant (0: no cap), source sizes."""
+    """What one runner takes on: jobs at once, windows of each in flight, jobs of a tenant (0: no cap), turns of
+    tenants for one of the others', source sizes."""
 
     jobs: int = 8
     windows: int = 8
     tenant_jobs: int = 0
+    weights: Mapping[str, float] = field(default_factory=dict)
     max_audio_s: float = 86_400.0
     max_source_bytes: int = 2 << 30
 
@@ -101,9 +103,13 @@ class Runner:
         await asyncio.gather(*self._serving, return_exceptions=True)
 
     async def _claiming(self) -> None:
+        weighed = False
         while True:
             self._work.clear()
             try:
+                if not weighed:
+                    await self._store.weigh(self._limits.weights)
+                    weighed = True
                 while len(self._running) < self._limits.jobs and await self._claim():
                     pass
             except OUTAGES as outage:
@@ -200,10 +206,11 @@ class Runner:
         else:
             log.error("job_id=%s failed", claim.job_id, exc_info=error)
             told, transient = JobError("internal", "The service failed while working on this job: try it again."), True
-        if job and transient and job.attempts < job.spec.max_attempts:
+        lost = isinstance(error, StageLost)
+        if job and transient and (lost or job.attempts < job.spec.max_attempts):
             delay_s = 2.0**job.attempts * random.uniform(0.75, 1.25)
             log.warning("job_id=%s again in %.1f s: %s", claim.job_id, delay_s, told.message)
-            await self._store.give_back(claim, delay_s=delay_s, counts=True)
+            await self._store.give_back(claim, delay_s=delay_s, counts=Counts.STALL if lost else Counts.ATTEMPT)
         else:
             await self._store.finish(claim, Phase.FAILED, told)
 
@@ -226,7 +233,8 @@ class Runner:
         # Asked before the transcript is written: a worker that slept past its lease must not write over a good one.
         if not await self._store.enter(claim, audio_done_s=duration_s):
             raise LeaseLost
-        language = await write_transcript(self._artifacts, job.id, self._segments(job.id), duration_s)
+        key = transcript_key(job.id, claim.token)
+        language = await write_transcript(self._artifacts, key, self._segments(job.id), duration_s)
         if not await self._store.finish(claim, Phase.COMPLETED, language=language):
             raise LeaseLost
 

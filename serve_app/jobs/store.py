@@ -1,9 +1,9 @@
 """The jobs in Redis: the only file that names a key. What must change together changes in one script (lua/*.lua).
 
-Keys, all under one hash tag: `job:ID` hash, `events:ID` stream, `index:TENANT` ids by order of creation, `wait:TENANT`
-queue by urgency and order, `tenants` start tags of those with a queue, `finish` and `clock` of the fair queueing,
+Keys, all under one hash tag: `job:ID` hash, `events:ID` stream, `index:TENANT/OWNER` ids by order of creation, `wait:TENANT`
+queue by urgency and order, `tenants` start tags of those with a queue, `weights`, `finish` and `clock` of the fair queueing,
 `running` jobs a tenant, `claimed` and `pace` of its queue, `leases` and `delayed` and `expiry` and `ended` ids by time,
-`seq` and `token` counters.
+`webhooks` deliveries by time, `once:HASH` idempotency keys, `metrics` figures that only grow, `seq` and `token` counters.
 Channels: `work` (a job waits), `wake` (a stream grew), `cancel` (a running job is to stop).
 """
 
@@ -11,26 +11,52 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import orjson
-from pydantic import TypeAdapter
 from redis.asyncio import Redis
 
 from serve_app.jobs.connection import answer
-from serve_app.jobs.models import Checkpoint, Claim, Commit, Event, EventKind, Job, JobError, JobSpec, Phase
+from serve_app.jobs.models import Claim, Commit, Event, EventKind, Job, JobError, JobSpec, Phase
+from serve_app.jobs.record import SPEC, placed, to_job
 
 PREFIX = "murmur:{q}:"
 SCRIPTS = Path(__file__).parent / "lua"
-SPEC = TypeAdapter(JobSpec)
 
 
 @cache
 def _script(name: str) -> str:
     return (SCRIPTS / "lib.lua").read_text() + (SCRIPTS / f"{name}.lua").read_text()
+
+
+class Verdict(StrEnum):
+    """What became of a submit: a new job; the job that the same request made before; or why there is none."""
+
+    NEW = "new"
+    SAME = "same"
+    OTHER = "other"
+    BUSY = "busy"
+    FULL = "full"
+
+
+class Counts(StrEnum):
+    """What an attempt that was given back counts as."""
+
+    NOTHING = "nothing"
+    ATTEMPT = "attempt"
+    STALL = "stall"
+
+
+@dataclass(frozen=True, slots=True)
+class Once:
+    """An idempotency key as it is kept (`place`), and what tells one request with it from another."""
+
+    place: str
+    fingerprint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +65,17 @@ class Leases:
 
     lease_s: float = 30.0
     max_stalls: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """`grown` counts and histograms that only grow (lua/lib.lua); jobs waiting, running and delayed; webhooks queued."""
+
+    grown: Mapping[str, int]
+    waiting: int
+    running: int
+    delayed: int
+    webhooks: int
 
 
 class Store:
@@ -65,12 +102,39 @@ class Store:
     # The life of a job, as the edge sees it.
 
     async def submit(
-        self, job_id: str, owner: str, tenant: str, spec: JobSpec, *, ttl_s: float, queue_limit: int = 0
-    ) -> bool:
-        """Record a job and queue it. False where the tenant has `queue_limit` jobs waiting."""
-        body = SPEC.dump_json(spec)
-        arguments = [spec.priority.urgency, spec.max_attempts, int(ttl_s * 1000), body, queue_limit]
-        return bool(await self._run("submit", job_id, owner, tenant, *arguments))
+        self,
+        job_id: str,
+        owner: str,
+        tenant: str,
+        spec: JobSpec,
+        *,
+        ttl_s: float,
+        queue_limit: int = 0,
+        once: Once | None = None,
+    ) -> tuple[Verdict, str]:
+        """Record a job and queue it, unless the tenant has `queue_limit` jobs waiting, or `once` stands for a job. Returns
+        the id of the job that there is."""
+        webhook = int(spec.webhook is not None)
+        place, fingerprint = (once.place, once.fingerprint) if once else ("", "")
+        arguments = [spec.priority.urgency, spec.max_attempts, int(ttl_s * 1000), SPEC.dump_json(spec), queue_limit]
+        verdict, made = await self._run("submit", job_id, owner, tenant, *arguments, webhook, place, fingerprint)
+        return Verdict(verdict.decode()), made.decode()
+
+    async def reserve(self, place: str, job_id: str, keep_s: float) -> bool:
+        """Keep an idempotency key for a job to be, for a while. False where another request holds it."""
+        return bool(await self._run("reserve", place, job_id, int(keep_s * 1000)))
+
+    async def release(self, place: str, job_id: str) -> None:
+        """Give it back where that job will not be."""
+        await self._run("release", place, job_id)
+
+    async def weigh(self, weights: Mapping[str, float]) -> None:
+        """How many turns tenants have for one of the others'; 1 for those that are not named."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.delete(self._key("weights"))
+            if weights:
+                pipe.hset(self._key("weights"), mapping={tenant: str(weight) for tenant, weight in weights.items()})
+            await answer(pipe.execute())
 
     async def pace_s(self, tenant: str) -> float | None:
         """Seconds from one claim of a tenant's job to the next, lately; None where it was never measured."""
@@ -87,13 +151,13 @@ class Store:
             for job_id in job_ids:
                 pipe.hgetall(self._key(f"job:{job_id}"))
             found = await answer(pipe.execute())
-        jobs = [_job({k.decode(): v.decode() for k, v in fields.items()}) if fields else None for fields in found]
+        jobs = [to_job({k.decode(): v.decode() for k, v in fields.items()}) if fields else None for fields in found]
         return await self._with_positions(jobs)
 
-    async def page(self, tenant: str, *, limit: int, before: str | None = None) -> tuple[list[Job], str | None]:
-        """A tenant's jobs, newest first, and the cursor of the next page (None on the last)."""
+    async def page(self, owner: str, tenant: str, *, limit: int, before: str | None = None) -> tuple[list[Job], str | None]:
+        """An owner's jobs, newest first, and the cursor of the next page (None on the last)."""
         top = f"({before}" if before else "+inf"
-        index = self._key(f"index:{tenant}")
+        index = self._key(f"index:{tenant}/{owner}")
         found: Any = await answer(self._redis.zrevrangebyscore(index, top, "-inf", start=0, num=limit + 1, withscores=True))
         jobs = await self.get_many([job_id.decode() for job_id, _ in found[:limit]])
         cursor = str(int(found[limit - 1][1])) if len(found) > limit else None
@@ -108,6 +172,11 @@ class Store:
         """Queue a failed job again. False where it has not failed or has no attempts left, None where there is none."""
         queued = await self._run("retry", job_id)
         return None if queued is None else bool(queued)
+
+    async def delete(self, job_id: str) -> bool | None:
+        """Mark an ended job as deleted. False where it has not ended or is marked, None where there is none."""
+        marked = await self._run("delete", job_id)
+        return None if marked is None else bool(marked)
 
     async def purge(self, job_id: str) -> bool | None:
         """Remove a finished job. False where it is not finished, None where there is none."""
@@ -143,11 +212,25 @@ class Store:
         code, message = (error.code, error.message) if error else ("", "")
         return bool(await self._run("finish", claim.job_id, claim.token, phase, code, message, language or ""))
 
-    async def give_back(self, claim: Claim, *, delay_s: float = 0.0, counts: bool = False) -> bool:
-        """Put the job back into the queue; `counts` says whether this attempt is to be counted."""
-        return bool(await self._run("giveback", claim.job_id, claim.token, int(delay_s * 1000), int(counts)))
+    async def give_back(self, claim: Claim, *, delay_s: float = 0.0, counts: Counts = Counts.NOTHING) -> bool:
+        """Put the job back into the queue; one that has stalled too often is failed instead."""
+        arguments = [int(delay_s * 1000), counts, self._leases.max_stalls]
+        return bool(await self._run("giveback", claim.job_id, claim.token, *arguments))
 
     # Upkeep.
+
+    async def figures(self) -> Figures:
+        """What is measured, now and since the store was made."""
+        tenants: Any = await answer(self._redis.zrange(self._key("tenants"), 0, -1))
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.hgetall(self._key("metrics"))
+            pipe.zcard(self._key("leases"))
+            pipe.zcard(self._key("delayed"))
+            pipe.zcard(self._key("webhooks"))
+            for tenant in tenants:
+                pipe.zcard(self._key(f"wait:{tenant.decode()}"))
+            grown, running, delayed, webhooks, *waiting = await answer(pipe.execute())
+        return Figures({k.decode(): int(v) for k, v in grown.items()}, sum(waiting), running, delayed, webhooks)
 
     async def reap(self) -> int:
         """Take back jobs whose lease expired; returns how many."""
@@ -209,7 +292,7 @@ class Store:
                 pipe.zrank(self._key(f"wait:{job.tenant}"), job.id)
                 pipe.hget(self._key("pace"), job.tenant)
             told = await answer(pipe.execute())
-        places = {job.id: _at(job, *told[2 * i : 2 * i + 2]) for i, job in enumerate(queued)}
+        places = {job.id: placed(job, *told[2 * i : 2 * i + 2]) for i, job in enumerate(queued)}
         return [places.get(job.id, job) if job else None for job in jobs]
 
     @property
@@ -224,43 +307,5 @@ class Store:
         return await answer(self._scripts[script](keys=[PREFIX], args=arguments))
 
 
-def _at(job: Job, position: int | None, pace_ms: bytes | None) -> Job:
-    turn_s = None if position is None or pace_ms is None else round((position + 1) * float(pace_ms) / 1000, 1)
-    return replace(job, queue_position=position, eta_s=turn_s)
-
-
 def _or_blank(value: Any) -> Any:
     return "" if value is None else value
-
-
-def _seconds(fields: Mapping[str, str], name: str) -> float | None:
-    return int(fields[name]) / 1000 if name in fields else None
-
-
-def _number(fields: Mapping[str, str], name: str) -> float | None:
-    return float(fields[name]) if name in fields else None
-
-
-def _job(fields: Mapping[str, str]) -> Job:
-    error = JobError(fields["error_code"], fields["error_message"]) if "error_code" in fields else None
-    language = fields.get("language")
-    checkpoint = Checkpoint(int(fields["next_window"]), int(fields["segments"]), float(fields["end_s"]), language)
-    return Job(
-        id=fields["id"],
-        owner=fields["owner"],
-        tenant=fields["tenant"],
-        phase=Phase(fields["phase"]),
-        spec=SPEC.validate_json(fields["spec"]),
-        created_at=int(fields["created_at"]) / 1000,
-        started_at=_seconds(fields, "started_at"),
-        completed_at=_seconds(fields, "completed_at"),
-        attempts=int(fields["attempts"]),
-        checkpoint=checkpoint,
-        audio_done_s=float(fields["audio_done_s"]),
-        audio_total_s=_number(fields, "audio_total_s"),
-        eta_s=_number(fields, "eta_s"),
-        device=fields.get("device"),
-        error=error,
-        cancelling="cancelling" in fields,
-        done_event=fields.get("done_event"),
-    )

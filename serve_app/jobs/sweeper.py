@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
+import time
 
 from deployments.artifacts import Artifacts
 from serve_app.jobs.connection import OUTAGES
 from serve_app.jobs.jobs import purge
+from serve_app.jobs.models import JOBS
 from serve_app.jobs.store import Store
 
 log = logging.getLogger(__name__)
+
+ORPHANS_EVERY_S = 3600.0
+ORPHAN_S = 3600.0
+"""What nobody has written to for so long is no upload under way."""
 
 
 class Sweeper:
@@ -21,6 +28,7 @@ class Sweeper:
         self._artifacts = artifacts
         self._period_s = period_s
         self._stream_grace_s = stream_grace_s
+        self._orphans_at = time.monotonic() + random.uniform(0.5, 1.0) * ORPHANS_EVERY_S
 
     async def run(self) -> None:
         """Sweep until cancelled."""
@@ -40,3 +48,22 @@ class Sweeper:
         await self._store.drop_old_streams(self._stream_grace_s)
         for job_id in await self._store.expired():
             await purge(self._store, self._artifacts, job_id)
+        if time.monotonic() >= self._orphans_at:
+            self._orphans_at = time.monotonic() + ORPHANS_EVERY_S
+            await self.sweep_orphans()
+
+    async def sweep_orphans(self, untouched_s: float = ORPHAN_S) -> int:
+        """Remove what was stored for jobs that are not: their request died before there was one, or a worker that was
+        stopped for long went on after they were purged. Nothing younger than `untouched_s`; returns how many."""
+        folders = await asyncio.to_thread(self._artifacts.folders, JOBS)
+        swept = 0
+        for start in range(0, len(folders), 500):
+            some = folders[start : start + 500]
+            jobs = await self._store.get_many([folder.rpartition("/")[2] for folder in some])
+            for folder, job in zip(some, jobs, strict=True):
+                if job is None and await asyncio.to_thread(self._artifacts.age_s, folder) > untouched_s:
+                    await asyncio.to_thread(self._artifacts.delete, folder)
+                    swept += 1
+        if swept:
+            log.warning("removed what was stored for %d jobs that are not", swept)
+        return swept

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from batching.types import Segment, Transcript
 from deployments.artifacts import Artifacts
-from serve_app.jobs.models import Event, EventKind, transcript_key
+from serve_app.jobs.models import Event, EventKind
 
 SEGMENT = TypeAdapter(Segment)
 
@@ -21,10 +21,10 @@ def dump_segment(segment: Segment) -> str:
     return SEGMENT.dump_json(segment, exclude_none=True).decode()
 
 
-async def write_transcript(artifacts: Artifacts, job_id: str, events: AsyncIterator[Event], duration_s: float) -> str | None:
+async def write_transcript(artifacts: Artifacts, key: str, events: AsyncIterator[Event], duration_s: float) -> str | None:
     """Store a transcript from a job's events, as they are read. Returns the language that was spoken longest."""
     spoken: Counter[str] = Counter()
-    with artifacts.writer(transcript_key(job_id)) as writer:
+    with artifacts.writer(key) as writer:
         async for event in events:
             if event.kind is EventKind.SEGMENT:
                 segment = orjson.loads(event.data)
@@ -35,16 +35,16 @@ async def write_transcript(artifacts: Artifacts, job_id: str, events: AsyncItera
     return language
 
 
-def read_transcript(artifacts: Artifacts, job_id: str) -> Transcript:
+def read_transcript(artifacts: Artifacts, key: str) -> Transcript:
     """The whole transcript. FileNotFoundError where there is none."""
-    *lines, last = (orjson.loads(line) for line in _lines(artifacts, job_id))
+    *lines, last = (orjson.loads(line) for line in _lines(artifacts, key))
     segments = tuple(SEGMENT.validate_python(line["segment"]) for line in lines)
     return Transcript(segments, last["language"], last["duration_s"])
 
 
-def replay(artifacts: Artifacts, job_id: str, after: str) -> Iterator[Event]:
+def replay(artifacts: Artifacts, key: str, after: str) -> Iterator[Event]:
     """The segment events of a stored transcript that came after the event `after`."""
-    for line in _lines(artifacts, job_id):
+    for line in _lines(artifacts, key):
         entry = orjson.loads(line)
         if "event" in entry and order(entry["event"]) > order(after):
             yield Event(entry["event"], EventKind.SEGMENT, orjson.dumps(entry["segment"]).decode())
@@ -56,8 +56,8 @@ def order(event_id: str) -> tuple[int, int]:
     return int(time), int(number or 0)
 
 
-def _lines(artifacts: Artifacts, job_id: str) -> Iterator[bytes]:
+def _lines(artifacts: Artifacts, key: str) -> Iterator[bytes]:
     rest = b""
-    for chunk in artifacts.chunks(transcript_key(job_id)):
+    for chunk in artifacts.chunks(key):
         *lines, rest = (rest + chunk).split(b"\n")
         yield from lines

@@ -249,3 +249,44 @@ async def test_nobody_waits_for_ever(run: Run[str, str]) -> None:
     for task in waiting:
         task.cancel()
     assert not waiting
+
+
+async def test_one_that_is_alone_runs_while_nothing_else_does() -> None:
+    lanes = Lanes()
+    batcher = make(lanes, lanes=2)
+    first = await send(batcher, "a")
+    one = await lanes.next()
+    alone = asyncio.create_task(batcher.submit("x", job="job", tenant="tenant", seconds=1, alone=True))
+    rest = await send(batcher, "bc")
+    assert lanes.quiet, "a lane is free, but what runs goes to its end first"
+    one.finish()
+    two = await lanes.next()
+    assert two.items == ["x"]
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert lanes.quiet
+    two.finish()
+    for _ in range(2):
+        (await lanes.next()).finish()
+    assert await asyncio.gather(*first, alone, *rest) == ["A", "X", "B", "C"]
+
+
+async def test_a_turn_is_told_before_it_is_run() -> None:
+    lanes = Lanes()
+    batcher = make(lanes)
+    turn = asyncio.Event()
+
+    async def begun() -> None:
+        assert lanes.quiet
+        turn.set()
+
+    first = await send(batcher, "a")
+    running = await lanes.next()
+    second = asyncio.create_task(batcher.submit("b", job="job", tenant="tenant", seconds=1, begun=begun))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert not turn.is_set()
+    running.finish()
+    (await lanes.next()).finish()
+    assert turn.is_set()
+    assert await asyncio.gather(*first, second) == ["A", "B"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import AsyncIterator
+from hashlib import sha256
 from itertools import pairwise
 
 import httpx
@@ -45,7 +46,7 @@ async def form(
 
 async def test_fields_and_file_are_told_apart(artifacts: Artifacts) -> None:
     got = await form(artifacts, field("model", b"base") + file(b"RIFF\r\n\x00") + field("prompt", "Grüße".encode()) + END)
-    assert got == Form({"model": ["base"], "prompt": ["Grüße"]}, "talk.wav", 7)
+    assert got == Form({"model": ["base"], "prompt": ["Grüße"]}, "talk.wav", 7, sha256(b"RIFF\r\n\x00").hexdigest())
     assert artifacts.read(KEY) == b"RIFF\r\n\x00"
 
 
@@ -74,7 +75,7 @@ async def test_no_cut_changes_what_a_form_holds(artifacts: Artifacts, pieces: li
     whole = field("model", b"base") + file(content) + END
     edges = [0, *sorted(cuts), len(whole)]
     got = await form(artifacts, *(whole[a:b] for a, b in pairwise(edges)))
-    assert got == Form({"model": ["base"]}, "talk.wav", len(content))
+    assert got == Form({"model": ["base"]}, "talk.wav", len(content), sha256(content).hexdigest())
     assert artifacts.read(KEY) == content
 
 
@@ -86,7 +87,8 @@ async def test_a_form_that_httpx_encodes(artifacts: Artifacts) -> None:
         data={"model": "base", "fallbacks": ["tiny.en", "small"]},
     )
     got = await form(artifacts, request.read(), kind=request.headers["content-type"])
-    assert got == Form({"model": ["base"], "fallbacks": ["tiny.en", "small"]}, "größe.flac", 5)
+    assert got == Form({"model": ["base"], "fallbacks": ["tiny.en", "small"]}, "größe.flac", 5, got.sha256)
+    assert got.sha256 == sha256(b"fLaC\x00").hexdigest()
     assert artifacts.read(KEY) == b"fLaC\x00"
 
 

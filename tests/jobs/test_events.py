@@ -64,7 +64,7 @@ async def test_a_stream_that_redis_dropped_is_told_from_the_transcript(house: Ho
 
 async def test_a_reader_of_a_deleted_job_is_let_go(house: House, sample: Path) -> None:
     await house.ended(job_id := await house.submit(sample))
-    await house.jobs.delete(ME, job_id)
+    await house.jobs.purge(ME, job_id)
     assert [e async for e in house.events.follow(job_id)] == []
     with pytest.raises(EdgeError, match="no such job"):
         await house.follow(job_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Coroutine
@@ -18,7 +19,7 @@ from redis import Redis
 
 from serve_app.jobs.connection import connect
 from serve_app.jobs.models import Claim, Commit, EventKind, JobError, JobSpec, Phase, Priority
-from serve_app.jobs.store import PREFIX, Leases, Store
+from serve_app.jobs.store import PREFIX, Counts, Leases, Once, Store, Verdict
 from serve_app.valkey import Valkey
 
 T = TypeVar("T")
@@ -38,7 +39,17 @@ class Known:
     stalls: int = 0
     cancelling: bool = False
     delayed: bool = False
+    deleted: bool = False
+    webhook: bool = True
     tokens: list[int] = field(default_factory=list)
+
+
+@dataclass
+class Kept:
+    """An idempotency key: for a job to be, or with its request's fingerprint for one that is."""
+
+    job_id: str
+    fingerprint: str | None = None
 
 
 class Jobs(RuleBasedStateMachine):
@@ -53,7 +64,8 @@ class Jobs(RuleBasedStateMachine):
         self.folder = tempfile.TemporaryDirectory(prefix="murmur-test-", dir="/tmp")
         self.valkey = Valkey(Path(self.folder.name), Path(self.folder.name))
         self.jobs: dict[str, Known] = {}
-        self.purged: set[str] = set()
+        self.kept: dict[str, Kept] = {}
+        self.made = 0
         self.start()
 
     def start(self) -> None:
@@ -90,10 +102,47 @@ class Jobs(RuleBasedStateMachine):
 
     @rule(target=ids, tenant=st.sampled_from(TENANTS), priority=st.sampled_from(Priority))
     def submit(self, tenant: str, priority: Priority) -> str:
-        job_id = f"job{len(self.jobs) + len(self.purged)}"
-        assert self.run(self.store.submit(job_id, "me", tenant, JobSpec("m", priority=priority), ttl_s=600))
+        job_id = self.fresh()
+        spec = JobSpec("m", priority=priority, webhook="https://there/")
+        assert self.run(self.store.submit(job_id, "me", tenant, spec, ttl_s=600)) == (Verdict.NEW, job_id)
         self.jobs[job_id] = Known(tenant)
         return job_id
+
+    @rule(target=ids, place=st.sampled_from("xyz"), fingerprint=st.sampled_from("12"), reserved=st.booleans())
+    def submit_once(self, place: str, fingerprint: str, reserved: bool) -> Any:
+        """With an idempotency key; the request may have kept it before, or find it kept by another."""
+        job_id = self.fresh()
+        held = self.kept.get(place)
+        if reserved:
+            assert self.run(self.store.reserve(place, job_id, 600)) == (held is None or held.fingerprint is not None)
+            held = self.kept.setdefault(place, Kept(job_id))
+        once = Once(place, fingerprint)
+        found = self.run(self.store.submit(job_id, "me", "a", JobSpec("m"), ttl_s=600, once=once))
+        if held is None or (held.job_id == job_id and held.fingerprint is None):
+            assert found == (Verdict.NEW, job_id)
+            self.jobs[job_id] = Known("a", webhook=False)
+            self.kept[place] = Kept(job_id, fingerprint)
+            return job_id
+        if held.fingerprint is None:
+            assert found == (Verdict.BUSY, held.job_id)
+        else:
+            assert found == (Verdict.SAME if held.fingerprint == fingerprint else Verdict.OTHER, held.job_id)
+        return multiple()
+
+    @rule(place=st.sampled_from("xyz"), finds=st.booleans())
+    def keep_and_let_go(self, place: str, finds: bool) -> None:
+        """A request that keeps a key and makes no job of it; or dies, and leaves it kept."""
+        job_id = self.fresh()
+        if self.run(self.store.reserve(place, job_id, 600)) and place not in self.kept:
+            self.kept[place] = Kept(job_id)
+        if finds:
+            self.run(self.store.release(place, job_id))
+            if self.kept[place] == Kept(job_id):
+                del self.kept[place]
+
+    def fresh(self) -> str:
+        self.made += 1
+        return f"job{self.made}"
 
     @rule(target=claims, cap=st.sampled_from([0, 0, 1]))
     def claim(self, cap: int) -> Any:
@@ -138,15 +187,19 @@ class Jobs(RuleBasedStateMachine):
         if job:
             self.ended(job, Phase.CANCELLED if job.cancelling else phase)
 
-    @rule(claim=claims, delayed=st.booleans(), counts=st.booleans())
-    def give_back(self, claim: Claim, delayed: bool, counts: bool) -> None:
+    @rule(claim=claims, delayed=st.booleans(), counts=st.sampled_from(Counts))
+    def give_back(self, claim: Claim, delayed: bool, counts: Counts) -> None:
         job = self.held(claim)
         given = self.run(self.store.give_back(claim, delay_s=3600 if delayed else 0, counts=counts))
         assert given == (job is not None)
         if job and job.cancelling:
             self.ended(job, Phase.CANCELLED)
         elif job:
-            job.phase, job.token, job.delayed = Phase.QUEUED, None, delayed
+            job.stalls += counts is Counts.STALL
+            if counts is Counts.STALL and job.stalls >= STALLS:
+                self.ended(job, Phase.FAILED)
+            else:
+                job.phase, job.token, job.delayed = Phase.QUEUED, None, delayed
 
     @rule(claim=claims)
     def worker_dies(self, claim: Claim) -> None:
@@ -181,9 +234,17 @@ class Jobs(RuleBasedStateMachine):
         found = self.run(self.store.get(job_id))
         left = bool(found and found.attempts < found.spec.max_attempts)
         again = self.run(self.store.retry(job_id))
-        assert again == (job.phase is Phase.FAILED and left if job else None)
+        assert again == (job.phase is Phase.FAILED and left and not job.deleted if job else None)
         if job and again:
             job.phase, job.stalls, job.cancelling = Phase.QUEUED, 0, False
+
+    @rule(job_id=ids)
+    def delete(self, job_id: str) -> None:
+        job = self.jobs.get(job_id)
+        marked = self.run(self.store.delete(job_id))
+        assert marked == (job.phase in FINAL and not job.deleted if job else None)
+        if job and marked:
+            job.deleted = True
 
     @rule(job_id=consumes(ids))
     def purge(self, job_id: str) -> Any:
@@ -192,8 +253,23 @@ class Jobs(RuleBasedStateMachine):
         assert gone == (job.phase in FINAL if job else None)
         if gone:
             del self.jobs[job_id]
-            self.purged.add(job_id)
-            assert not [key for key in self.raw.scan_iter("*") if job_id in key.split(":")]
+            self.kept = {place: kept for place, kept in self.kept.items() if kept.job_id != job_id}
+            assert not self.traces(job_id)
+
+    def traces(self, job_id: str) -> list[str]:
+        """Keys that name a job, and those in which something does."""
+        read: dict[str, Any] = {
+            "string": self.raw.get,
+            "hash": self.raw.hgetall,
+            "zset": lambda k: self.raw.zrange(k, 0, -1),
+        }
+        found = []
+        for key in self.raw.scan_iter("*"):
+            kind = str(self.raw.type(key))
+            words = read[kind](key) if kind in read else ""
+            if re.search(rf"\b{job_id}\b", f"{key} {words}"):
+                found.append(key)
+        return found
 
     @rule()
     def server_restarts(self) -> None:
@@ -211,6 +287,17 @@ class Jobs(RuleBasedStateMachine):
         assert sorted(waiting) == sorted(i for i, job in self.jobs.items() if job.phase is Phase.QUEUED and not job.delayed)
         assert ended == {i for i, job in self.jobs.items() if job.phase in FINAL}
         assert set(self.raw.zrange(f"{PREFIX}tenants", 0, -1)) == {self.jobs[i].tenant for i in waiting}
+
+    @invariant()
+    def every_end_has_its_webhook_queued_once(self) -> None:
+        queued = sorted(self.raw.zrange(f"{PREFIX}webhooks", 0, -1))
+        ended = {i: self.run(self.store.get(i)) for i, job in self.jobs.items() if job.phase in FINAL and job.webhook}
+        assert queued == sorted(f"{i}:{job.done_event}" for i, job in ended.items() if job)
+
+    @invariant()
+    def lists_show_what_is_not_deleted(self) -> None:
+        listed = [i for tenant in TENANTS for i in self.raw.zrange(f"{PREFIX}index:{tenant}/me", 0, -1)]
+        assert sorted(listed) == sorted(i for i, job in self.jobs.items() if not job.deleted)
 
     @invariant()
     def counters_equal_leases(self) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -10,8 +12,8 @@ import pytest
 
 from batching.types import SAMPLE_RATE
 from deployments.artifacts import Artifacts
-from deployments.errors import EngineFailed, StageLost
-from deployments.messages import TranscribeRequest
+from deployments.errors import EngineFailed, StageDied, StageLost
+from deployments.messages import Planned, TranscodeRequest, TranscribeRequest
 from serve_app.errors import EdgeError
 from serve_app.jobs.models import EventKind, JobSpec, Phase, Principal, job_folder
 from serve_app.jobs.runner import RunnerLimits
@@ -90,7 +92,7 @@ async def test_audio_that_is_too_long_fails_by_what_was_decoded(store: Store, ar
 
 
 async def test_an_upload_that_is_gone_fails_by_name(house: House) -> None:
-    job = await house.ended((await house.jobs.submit(ME, JobSpec("fake"))).id)
+    job = await house.ended(await house.ask(JobSpec("fake")))
     assert job.error
     assert job.error.code == "source_not_found"
 
@@ -119,6 +121,41 @@ async def test_a_lost_stage_costs_no_attempt(house: House, sample: Path) -> None
     house.stages.trouble = lambda _: next(losses, None)
     job = await house.ended(await house.submit(sample))
     assert (job.phase, job.attempts) == (Phase.COMPLETED, 1)
+
+
+async def test_a_window_that_kills_its_workers_fails_its_job_and_no_other(house: House, sample: Path) -> None:
+    """The first time it takes those beside it along; from then on it is decoded alone."""
+    bad = await house.submit(sample, replace(MANY_WINDOWS, prompt="deadly"))
+    deaths: list[bool] = []
+
+    def trouble(request: TranscribeRequest) -> Exception | None:
+        if request.options.prompt == "deadly" and request.window.index == 0:
+            deaths.append(request.alone)
+            return StageDied("gone")
+        # Whoever is not alone dies with it the first time.
+        return StageDied("gone") if len(deaths) == 1 and not request.alone else None
+
+    house.stages.trouble = trouble
+    good = [await house.submit(sample, MANY_WINDOWS) for _ in range(2)]
+    job = await house.ended(bad)
+    assert job.error
+    assert (job.phase, job.error.code, job.attempts) == (Phase.FAILED, "engine_failed", 1)
+    assert deaths == [False, True, True]
+    assert [(await house.ended(job_id)).phase for job_id in good] == [Phase.COMPLETED] * 2
+
+
+async def test_a_decoder_that_always_dies_fails_the_job_by_its_stalls(house: House, sample: Path) -> None:
+    house.stages.windows = dying  # type: ignore[method-assign]
+    job = await house.ended(await house.submit(sample, JobSpec("fake", max_attempts=1)))
+    assert job.error
+    assert (job.phase, job.error.code) == (Phase.FAILED, "internal")
+    assert "workers" in job.error.message
+
+
+async def dying(request: TranscodeRequest) -> AsyncGenerator[Planned, None]:
+    if request:
+        raise StageLost("gone")
+    yield Planned((), 0.0, finished=True)
 
 
 async def test_an_error_of_ours_shows_nothing_of_it(house: House, sample: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -181,7 +218,7 @@ async def test_no_more_windows_are_in_flight_than_allowed(
 async def test_a_deleted_job_leaves_no_file(house: House, artifacts: Artifacts, sample: Path) -> None:
     await house.ended(job_id := await house.submit(sample))
     assert artifacts.keys(job_folder(job_id))
-    await house.jobs.delete(ME, job_id)
+    await house.jobs.purge(ME, job_id)
     assert artifacts.keys(job_folder(job_id)) == []
 
 
@@ -197,7 +234,7 @@ async def test_a_running_job_cannot_be_deleted(house: House, sample: Path) -> No
     house.stages.gate = asyncio.Semaphore(0)
     job_id = await house.submit(sample)
     with pytest.raises(EdgeError) as refused:
-        await house.jobs.delete(ME, job_id)
+        await house.jobs.purge(ME, job_id)
     assert refused.value.code == "conflict"
 
 
@@ -226,7 +263,7 @@ async def test_a_stranger_sees_nothing(house: House, sample: Path) -> None:
 )
 async def test_what_cannot_be_done_is_refused_by_name(house: House, spec: JobSpec, code: str) -> None:
     with pytest.raises(EdgeError) as refused:
-        await house.jobs.submit(ME, spec)
+        await house.ask(spec)
     assert refused.value.code == code
 
 
@@ -252,5 +289,5 @@ async def test_sweepers_do_not_stumble_over_each_other(house: House, artifacts: 
     for _ in range(5):
         job_id = await house.submit(sample, JobSpec("fake", result_ttl_s=1))
         await house.ended(job_id)
-    while (await house.store.page("t", limit=1))[0]:
+    while (await house.store.page("me", "t", limit=1))[0]:
         await asyncio.gather(*(other.sweep() for other in others))

@@ -9,14 +9,14 @@ import orjson
 import pytest
 
 from serve_app.jobs.models import Claim, Commit, EventKind, JobError, JobSpec, Phase, Priority
-from serve_app.jobs.store import Store
+from serve_app.jobs.store import Counts, Store, Verdict
 
 SPEC = JobSpec("base")
 
 
-async def submitted(store: Store, tenant: str = "t", spec: JobSpec = SPEC, **limits: int) -> str:
+async def submitted(store: Store, tenant: str = "t", spec: JobSpec = SPEC, queue_limit: int = 0) -> str:
     job_id = uuid4().hex
-    assert await store.submit(job_id, "owner", tenant, spec, ttl_s=60, **limits)
+    assert await store.submit(job_id, "owner", tenant, spec, ttl_s=60, queue_limit=queue_limit) == (Verdict.NEW, job_id)
     return job_id
 
 
@@ -58,7 +58,7 @@ async def test_what_is_not_there_is_none(store: Store) -> None:
 
 async def test_a_full_queue_takes_no_more(store: Store) -> None:
     await submitted(store, queue_limit=1)
-    assert not await store.submit(uuid4().hex, "owner", "t", SPEC, ttl_s=60, queue_limit=1)
+    assert (await store.submit(uuid4().hex, "owner", "t", SPEC, ttl_s=60, queue_limit=1))[0] is Verdict.FULL
     await submitted(store, "another", queue_limit=1)
 
 
@@ -231,15 +231,15 @@ async def test_a_submit_that_is_sent_again_changes_nothing(store: Store) -> None
     job_id = await submitted(store)
     claim = await claimed(store)
     assert await store.commit(claim, window(0, "a"))
-    assert await store.submit(job_id, "owner", "t", SPEC, ttl_s=60)
+    assert await store.submit(job_id, "owner", "t", SPEC, ttl_s=60) == (Verdict.NEW, job_id)
     assert await store.claim("worker") is None
     job = await store.get(job_id)
     assert job
     assert (job.phase, job.checkpoint.next_window) == (Phase.DOWNLOADING, 1)
 
 
-@pytest.mark.parametrize("counts", [False, True])
-async def test_a_job_that_is_given_back_goes_on_from_its_checkpoint(store: Store, counts: bool) -> None:
+@pytest.mark.parametrize("counts", list(Counts))
+async def test_a_job_that_is_given_back_goes_on_from_its_checkpoint(store: Store, counts: Counts) -> None:
     await submitted(store)
     claim = await claimed(store)
     assert await store.commit(claim, window(0, "a"))
@@ -247,7 +247,7 @@ async def test_a_job_that_is_given_back_goes_on_from_its_checkpoint(store: Store
     job = await store.get((await claimed(store)).job_id)
     assert job
     assert job.checkpoint.next_window == 1
-    assert job.attempts == (2 if counts else 1)
+    assert job.attempts == (2 if counts is Counts.ATTEMPT else 1)
 
 
 async def test_a_delayed_job_waits_for_its_time(store: Store) -> None:
@@ -261,8 +261,8 @@ async def test_a_delayed_job_waits_for_its_time(store: Store) -> None:
 async def test_a_listing_is_newest_first_in_pages_and_of_one_tenant(store: Store) -> None:
     ids = [await submitted(store) for _ in range(5)]
     await submitted(store, "another")
-    first, cursor = await store.page("t", limit=3)
-    second, end = await store.page("t", limit=3, before=cursor)
+    first, cursor = await store.page("owner", "t", limit=3)
+    second, end = await store.page("owner", "t", limit=3, before=cursor)
     assert [job.id for job in first + second] == ids[::-1]
     assert end is None
 
@@ -274,7 +274,7 @@ async def test_a_purge_leaves_no_trace(store: Store) -> None:
     assert await store.purge(job_id) is True
     assert await store.get(job_id) is None
     assert not await store.has_events(job_id)
-    assert await store.page("t", limit=10) == ([], None)
+    assert await store.page("owner", "t", limit=10) == ([], None)
     assert await store.expired() == []
 
 
@@ -286,3 +286,107 @@ async def test_results_expire_and_streams_are_dropped(store: Store) -> None:
     assert await store.drop_old_streams(3600) == 0
     assert await store.drop_old_streams(0) == 1
     assert not await store.has_events(job_id)
+
+
+async def test_a_tenant_that_weighs_more_has_more_turns(store: Store) -> None:
+    await store.weigh({"vip": 3, "small": 0.5})
+    names = {await submitted(store, tenant): tenant for tenant in ("big", "vip", "small") for _ in range(9)}
+    order = [names[(await claimed(store)).job_id] for _ in range(9)]
+    assert order.count("vip") == 6
+    assert order.count("big") == 2
+    assert order.count("small") == 1
+
+
+async def test_weights_are_those_of_the_last_settings(store: Store) -> None:
+    await store.weigh({"vip": 3})
+    await store.weigh({})
+    names = {await submitted(store, tenant): tenant for tenant in ("big", "vip") for _ in range(4)}
+    order = [names[(await claimed(store)).job_id] for _ in range(4)]
+    assert order.count("vip") == 2
+
+
+async def test_waiting_jobs_are_told_their_places_as_they_move_up(store: Store) -> None:
+    ids = [await submitted(store) for _ in range(13)]
+    assert [(await told(store, job, EventKind.PROGRESS))[0]["queue_position"] for job in ids] == list(range(13))
+    await claimed(store)
+    assert [(await told(store, job, EventKind.PROGRESS))[-1]["queue_position"] for job in ids[1:]] == [*range(11), 12]
+    await claimed(store)
+    places = [(await told(store, job, EventKind.PROGRESS))[-1] for job in ids[2:]]
+    assert [place["queue_position"] for place in places] == list(range(11))
+    assert all(place["eta_s"] is not None for place in places[:10])
+    await store.cancel(ids[2])
+    assert (await told(store, ids[3], EventKind.PROGRESS))[-1]["queue_position"] == 0
+
+
+async def test_a_long_queue_is_not_told_at_every_claim(store: Store) -> None:
+    ids = [await submitted(store) for _ in range(250)]
+    before = [len(await store.events(job)) for job in ids]
+    await claimed(store)
+    after = [len(await store.events(job)) for job in ids]
+    assert sum(after) - sum(before) < 10 + 9 + 2 + 5
+
+
+async def test_an_end_queues_its_webhook_and_a_retry_takes_it_back(store: Store) -> None:
+    job_id = await submitted(store, spec=JobSpec("base", webhook="https://there/"))
+    await submitted(store)
+    await store.finish(await claimed(store), Phase.FAILED, JobError("internal", "It failed."))
+    await store.finish(await claimed(store), Phase.COMPLETED)
+    assert (await store.figures()).webhooks == 1
+    assert await store.retry(job_id)
+    assert (await store.figures()).webhooks == 0
+    await store.finish(await claimed(store), Phase.COMPLETED)
+    assert (await store.figures()).webhooks == 1
+
+
+async def test_figures_count_what_happened(store: Store) -> None:
+    ids = [await submitted(store) for _ in range(4)]
+    await store.finish(await claimed(store), Phase.COMPLETED)
+    claim = await claimed(store)
+    await store.cancel(claim.job_id)
+    await store.finish(claim, Phase.CANCELLED)
+    await store.cancel(ids[2])
+    figures = await store.figures()
+    grown = figures.grown
+    assert (grown["jobs_submitted"], grown["jobs_completed"], grown["jobs_cancelled"]) == (4, 1, 2)
+    assert (grown["cancel_ms"], grown["wait_ms"]) == (2, 2)
+    assert sum(n for name, n in grown.items() if name.startswith("cancel_ms:le:")) == 2
+    assert (figures.waiting, figures.running, figures.delayed) == (1, 0, 0)
+
+
+async def test_a_deleted_job_leaves_the_lists_and_stays_what_it_was(store: Store) -> None:
+    job_id = await submitted(store)
+    assert await store.delete(job_id) is False
+    await store.finish(await claimed(store), Phase.FAILED, JobError("internal", "It failed."))
+    assert await store.delete(job_id) is True
+    assert await store.delete(job_id) is False
+    assert await store.delete("nothing") is None
+    assert await store.page("owner", "t", limit=10) == ([], None)
+    job = await store.get(job_id)
+    assert job
+    assert job.deleted_at is not None
+    assert job.phase is Phase.FAILED
+    assert await store.retry(job_id) is False
+    assert await store.purge(job_id) is True
+
+
+async def test_a_list_is_its_owners(store: Store) -> None:
+    mine, theirs = uuid4().hex, uuid4().hex
+    await store.submit(mine, "me", "t", SPEC, ttl_s=60)
+    await store.submit(theirs, "they", "t", SPEC, ttl_s=60)
+    assert [job.id for job in (await store.page("me", "t", limit=10))[0]] == [mine]
+
+
+async def test_a_job_that_costs_its_workers_is_failed_however_they_were_lost(store: Store) -> None:
+    job_id = await submitted(store)
+    for _ in range(2):
+        assert await store.give_back(await claimed(store), counts=Counts.STALL)
+    claim = await claimed(store)
+    assert await store.commit(claim, window(0, "a")), "progress clears it"
+    for _ in range(3):
+        assert await store.give_back(claim, counts=Counts.STALL)
+        claim = await store.claim("worker") or claim
+    job = await store.get(job_id)
+    assert job
+    assert job.error
+    assert (job.phase, job.error.code) == (Phase.FAILED, "internal")
+    assert "workers" in job.error.message

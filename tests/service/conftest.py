@@ -11,14 +11,16 @@ import pytest
 import uvicorn
 
 from deployments.artifacts import Artifacts
+from serve_app.auth import Auth
 from serve_app.dialects.base import Edge
 from serve_app.ingress import create_api
 from serve_app.jobs.connection import connect
 from serve_app.jobs.events import Events
 from serve_app.jobs.store import Store
+from serve_app.keys import Keys
 from serve_app.valkey import Valkey
 from tests.house import House, open_house
-from tests.service.murmur import Up, up
+from tests.service.murmur import Up, murmur, up
 
 MAX_UPLOAD_BYTES = 8 << 20
 
@@ -39,8 +41,9 @@ async def served(valkey: Valkey, store: Store, artifacts: Artifacts, ffmpeg: str
         edge = Edge(
             house.jobs, artifacts, MAX_UPLOAD_BYTES, sse_max_age_s=30.0, allowed_hosts=("localhost", "127.0.0.1", "::1")
         )
-        own = Store(connect(valkey.url))
-        api = create_api(edge, own, Events(own, artifacts), version="0")
+        redis = connect(valkey.url)
+        own = Store(redis)
+        api = create_api(edge, Auth(Keys(redis), required=False), own, Events(own, artifacts), version="0")
         server = uvicorn.Server(uvicorn.Config(api, port=0, log_level="warning"))
         serving = asyncio.create_task(server.serve())
         while not server.started:  # noqa: ASYNC110 - uvicorn tells nobody
@@ -59,3 +62,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     with up(tmp_path_factory.mktemp("cluster"), MURMUR_MODELS="base,tiny.en", MURMUR_FETCH_ALLOW="127.0.0.0/8") as up_:
         assert up_.ready() == f"ready {up_.url}", up_.said.read_text()
         yield up_
+
+
+@pytest.fixture(scope="session")
+def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`murmur up` that requires keys: its address, and a key that was made before it started."""
+    data = tmp_path_factory.mktemp("keyed")
+    key = murmur("keys", "create", "--name", "alice", "--data-dir", data).stdout.strip()
+    fake = {"MURMUR_ENGINE": "fake", "MURMUR_MODELS": "fake"}
+    with up(data, MURMUR_API_KEYS_REQUIRED="true", **fake) as up_:
+        assert up_.ready(), up_.said.read_text()
+        yield f"{up_.url} {key}"

@@ -14,7 +14,7 @@ from deployments.errors import WorkError
 from deployments.messages import FetchRequest, TranscodeRequest
 from serve_app.jobs.events import Events
 from serve_app.jobs.jobs import Jobs
-from serve_app.jobs.models import JobSpec, Phase, source_key
+from serve_app.jobs.models import JobSpec, Phase
 from serve_app.jobs.store import Store
 from serve_app.main import build, find_models
 from serve_app.settings import Settings
@@ -67,9 +67,9 @@ async def test_jobs_go_through_the_graph(settings: Settings, store: Store, artif
     await events.start()
     jobs = Jobs(store, events, artifacts, find_models(settings), result_ttl_s=3600)
     for model in ("fake", "second"):
-        job_id = jobs.new_id()
-        artifacts.put(source_key(job_id), sample.read_bytes())
-        await jobs.submit(ME, JobSpec(model), job_id)
+        async with jobs.draft(ME) as draft:
+            artifacts.put(draft.source, sample.read_bytes())
+            job_id = (await jobs.submit(ME, JobSpec(model), draft)).id
         seen = [event async for event in await jobs.follow(ME, job_id, "0")]
         assert len(seen) > 4
         assert (await jobs.get(ME, job_id)).phase is Phase.COMPLETED

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import httpx_sse
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
+from serve_app.jobs.connection import connect
 from serve_app.jobs.models import job_folder
+from serve_app.valkey import Valkey
 from tests.house import QUEUE_LIMIT
 from tests.service.conftest import MAX_UPLOAD_BYTES, Served
 from tests.site import answer, serving
@@ -308,3 +312,66 @@ async def test_a_web_page_that_aims_here_is_refused(served: Served, headers: dic
 @pytest.mark.parametrize("headers", [{"Host": "localhost:80"}, {"Host": "[::1]:80"}, {"Origin": "http://LOCALHOST:3000"}])
 async def test_this_machine_by_any_of_its_names_is_answered(served: Served, headers: dict[str, str]) -> None:
     assert (await served.http.get("/v1/jobs", headers=headers)).status_code == 200
+
+
+async def test_a_post_that_is_sent_again_with_its_key_makes_no_second_job(served: Served, sample: Path) -> None:
+    key = {"Idempotency-Key": "k-1"}
+
+    async def send(content: bytes, **fields: str) -> httpx.Response:
+        return await served.http.post("/v1/jobs", files={"file": ("talk.flac", content)}, data=fields, headers=key)
+
+    first, again = await send(sample.read_bytes()), await send(sample.read_bytes())
+    assert (first.status_code, again.status_code) == (202, 202)
+    assert again.json()["id"] == first.json()["id"]
+    assert "idempotent-replayed" not in first.headers
+    assert again.headers["idempotent-replayed"] == "true"
+    problem(await send(sample.read_bytes() + b"x"), 422, "key_reused")
+    problem(await send(sample.read_bytes(), language="de"), 422, "key_reused")
+    body = {"source": {"url": "http://127.0.0.1:9/a"}}
+    problem(await served.http.post("/v1/jobs", json=body, headers=key), 422, "key_reused")
+    assert len((await served.http.get("/v1/jobs")).json()["jobs"]) == 1
+
+
+async def test_a_post_whose_twin_is_under_way_is_told_to_wait(served: Served, valkey: Valkey, sample: Path) -> None:
+    key = {"Idempotency-Key": "k-1"}
+    half = asyncio.Event()
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + sample.read_bytes()
+        await half.wait()
+        yield b"\r\n--b--\r\n"
+
+    kind = {"content-type": "multipart/form-data; boundary=b"}
+    first = asyncio.create_task(served.http.post("/v1/jobs", content=slowly(), headers={**key, **kind}))
+    redis = connect(valkey.url)
+    while not await redis.keys("*once*"):  # noqa: ASYNC110 - the server tells nobody that it has begun
+        await asyncio.sleep(0.01)
+    await redis.aclose()
+    twin = await served.http.post("/v1/jobs", json={"source": {"url": "http://a/b"}}, headers=key)
+    problem(twin, 409, "conflict")
+    half.set()
+    assert (await first).status_code == 202
+
+
+async def test_a_job_that_is_marked_as_deleted_answers_gone(served: Served, sample: Path) -> None:
+    job = await finished(served, (await upload(served, sample))["id"])
+    path = f"/v1/jobs/{job['id']}"
+    assert (await served.http.delete(path, params={"purge": "false"})).status_code == 204
+    for rest in ("", "/events", "/transcript", "/artifacts/source"):
+        problem(await served.http.get(path + rest), 410, "gone")
+    problem(await served.http.delete(path, params={"purge": "false"}), 409, "conflict")
+    assert (await served.http.get("/v1/jobs")).json()["jobs"] == []
+    assert (await served.http.delete(path)).status_code == 204
+    problem(await served.http.get(path), 404, "not_found")
+
+
+async def test_figures_are_told_in_prometheus_words(served: Served, sample: Path) -> None:
+    await finished(served, (await upload(served, sample))["id"])
+    answer = await served.http.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain")
+    found = {f.name: f for f in text_string_to_metric_families(answer.text)}
+    ended = {s.labels["phase"]: s.value for s in found["murmur_jobs_ended"].samples if s.name.endswith("_total")}
+    assert ended == {"completed": 1, "failed": 0, "cancelled": 0}
+    waits = {s.labels["le"]: s.value for s in found["murmur_queue_wait_seconds"].samples if s.name.endswith("_bucket")}
+    assert waits["+Inf"] == 1
+    assert found["murmur_jobs_waiting"].samples[0].value == 0

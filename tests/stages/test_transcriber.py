@@ -14,7 +14,7 @@ from batching.types import SAMPLE_RATE, Segment, Span, Window, Word
 from deployments.artifacts import Artifacts
 from deployments.engines.base import Clip, Decode
 from deployments.errors import EngineFailed
-from deployments.messages import DecodeOptions, EngineInfo, TranscribeRequest, WindowResult
+from deployments.messages import Begun, DecodeOptions, EngineInfo, TranscribeRequest, WindowResult
 from deployments.pcm import PcmWriter
 from deployments.transcriber import Transcriber
 from tests.support import s16le, tone
@@ -219,3 +219,43 @@ async def test_a_request_that_is_cancelled_leaves(stored: Artifacts, one_reader:
     engine.gate.set()
     assert [(await asking[i]).segments[0].text for i in (0, 2)] == ["1", "3"]
     assert [loudness(clip) for clip in engine.clips] == [1, 3]
+
+
+async def test_a_stream_says_that_a_windows_turn_has_come_and_then_its_result(stored: Artifacts, one_reader: None) -> None:
+    engine = Scripted(lambda _: said(" hello"))
+    engine.gate.clear()
+    messages = Transcriber(stored, engine).stream(asked(window(1, 2)))
+    assert await anext(messages) == Begun()
+    engine.gate.set()
+    result = await anext(messages)
+    assert isinstance(result, WindowResult)
+    assert result.segments[0].text == " hello"
+    with pytest.raises(StopAsyncIteration):
+        await anext(messages)
+
+
+async def test_a_window_that_waits_says_nothing_and_leaves_with_its_reader(stored: Artifacts, one_reader: None) -> None:
+    engine = Scripted(lambda _: said(" hello"))
+    engine.gate.clear()
+    transcriber = Transcriber(stored, engine)
+    first = transcriber.stream(asked(window(1, 2)))
+    assert await anext(first) == Begun()
+    second = transcriber.stream(asked(window(2, 3)))
+    waiting = asyncio.ensure_future(anext(second))
+    await queued()
+    assert not waiting.done()
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    engine.gate.set()
+    assert isinstance(await anext(first), WindowResult)
+    assert len(engine.clips) == 1
+    assert (await transcriber.counts())["dropped"] == 1
+
+
+async def test_a_stream_raises_what_the_decode_raises(stored: Artifacts) -> None:
+    def fail(clip: Clip) -> Decode:
+        raise RuntimeError("no")
+
+    with pytest.raises(EngineFailed):
+        async for _ in Transcriber(stored, Scripted(fail)).stream(asked(window(1, 2))):
+            pass

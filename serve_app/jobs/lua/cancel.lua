@@ -3,7 +3,7 @@ local phase = redis.call('HGET', job_key(ARGV[1]), 'phase')
 if not phase then return false end
 if phase == 'completed' or phase == 'failed' or phase == 'cancelled' then return phase end
 if redis.call('ZSCORE', key('leases'), ARGV[1]) then
-  redis.call('HSET', job_key(ARGV[1]), 'cancelling', 1)
+  redis.call('HSET', job_key(ARGV[1]), 'cancelling', now())
   redis.call('PUBLISH', key('cancel'), ARGV[1])
 else
   finish(ARGV[1], 'cancelled', 'cancelled', CANCELLED)

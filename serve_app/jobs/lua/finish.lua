@@ -7,5 +7,6 @@ if redis.call('HGET', job_key(id), 'cancelling') then
   return 1
 end
 if ARGV[6] ~= '' then redis.call('HSET', job_key(id), 'language', ARGV[6]) end
+if ARGV[3] == 'completed' then redis.call('HSET', job_key(id), 'transcript', ARGV[2]) end
 finish(id, ARGV[3], ARGV[4], ARGV[5])
 return 1

@@ -2,9 +2,11 @@
 -- cluster keeps them in one slot. Times are the server's, in milliseconds.
 local prefix = KEYS[1]
 local CANCELLED = 'The job was cancelled.'
+local STALLED = 'The workers that took this job died each time, and it was given up: check the file.'
 
 local function key(name) return prefix .. name end
 local function job_key(id) return prefix .. 'job:' .. id end
+local function index_key(tenant, owner) return prefix .. 'index:' .. tenant .. '/' .. owner end
 
 local function now()
   local t = redis.call('TIME')
@@ -22,6 +24,46 @@ local function set_phase(id, phase)
   return emit(id, 'phase', cjson.encode({ phase = phase }))
 end
 
+-- Figures that only grow, for all replicas and restarts: `name` counts, `name:sum` and `name:le:BOUND` make a histogram.
+local BOUNDS = { 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000, 300000 }
+
+local function count(name) redis.call('HINCRBY', key('metrics'), name, 1) end
+
+local function observe(name, ms)
+  count(name)
+  redis.call('HINCRBY', key('metrics'), name .. ':sum', ms)
+  for _, bound in ipairs(BOUNDS) do
+    if ms <= bound then
+      count(name .. ':le:' .. bound)
+      return
+    end
+  end
+end
+
+-- A waiting job's place, told in its stream.
+local function tell_place(id, tenant, position)
+  local fields = redis.call('HMGET', job_key(id), 'audio_done_s', 'audio_total_s', 'next_window')
+  local pace = redis.call('HGET', key('pace'), tenant)
+  emit(id, 'progress', cjson.encode({
+    audio_done_s = tonumber(fields[1]),
+    audio_total_s = tonumber(fields[2] or nil) or cjson.null,
+    windows_done = tonumber(fields[3]),
+    queue_position = position,
+    eta_s = pace and math.floor((position + 1) * tonumber(pace) / 100) / 10 or cjson.null,
+  }))
+end
+
+-- After a job has left a tenant's queue: those behind it have moved up. The ten next are told each time, the next hundred
+-- at every tenth place, and so on: a long queue must not make a claim dear.
+local function tell_places(tenant)
+  local waiting, position, step = redis.call('ZCARD', key('wait:' .. tenant)), 0, 1
+  while position < waiting do
+    tell_place(redis.call('ZRANGE', key('wait:' .. tenant), position, position)[1], tenant, position)
+    position = position + step
+    if position == step * 10 then step = step * 10 end
+  end
+end
+
 -- A tenant that comes back starts level with the clock: nobody saves up turns by being away.
 local function enqueue(id)
   local fields = redis.call('HMGET', job_key(id), 'tenant', 'urgency', 'seq')
@@ -32,12 +74,13 @@ local function enqueue(id)
     local finish = tonumber(redis.call('HGET', key('finish'), tenant) or '0')
     redis.call('ZADD', key('tenants'), math.max(clock, finish), tenant)
   end
+  tell_place(id, tenant, redis.call('ZRANK', key('wait:' .. tenant), id))
   redis.call('PUBLISH', key('work'), id)
 end
 
 local function leave_queue(id, tenant)
   redis.call('ZREM', key('delayed'), id)
-  redis.call('ZREM', key('wait:' .. tenant), id)
+  if redis.call('ZREM', key('wait:' .. tenant), id) == 1 then tell_places(tenant) end
   if redis.call('ZCARD', key('wait:' .. tenant)) == 0 then
     redis.call('ZREM', key('tenants'), tenant)
   end
@@ -65,7 +108,10 @@ local function holds(id, token)
   return redis.call('HGET', job_key(id), 'token') == token and redis.call('ZSCORE', key('leases'), id) ~= false
 end
 
--- The end of a job, whatever it is: once, for good.
+-- What a webhook's delivery is known by: a job that is tried again ends again.
+local function delivery(id, done_event) return id .. ':' .. done_event end
+
+-- The end of a job, whatever it is: once, for good. Its webhook is queued here and nowhere else.
 local function finish(id, phase, code, message)
   local t = now()
   release(id)
@@ -78,7 +124,19 @@ local function finish(id, phase, code, message)
     done['error'] = { code = code, message = message }
   end
   set_phase(id, phase)
-  redis.call('HSET', job_key(id), 'done_event', emit(id, 'done', cjson.encode(done)))
+  local event = emit(id, 'done', cjson.encode(done))
+  redis.call('HSET', job_key(id), 'done_event', event)
+  if redis.call('HGET', job_key(id), 'webhook') == '1' then redis.call('ZADD', key('webhooks'), t, delivery(id, event)) end
+  count('jobs_' .. phase)
+  local asked = redis.call('HGET', job_key(id), 'cancelling')
+  if phase == 'cancelled' then observe('cancel_ms', t - tonumber(asked or t)) end
   redis.call('ZADD', key('expiry'), t + tonumber(redis.call('HGET', job_key(id), 'ttl_ms')), id)
   redis.call('ZADD', key('ended'), t, id)
+end
+
+-- A worker was lost with the job. One that costs too many without getting on is failed: it is likely what kills them.
+local function stalled(id, max_stalls)
+  if redis.call('HINCRBY', job_key(id), 'stalls', 1) < max_stalls then return false end
+  finish(id, 'failed', 'internal', STALLED)
+  return true
 end

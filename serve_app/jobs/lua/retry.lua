@@ -1,9 +1,10 @@
 -- ARGV: id. Queues a failed job again, from its checkpoint while its stream is kept, else from its beginning. Returns 1, 0
 -- where it has not failed or has no attempts left, nothing where there is none.
 local id = ARGV[1]
-local fields = redis.call('HMGET', job_key(id), 'phase', 'attempts', 'max_attempts', 'done_event')
+local fields = redis.call('HMGET', job_key(id), 'phase', 'attempts', 'max_attempts', 'done_event', 'deleted_at')
 if not fields[1] then return false end
-if fields[1] ~= 'failed' or tonumber(fields[2]) >= tonumber(fields[3]) then return 0 end
+if fields[1] ~= 'failed' or fields[5] or tonumber(fields[2]) >= tonumber(fields[3]) then return 0 end
+redis.call('ZREM', key('webhooks'), delivery(id, fields[4]))
 redis.call('ZREM', key('expiry'), id)
 redis.call('ZREM', key('ended'), id)
 redis.call('HDEL', job_key(id), 'completed_at', 'error_code', 'error_message', 'done_event')

@@ -1,13 +1,25 @@
--- ARGV: id, owner, tenant, urgency, max_attempts, ttl_ms, spec, queue_limit. Returns 1, or 0 when the tenant's queue is full.
-local id, tenant, limit = ARGV[1], ARGV[3], tonumber(ARGV[8])
+-- ARGV: id, owner, tenant, urgency, max_attempts, ttl_ms, spec, queue_limit, webhook, once, fingerprint. `once` is where
+-- the request's idempotency key is kept, '' without one. Returns {verdict, job}: `new`; `same` or `other` where the key
+-- stands for a job made by the same or another request; `busy` where a request with it is under way; `full`.
+local id, tenant, limit, once = ARGV[1], ARGV[3], tonumber(ARGV[8]), ARGV[10]
 -- A client that lost the answer asks again: the job is there, perhaps at work already.
-if redis.call('EXISTS', job_key(id)) == 1 then return 1 end
-if limit > 0 and redis.call('ZCARD', key('wait:' .. tenant)) >= limit then return 0 end
+if redis.call('EXISTS', job_key(id)) == 1 then return { 'new', id } end
+if once ~= '' then
+  local held = redis.call('HMGET', key('once:' .. once), 'job', 'fingerprint')
+  if held[2] then return { held[2] == ARGV[11] and 'same' or 'other', held[1] } end
+  if held[1] and held[1] ~= id then return { 'busy', held[1] } end
+end
+if limit > 0 and redis.call('ZCARD', key('wait:' .. tenant)) >= limit then return { 'full', '' } end
+if once ~= '' then
+  redis.call('HSET', key('once:' .. once), 'job', id, 'fingerprint', ARGV[11])
+  redis.call('PERSIST', key('once:' .. once))
+end
 local seq = redis.call('INCR', key('seq'))
 redis.call('HSET', job_key(id), 'id', id, 'owner', ARGV[2], 'tenant', tenant, 'urgency', ARGV[4], 'max_attempts', ARGV[5],
-  'ttl_ms', ARGV[6], 'spec', ARGV[7], 'seq', seq, 'created_at', now(), 'attempts', 0, 'stalls', 0, 'next_window', 0,
-  'segments', 0, 'end_s', 0, 'audio_done_s', 0)
-redis.call('ZADD', key('index:' .. tenant), seq, id)
+  'ttl_ms', ARGV[6], 'spec', ARGV[7], 'webhook', ARGV[9], 'once', once, 'seq', seq, 'created_at', now(), 'attempts', 0,
+  'stalls', 0, 'next_window', 0, 'segments', 0, 'end_s', 0, 'audio_done_s', 0)
+redis.call('ZADD', index_key(tenant, ARGV[2]), seq, id)
+count('jobs_submitted')
 set_phase(id, 'queued')
 enqueue(id)
-return 1
+return { 'new', id }

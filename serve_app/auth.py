@@ -1,0 +1,69 @@
+"""Who asks, and whether they may: a request's key → Principal."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Request, Security
+from fastapi.security import APIKeyHeader, HTTPBearer, SecurityScopes
+from starlette.datastructures import Headers
+
+from serve_app.errors import EdgeError
+from serve_app.jobs.models import Principal
+from serve_app.keys import Keys
+
+ANONYMOUS = Principal("anonymous", "default")
+"""Who asks without a key where none is required."""
+HEADERS = ("x-api-key", "x-bf-vk")
+"""Where a key may stand beside `Authorization: Bearer`."""
+
+bearer = HTTPBearer(auto_error=False, description="An API key of `murmur keys create`.")
+api_key = APIKeyHeader(name="X-API-Key", auto_error=False, description="The same key, as some clients send it.")
+
+
+class Auth:
+    """Knows keys; `required` says whether anybody is answered without one."""
+
+    def __init__(self, keys: Keys, *, required: bool) -> None:
+        self._keys = keys
+        self._required = required
+
+    async def principal(self, headers: Headers) -> Principal:
+        """Who sent these headers. EdgeError `unauthenticated`: a wrong key is refused even where none is required."""
+        key = sent_key(headers)
+        if key is None:
+            if self._required:
+                raise EdgeError("unauthenticated", "An API key is required: send it as Authorization: Bearer KEY.")
+            return ANONYMOUS
+        principal = await self._keys.principal(key)
+        if principal is None:
+            raise EdgeError("unauthenticated", "The API key is not a valid one, or it has expired or was revoked.")
+        return principal
+
+
+def sent_key(headers: Headers) -> str | None:
+    """The key in a request's headers; '' for an Authorization that holds none."""
+    if (authorization := headers.get("authorization")) is not None:
+        scheme, _, key = authorization.partition(" ")
+        return key.strip() if scheme.lower() == "bearer" else ""
+    return next((headers[name] for name in HEADERS if name in headers), None)
+
+
+async def caller(
+    request: Request,
+    scopes: SecurityScopes,
+    _bearer: Annotated[object, Security(bearer)],
+    _api_key: Annotated[object, Security(api_key)],
+) -> Principal:
+    """Dependency: who asks. EdgeError `forbidden` where a scope that the route wants is missing."""
+    auth: Auth = request.app.state.auth
+    principal = await auth.principal(request.headers)
+    for scope in scopes.scopes:
+        if not principal.may(scope):
+            raise EdgeError("forbidden", f"The API key does not have the scope {scope}.")
+    return principal
+
+
+Reader = Annotated[Principal, Security(caller, scopes=["speech:transcriptions:read"])]
+Writer = Annotated[Principal, Security(caller, scopes=["speech:transcriptions:write"])]
+Deleter = Annotated[Principal, Security(caller, scopes=["speech:transcriptions:delete"])]

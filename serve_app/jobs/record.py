@@ -1,0 +1,54 @@
+"""A job's hash in Redis → Job."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from pydantic import TypeAdapter
+
+from serve_app.jobs.models import Checkpoint, Job, JobError, JobSpec, Phase
+
+SPEC = TypeAdapter(JobSpec)
+
+
+def _seconds(fields: Mapping[str, str], name: str) -> float | None:
+    return int(fields[name]) / 1000 if name in fields else None
+
+
+def _number(fields: Mapping[str, str], name: str) -> float | None:
+    return float(fields[name]) if name in fields else None
+
+
+def to_job(fields: Mapping[str, str]) -> Job:
+    """The job that `fields` tell of."""
+    error = JobError(fields["error_code"], fields["error_message"]) if "error_code" in fields else None
+    language = fields.get("language")
+    checkpoint = Checkpoint(int(fields["next_window"]), int(fields["segments"]), float(fields["end_s"]), language)
+    return Job(
+        id=fields["id"],
+        owner=fields["owner"],
+        tenant=fields["tenant"],
+        phase=Phase(fields["phase"]),
+        spec=SPEC.validate_json(fields["spec"]),
+        created_at=int(fields["created_at"]) / 1000,
+        started_at=_seconds(fields, "started_at"),
+        completed_at=_seconds(fields, "completed_at"),
+        attempts=int(fields["attempts"]),
+        checkpoint=checkpoint,
+        audio_done_s=float(fields["audio_done_s"]),
+        audio_total_s=_number(fields, "audio_total_s"),
+        eta_s=_number(fields, "eta_s"),
+        device=fields.get("device"),
+        error=error,
+        cancelling="cancelling" in fields,
+        done_event=fields.get("done_event"),
+        transcript=int(fields["transcript"]) if "transcript" in fields else None,
+        deleted_at=_seconds(fields, "deleted_at"),
+    )
+
+
+def placed(job: Job, position: int | None, pace_ms: bytes | None) -> Job:
+    """A waiting job with its place, and when its turn is likely to come."""
+    turn_s = None if position is None or pace_ms is None else round((position + 1) * float(pace_ms) / 1000, 1)
+    return replace(job, queue_position=position, eta_s=turn_s)
