@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import httpx
+import httpx_sse
 import orjson
 import psutil
 import pytest
@@ -32,7 +33,7 @@ def refused(data_dir: Path, *arguments: str, **environment: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "environment", "said"),
     [
-        (("--host", "0.0.0.0"), {}, "refused to listen on 0.0.0.0"),
+        (("--host", "0.0.0.0"), {}, "refused to listen on 0.0.0.0 without keys"),
         (("--redis-url", "redis://127.0.0.1:9/0"), {}, "no Redis answers at redis://127.0.0.1:9/0"),
         (("--ray-address", "127.0.0.1:9"), {}, "no Ray cluster answers at 127.0.0.1:9"),
         ((), {"MURMUR_MODELS": "large-v9"}, "There is no model 'large-v9': use base (multilingual), tiny.en (English)"),
@@ -139,3 +140,29 @@ def test_a_valkey_that_is_killed_is_started_again_and_nothing_is_lost(tmp_path: 
         [job] = httpx.get(f"{service.url}/v1/jobs", trust_env=False).json()["jobs"]
         assert (job["phase"], job["attempts"]) == ("completed", 1)
         assert service.stop() == 0
+
+
+def test_a_service_that_stops_gives_its_jobs_back_at_once(tmp_path: Path, sample: Path) -> None:
+    """No lease is left to run out: the next one goes on where this one stopped."""
+    data = tmp_path / "data"
+    slow = {"MURMUR_ENGINE": "fake", "MURMUR_MODELS": "fake-3", "MURMUR_LEASE_S": "3600"}
+    with up(data, **slow) as first:
+        assert first.ready(), first.said.read_text()
+        with sample.open("rb") as file, httpx.Client(base_url=first.url, trust_env=False, timeout=60) as http:
+            job_id = http.post("/v1/jobs", files={"file": file}, data={"segment_duration": "6"}).json()["id"]
+            with httpx_sse.connect_sse(http, "GET", f"/v1/jobs/{job_id}/events") as source:
+                next(event for event in source.iter_sse() if event.event == "segment")
+        assert first.stop() == 0
+    with up(data, MURMUR_ENGINE="fake", MURMUR_MODELS="fake-3") as second:
+        assert second.ready(), second.said.read_text()
+        with httpx.Client(base_url=second.url, trust_env=False, timeout=60) as http:
+            with httpx_sse.connect_sse(http, "GET", f"/v1/jobs/{job_id}/events") as source:
+                events = [event for event in source.iter_sse() if event.data]
+            ids = [event.json()["id"] for event in events if event.event == "segment"]
+            assert ids == list(range(len(ids)))
+            job = http.get(f"/v1/jobs/{job_id}").json()
+            assert (job["phase"], job["attempts"]) == ("completed", 1)
+            phases = [event.json()["phase"] for event in events if event.event == "phase"]
+            assert phases.count("queued") == 2, "it was given back"
+            figures = http.get("/metrics").text
+            assert "murmur_leases_expired_total 0.0" in figures
