@@ -43,7 +43,13 @@ class Draft:
     async def __aenter__(self) -> Draft:
         """Keep the idempotency key. EdgeError `conflict` where a request with it is under way."""
         if self._place is not None:
-            if not await self._store.reserve(self._place, self.id, KEPT_S):
+            try:
+                kept = await _to_its_end(self._store.reserve(self._place, self.id, KEPT_S))
+            except (*OUTAGES, asyncio.CancelledError):
+                # It may be kept all the same, and nobody would give it back.
+                await asyncio.shield(self._discard())
+                raise
+            if not kept:
                 raise _busy()
             self._keeping = asyncio.create_task(self._keep(self._place))
         return self

@@ -103,3 +103,14 @@ async def test_a_sender_that_is_cut_off_while_the_job_is_made_loses_nothing(hous
         await asyncio.wait([sending])
     jobs, _ = await house.jobs.page(ME, limit=100, cursor=None)
     assert stored(artifacts) == {job.id for job in jobs}
+
+
+async def test_a_sender_that_is_cut_off_at_any_moment_can_send_it_again_at_once(house: House) -> None:
+    for pause in range(40):
+        sending = asyncio.create_task(send(house, f"k{pause}"))
+        for _ in range(pause):
+            await asyncio.sleep(0)
+        sending.cancel()
+        await asyncio.wait([sending])
+        assert (await send(house, f"k{pause}")).id
+    assert len((await house.jobs.page(ME, limit=100, cursor=None))[0]) == 40
