@@ -47,6 +47,7 @@ lint: setup
 bench: setup
 	@$(BIN)/python -m benchmarks.latency
 	@$(BIN)/python -m benchmarks.memory
+	@$(BIN)/python -m benchmarks.chaos
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

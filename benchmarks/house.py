@@ -22,10 +22,10 @@ ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "tests/samples/two_voices.flac"
 
 
-def looped(source: Path, seconds: float, target: Path) -> Path:
-    """`source` again and again until `seconds` are full, as 64 kb/s MP3."""
+def looped(source: Path, seconds: float, target: Path, *, start_s: float = 0.0) -> Path:
+    """`source` again and again from `start_s` on until `seconds` are full, as 64 kb/s MP3."""
     once = _ffmpeg("-i", source, "-vn", "-ac", 1, "-ar", 16000, target.with_suffix(".wav"))
-    return _ffmpeg("-stream_loop", -1, "-i", once, "-t", seconds, "-b:a", "64k", target)
+    return _ffmpeg("-stream_loop", -1, "-i", once, "-ss", start_s, "-t", seconds, "-b:a", "64k", target)
 
 
 def silence(seconds: float, target: Path) -> Path:
@@ -42,12 +42,13 @@ def _ffmpeg(*arguments: object) -> Path:
 def service(**settings: Any) -> Iterator[Client]:
     """A service for this measurement alone, and a client of it."""
     with TemporaryDirectory(prefix="murmur-bench-") as data_dir:
-        given = {"data_dir": data_dir, "port": _free_port(), **settings}
+        given = {"data_dir": data_dir, "port": free_port(), **settings}
         with LocalService(Settings.model_validate(given)) as running, Client(running.url) as client:
             yield client
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of loopback that nothing listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
