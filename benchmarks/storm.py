@@ -39,12 +39,7 @@ class Storm:
 
     async def calm(self) -> None:
         """Learn what the transcript of each recording is, undisturbed."""
-        customer = self._customers[0]
-        for recording in self._recordings:
-            job_id = await customer.submit(recording, f"calm-{recording.stem}", OPTIONS)
-            self._known[customer].add(job_id)
-            await Witness(customer.http, job_id).follow()
-            self._expected[recording] = await customer.transcript(job_id)
+        await asyncio.gather(*(self._learn(self._customers[0], recording) for recording in self._recordings))
 
     async def rage(self) -> None:
         """Send and follow all jobs to their ends."""
@@ -74,6 +69,12 @@ class Storm:
         known = self._known[customer]
         self.tally.lost += len((known - set(listed)) | (known & self._open))
         self.tally.unasked += len(set(listed) - known)
+
+    async def _learn(self, customer: Customer, recording: Path) -> None:
+        job_id = await customer.submit(recording, f"calm-{recording.stem}", OPTIONS)
+        self._known[customer].add(job_id)
+        await Witness(customer.http, job_id).follow()
+        self._expected[recording] = await customer.transcript(job_id)
 
     async def _order(self, customer: Customer) -> None:
         """Send one job after another, and follow each to its end."""
