@@ -1,13 +1,12 @@
-"""Follow a job's stream: from any event on, by any number of readers, over one subscription a process."""
+"""Follow a job's stream: from any event on, by any number of readers, over one subscription and a few reads a process."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import defaultdict
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, NoReturn
 
 import orjson
 
@@ -15,6 +14,7 @@ from deployments.artifacts import Artifacts
 from serve_app.jobs.connection import OUTAGES
 from serve_app.jobs.models import Event, EventKind, Job, transcript_key
 from serve_app.jobs.store import Store
+from serve_app.jobs.tail import Tail
 from serve_app.jobs.transcripts import order, replay
 
 log = logging.getLogger(__name__)
@@ -22,7 +22,9 @@ log = logging.getLogger(__name__)
 RETRY_S = 0.5
 """How long after an outage of Redis it is asked again."""
 POLL_S = 10.0
-"""A reader looks for itself this often: a wake-up that was lost with a connection must not hang it."""
+"""Streams are looked at this often unasked: a wake-up that was lost with a connection must not hang their readers."""
+READS = 4
+"""How many reads of streams go on at once, and so how many of the pool's connections readers take, however many they are."""
 
 
 class Events:
@@ -31,51 +33,48 @@ class Events:
     def __init__(self, store: Store, artifacts: Artifacts) -> None:
         self._store = store
         self._artifacts = artifacts
-        self._readers: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
-        self._hub: asyncio.Task[None] | None = None
+        self._tails: dict[str, Tail] = {}
+        self._reading = asyncio.Semaphore(READS)
+        self._hub: list[asyncio.Task[NoReturn]] = []
 
     async def start(self) -> None:
         """Begin to listen for streams that grow."""
-        self._hub = asyncio.create_task(self._listen())
+        self._hub = [asyncio.create_task(loop) for loop in (self._listen(), self._poll())]
 
     async def stop(self) -> None:
         """Stop listening."""
-        if self._hub:
-            self._hub.cancel()
+        for task in self._hub:
+            task.cancel()
+        for task in self._hub:
             with suppress(asyncio.CancelledError):
-                await self._hub
+                await task
 
     async def follow(self, job_id: str, after: str = "0") -> AsyncGenerator[Event, None]:
         """Every event after `after`, as they come, up to `done`. Ends too when the job is deleted."""
-        with self._woken(job_id) as woken:
+        with self._tail(job_id) as tail:
             while True:
-                woken.clear()
                 try:
-                    events = await self._store.events(job_id, after)
-                    job = None if events else await self._store.get(job_id)
-                    kept = bool(events) or await self._store.has_events(job_id)
+                    look = await tail.look(after)
                 except OUTAGES as outage:
                     log.warning("job_id=%s its readers wait: %s", job_id, outage)
                     await asyncio.sleep(RETRY_S)
                     continue
-                for event in events:
+                for event in look.events:
                     yield event
                     after = event.id
                     if event.kind is EventKind.DONE:
                         return
-                if events:
+                if look.events:
                     continue
-                if job is None:
+                if look.job is None:
                     return
-                if job.done_event and not kept:
-                    async for event in self._recall(job, job.done_event, after):
+                if look.job.done_event and not look.kept:
+                    async for event in self._recall(look.job, look.job.done_event, after):
                         yield event
                     return
-                if job.done_event and order(after) >= order(job.done_event):
+                if look.job.done_event and order(after) >= order(look.job.done_event):
                     return
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(POLL_S):
-                        await woken.wait()
+                await tail.grown()
 
     async def _recall(self, job: Job, done: str, after: str) -> AsyncGenerator[Event, None]:
         """What a stream that is no longer kept would tell: segments from the transcript, then the end."""
@@ -90,30 +89,36 @@ class Events:
             yield Event(done, EventKind.DONE, orjson.dumps(told).decode())
 
     @contextmanager
-    def _woken(self, job_id: str) -> Any:
-        woken = asyncio.Event()
-        self._readers[job_id].add(woken)
+    def _tail(self, job_id: str) -> Iterator[Tail]:
+        """The end of a job's stream, shared by its readers as long as there are any."""
+        tail = self._tails.get(job_id)
+        if tail is None or tail.ended:
+            tail = self._tails[job_id] = Tail(self._store, job_id, self._reading)
+        tail.readers += 1
         try:
-            yield woken
+            yield tail
         finally:
-            self._readers[job_id].discard(woken)
-            if not self._readers[job_id]:
-                del self._readers[job_id]
+            tail.readers -= 1
+            if not tail.readers and self._tails.get(job_id) is tail:
+                del self._tails[job_id]
 
-    async def _listen(self) -> None:
+    async def _listen(self) -> NoReturn:
         while True:
             try:
                 async with self._store.listen("wake") as grown:
-                    self._wake_all()
+                    self._wake_all()  # whatever was published meanwhile was missed
                     async for _, job_id in grown:
-                        for woken in self._readers.get(job_id, ()):
-                            woken.set()
+                        if tail := self._tails.get(job_id):
+                            tail.grow()
             except OUTAGES as outage:
                 log.warning("event stream interrupted: %s", outage)
                 await asyncio.sleep(RETRY_S)
 
+    async def _poll(self) -> NoReturn:
+        while True:
+            await asyncio.sleep(POLL_S)
+            self._wake_all()
+
     def _wake_all(self) -> None:
-        """After a new subscription: whatever was published meanwhile was missed."""
-        for readers in self._readers.values():
-            for woken in readers:
-                woken.set()
+        for tail in self._tails.values():
+            tail.grow()
