@@ -12,6 +12,7 @@ import asyncio
 import logging
 from typing import Any
 
+from ray.exceptions import TaskCancelledError
 from ray.serve._private import http_util, proxy, replica
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,12 @@ class PacedReceive(http_util.ASGIReceiveProxy):  # type: ignore[misc]
             while not self.queue.empty():
                 self._read.clear()
                 await self._read.wait()
-            return await receive_asgi_messages(metadata)
+            try:
+                return await receive_asgi_messages(metadata)
+            except TaskCancelledError:
+                # The client has left, and Ray cancels what its request had called. Serve takes that for a failure of ours;
+                # this is how it is told of a client that has left.
+                raise KeyError("the request is gone") from None
 
         super().__init__(scope, request_metadata, fetch_when_read)
 
