@@ -42,6 +42,8 @@ LONGEST_S = 30.0
 UNDEPLOY_S = 7.0
 LAST_WORDS_S = 3.0
 """What Ray started may take this long to end by itself once Ray is told to end."""
+LOGGING = {"enable_access_log": False, "log_level": "WARNING"}
+"""What Serve's own parts write: its proxies and controller take it from the start, replicas from the application."""
 
 RAY_ENVIRONMENT = {
     # A node that takes itself for a lone one is known as 127.0.0.1, and every server of Ray then listens there only.
@@ -216,11 +218,11 @@ class LocalService:
             serve.start(
                 proxy_location="HeadOnly",
                 http_options={"host": settings.host, "port": settings.port, "request_timeout_s": None},
-                logging_config={"enable_access_log": False, "log_level": "WARNING"},
+                logging_config=LOGGING,
             )
             logging.getLogger("ray.serve").setLevel(logging.ERROR)
             self._exit.callback(self._undeploy)
-            target = serve.RunTarget(application, APPLICATION, "/")
+            target = serve.RunTarget(application, APPLICATION, "/", LOGGING)
             serve.run_many([target], wait_for_applications_running=False)
             self._wait_until_running()
             with build_opener(ProxyHandler({})).open(f"{self.url}/readyz", timeout=30) as answer:
