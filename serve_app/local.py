@@ -66,7 +66,8 @@ class Interrupted(Exception):
 
 
 class LocalService:
-    """The service on this machine. Use it in a `with`; `url` is where it serves, `dashboard_url` where Ray shows it.
+    """The service on this machine. Use it in a `with`; `url` is where it serves, `redis_url` where its jobs are,
+    `dashboard_url` where Ray shows it.
 
     It starts, lives and stops in a thread of its own: in the main one Ray would put its own SIGTERM handler in place,
     which ends the process with half of it still running. The thread lives as long as the service does, because what
@@ -84,6 +85,7 @@ class LocalService:
         self._valkey: Valkey | None = None
         self._patience_s = LOOK_S
         self._look_again = 0.0
+        self.redis_url = settings.redis_url
         self.dashboard_url: str | None = None
 
     @property
@@ -160,12 +162,12 @@ class LocalService:
             raise StartError(error.message) from None
         self._check_interrupted()
         run_dir = Path(self._exit.enter_context(temporary_directory()))
-        redis_url = settings.redis_url or self._start_valkey(run_dir)
-        check_redis(redis_url)
+        self.redis_url = settings.redis_url or self._start_valkey(run_dir)
+        check_redis(self.redis_url)
         self._check_interrupted()
         self._start_ray(run_dir)
         self._check_interrupted()
-        self._deploy(build(settings.model_copy(update={"redis_url": redis_url}), models))
+        self._deploy(build(settings.model_copy(update={"redis_url": self.redis_url}), models))
 
     def _check_interrupted(self) -> None:
         if self._interrupted.is_set():

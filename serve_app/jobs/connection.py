@@ -16,10 +16,12 @@ OUTAGES = (RedisConnectionError, RedisTimeoutError)
 """What the store raises while its server cannot be reached."""
 
 
-def connect(url: str) -> Redis:
-    """A client with a bounded pool that waits for a free connection, and rides out a restart of the server."""
+def connect(url: str, name: str | None = None) -> Redis:
+    """A client with a bounded pool that waits for a free connection, and rides out a restart of the server. The server lists
+    its connections under `name`."""
     pool = BlockingConnectionPool.from_url(
         url,
+        client_name=name,
         max_connections=32,
         timeout=20,
         # With one, redis-py sends every command under asyncio.wait_for, which before Python 3.12 loses a cancel that
