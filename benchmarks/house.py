@@ -41,14 +41,21 @@ def _ffmpeg(*arguments: object) -> Path:
 @contextmanager
 def service(**settings: Any) -> Iterator[Client]:
     """A service for this measurement alone, and a client of it."""
+    with local_service(**settings) as running, Client(running.url) as client:
+        yield client
+
+
+@contextmanager
+def local_service(**settings: Any) -> Iterator[LocalService]:
+    """The service itself, for those who look into it."""
     with TemporaryDirectory(prefix="murmur-bench-") as data_dir:
         given = {"data_dir": data_dir, "port": free_port(), **settings}
-        with LocalService(Settings.model_validate(given)) as running, Client(running.url) as client:
-            yield client
+        with LocalService(Settings.model_validate(given)) as running:
+            yield running
 
 
 def free_port() -> int:
-    """A port of loopback that nothing listens on now."""
+    """A port of loopback that nobody has now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
