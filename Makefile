@@ -48,6 +48,8 @@ bench: setup
 	@$(BIN)/python -m benchmarks.latency
 	@$(BIN)/python -m benchmarks.memory
 	@$(BIN)/python -m benchmarks.chaos
+	@$(BIN)/python -m benchmarks.readers
+	@$(BIN)/python -m benchmarks.submit
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
