@@ -15,7 +15,6 @@ import argparse
 import asyncio
 import resource
 import sys
-import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path

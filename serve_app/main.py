@@ -116,7 +116,8 @@ class RunnerReplica:
             max_audio_s=settings.max_audio_s,
             max_source_bytes=settings.max_upload_bytes,
         )
-        artifacts, store = Artifacts(settings.storage), Store(connect(settings.redis_url, "runner"), Leases(settings.lease_s))
+        artifacts = Artifacts(settings.storage)
+        store = Store(connect(settings.redis_url, "runner"), Leases(settings.lease_s))
         sweeper = Sweeper(store, artifacts, period_s=settings.lease_s / 6, stream_grace_s=settings.stream_grace_s)
         stages = ServeStages(ingestion, transcoder, transcribers)
         self._runner = Runner(f"runner-{uuid4().hex[:8]}", store, stages, artifacts, sweeper, self._limits)
