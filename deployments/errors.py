@@ -72,7 +72,7 @@ class StageLost(WorkError):
 
 
 class StageDied(StageLost):
-    """It died while it decoded this very window, perhaps of it."""
+    """It died while it decoded this very audio, perhaps of it."""
 
 
 class StageAway(WorkError):

@@ -19,7 +19,7 @@ import ffmpeg
 import imageio_ffmpeg
 
 from batching.types import SAMPLE_RATE
-from deployments.errors import CorruptMedia, NoAudio, StageLost, UnsupportedMedia, WorkError
+from deployments.errors import CorruptMedia, NoAudio, StageDied, UnsupportedMedia, WorkError
 
 OLDEST_SAFE = (8, 1, 3)
 """Older ones follow playlists inside a file they were given (CVE-2026-107697)."""
@@ -122,12 +122,12 @@ class Decoder:
 
     async def verdict(self) -> None:
         """Wait for the end; raise what made it give no audio at all. What could be decoded of a damaged file counts; what
-        was decoded until somebody killed the decoder (StageLost) does not."""
+        was decoded until the decoder was killed (StageDied) does not."""
         status = await self._process.wait()
         await self._logging
         log = self._log.decode(errors="replace")
         if status < 0 or "Exiting normally, received signal" in log:
-            raise StageLost("The decoder was stopped before its end: try the job again.")
+            raise StageDied("The decoder was stopped before its end: try the job again.")
         if self.samples == 0 and (error := explain(log, status)):
             raise error
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from deployments.artifacts import Artifacts
-from deployments.errors import SourceNotFound, StageLost, WorkError
+from deployments.errors import SourceNotFound, StageDied, StageLost, WorkError
 from deployments.messages import FetchRequest
 from serve_app.jobs.connection import OUTAGES
 from serve_app.jobs.models import Claim, Event, EventKind, Job, JobError, Phase, source_key, transcript_key
@@ -210,7 +210,7 @@ class Runner:
         if job and transient and (lost or job.attempts < job.spec.max_attempts):
             delay_s = 2.0**job.attempts * random.uniform(0.75, 1.25)
             log.warning("job_id=%s again in %.1f s: %s", claim.job_id, delay_s, told.message)
-            await self._store.give_back(claim, delay_s=delay_s, counts=Counts.STALL if lost else Counts.ATTEMPT)
+            await self._store.give_back(claim, delay_s=delay_s, counts=_counts(error))
         else:
             await self._store.finish(claim, Phase.FAILED, told)
 
@@ -253,3 +253,10 @@ class Runner:
                 if event.kind is EventKind.SEGMENT:
                     yield event
             after = events[-1].id
+
+
+def _counts(error: BaseException) -> Counts:
+    """What an attempt that ended so is held against the job as."""
+    if isinstance(error, StageDied):
+        return Counts.STALL
+    return Counts.LOSS if isinstance(error, StageLost) else Counts.ATTEMPT

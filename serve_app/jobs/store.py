@@ -49,6 +49,7 @@ class Counts(StrEnum):
     NOTHING = "nothing"
     ATTEMPT = "attempt"
     STALL = "stall"
+    LOSS = "loss"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +62,12 @@ class Once:
 
 @dataclass(frozen=True, slots=True)
 class Leases:
-    """How long a claim lasts without renewal, and how many expired ones a job may cost."""
+    """How long a claim lasts without renewal; how many processes a job may cost without getting on. Of workers that had
+    other jobs too, and so may have died of those or of nothing in particular, it may cost more."""
 
     lease_s: float = 30.0
     max_stalls: int = 3
+    max_losses: int = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +217,7 @@ class Store:
 
     async def give_back(self, claim: Claim, *, delay_s: float = 0.0, counts: Counts = Counts.NOTHING) -> bool:
         """Put the job back into the queue; one that has stalled too often is failed instead."""
-        arguments = [int(delay_s * 1000), counts, self._leases.max_stalls]
+        arguments = [int(delay_s * 1000), counts, self._leases.max_stalls, self._leases.max_losses]
         return bool(await self._run("giveback", claim.job_id, claim.token, *arguments))
 
     # Upkeep.
@@ -234,7 +237,7 @@ class Store:
 
     async def reap(self) -> int:
         """Take back jobs whose lease expired; returns how many."""
-        return int(await self._run("reap", self._leases.max_stalls))
+        return int(await self._run("reap", self._leases.max_losses))
 
     async def expired(self, limit: int = 100) -> list[str]:
         """Ids of jobs whose results have outlived their time."""

@@ -43,9 +43,9 @@ async def test_an_expired_lease_frees_the_job_and_voids_the_token(fleeting: Stor
     assert job.attempts == 1, "a stall is no attempt"
 
 
-async def test_a_job_that_stalls_three_times_is_failed_by_name(fleeting: Store) -> None:
+async def test_a_job_whose_leases_keep_expiring_is_failed_by_name(fleeting: Store) -> None:
     job_id = await submitted(fleeting)
-    for _ in range(3):
+    for _ in range(Leases().max_losses):
         assert await fleeting.claim("worker")
         assert await fleeting.reap() == 1
     job = await fleeting.get(job_id)

@@ -25,7 +25,7 @@ from serve_app.valkey import Valkey
 T = TypeVar("T")
 FINAL = {Phase.COMPLETED, Phase.FAILED, Phase.CANCELLED}
 TENANTS = ("a", "b", "c")
-STALLS = 3
+STALLS, LOSSES = 3, 4
 
 
 @dataclass
@@ -37,6 +37,7 @@ class Known:
     token: int | None = None
     windows: int = 0
     stalls: int = 0
+    losses: int = 0
     cancelling: bool = False
     delayed: bool = False
     deleted: bool = False
@@ -71,8 +72,8 @@ class Jobs(RuleBasedStateMachine):
     def start(self) -> None:
         self.valkey.start()
         redis = connect(self.valkey.url)
-        self.store = Store(redis, Leases(lease_s=600, max_stalls=STALLS))
-        self.expiring = Store(redis, Leases(lease_s=-1, max_stalls=STALLS))
+        self.store = Store(redis, Leases(lease_s=600, max_stalls=STALLS, max_losses=LOSSES))
+        self.expiring = Store(redis, Leases(lease_s=-1, max_stalls=STALLS, max_losses=LOSSES))
         self.raw = Redis(unix_socket_path=self.valkey.url.removeprefix("unix://"), decode_responses=True)
 
     def teardown(self) -> None:
@@ -176,7 +177,7 @@ class Jobs(RuleBasedStateMachine):
         assert taken == bool(job and not job.cancelling)
         if job and not job.cancelling and window == job.windows:
             job.windows += 1
-            job.stalls = 0
+            job.stalls = job.losses = 0
 
     @rule(claim=claims, phase=st.sampled_from([Phase.COMPLETED, Phase.FAILED, Phase.CANCELLED]))
     def finish(self, claim: Claim, phase: Phase) -> None:
@@ -196,7 +197,8 @@ class Jobs(RuleBasedStateMachine):
             self.ended(job, Phase.CANCELLED)
         elif job:
             job.stalls += counts is Counts.STALL
-            if counts is Counts.STALL and job.stalls >= STALLS:
+            job.losses += counts is Counts.LOSS
+            if (counts is Counts.STALL and job.stalls >= STALLS) or (counts is Counts.LOSS and job.losses >= LOSSES):
                 self.ended(job, Phase.FAILED)
             else:
                 job.phase, job.token, job.delayed = Phase.QUEUED, None, delayed
@@ -209,10 +211,11 @@ class Jobs(RuleBasedStateMachine):
         assert self.run(self.store.reap()) == (job is not None)
         if job is None:
             return
-        job.stalls += 1
         if job.cancelling:
             self.ended(job, Phase.CANCELLED)
-        elif job.stalls >= STALLS:
+            return
+        job.losses += 1
+        if job.losses >= LOSSES:
             self.ended(job, Phase.FAILED)
         else:
             job.phase, job.token = Phase.QUEUED, None
@@ -236,7 +239,7 @@ class Jobs(RuleBasedStateMachine):
         again = self.run(self.store.retry(job_id))
         assert again == (job.phase is Phase.FAILED and left and not job.deleted if job else None)
         if job and again:
-            job.phase, job.stalls, job.cancelling = Phase.QUEUED, 0, False
+            job.phase, job.stalls, job.losses, job.cancelling = Phase.QUEUED, 0, 0, False
 
     @rule(job_id=ids)
     def delete(self, job_id: str) -> None:

@@ -17,7 +17,7 @@ from deployments.messages import Planned, TranscodeRequest, TranscribeRequest
 from serve_app.errors import EdgeError
 from serve_app.jobs.models import EventKind, JobSpec, Phase, Principal, job_folder
 from serve_app.jobs.runner import RunnerLimits
-from serve_app.jobs.store import Store
+from serve_app.jobs.store import Leases, Store
 from serve_app.jobs.sweeper import Sweeper
 from tests.house import ME, House, open_house
 from tests.support import s16le, tone
@@ -144,6 +144,22 @@ async def test_a_window_that_kills_its_workers_fails_its_job_and_no_other(house:
     assert [(await house.ended(job_id)).phase for job_id in good] == [Phase.COMPLETED] * 2
 
 
+async def test_workers_that_die_more_often_than_a_decoder_may_cost_a_job_nothing(house: House, sample: Path) -> None:
+    windows, deaths = house.stages.windows, 0
+
+    async def shared(request: TranscodeRequest) -> AsyncGenerator[Planned, None]:
+        nonlocal deaths
+        deaths += 1
+        if deaths <= Leases().max_stalls:
+            raise StageLost("gone")
+        async for planned in windows(request):
+            yield planned
+
+    house.stages.windows = shared  # type: ignore[method-assign]
+    job = await house.ended(await house.submit(sample, JobSpec("fake", max_attempts=1)))
+    assert (job.phase, job.attempts) == (Phase.COMPLETED, 1)
+
+
 async def test_a_decoder_that_always_dies_fails_the_job_by_its_stalls(house: House, sample: Path) -> None:
     house.stages.windows = dying  # type: ignore[method-assign]
     job = await house.ended(await house.submit(sample, JobSpec("fake", max_attempts=1)))
@@ -154,7 +170,7 @@ async def test_a_decoder_that_always_dies_fails_the_job_by_its_stalls(house: Hou
 
 async def dying(request: TranscodeRequest) -> AsyncGenerator[Planned, None]:
     if request:
-        raise StageLost("gone")
+        raise StageDied("gone")
     yield Planned((), 0.0, finished=True)
 
 

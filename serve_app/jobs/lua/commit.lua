@@ -6,7 +6,8 @@ if redis.call('HGET', job_key(id), 'cancelling') then return 0 end
 if window ~= tonumber(redis.call('HGET', job_key(id), 'next_window')) then return 2 end
 for i = 10, #ARGV do emit(id, 'segment', ARGV[i]) end
 -- Progress clears a job of the suspicion that it kills its workers.
-redis.call('HSET', job_key(id), 'stalls', 0, 'next_window', window + 1, 'end_s', ARGV[4], 'audio_done_s', ARGV[5], 'device', ARGV[8])
+redis.call('HSET', job_key(id), 'stalls', 0, 'losses', 0, 'next_window', window + 1, 'end_s', ARGV[4],
+  'audio_done_s', ARGV[5], 'device', ARGV[8])
 redis.call('HINCRBY', job_key(id), 'segments', #ARGV - 9)
 if ARGV[6] ~= '' then redis.call('HSET', job_key(id), 'eta_s', ARGV[6]) end
 if ARGV[7] ~= '' then redis.call('HSET', job_key(id), 'language', ARGV[7]) end

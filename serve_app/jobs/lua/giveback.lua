@@ -1,5 +1,6 @@
--- ARGV: id, token, delay_ms, counts, max_stalls. The job goes back into the queue, at once or after a delay. `counts` says
--- what this attempt counts as: `attempt`, `stall` (it cost a worker, as a lease that expires does) or `nothing`. One that
+-- ARGV: id, token, delay_ms, counts, max_stalls, max_losses. The job goes back into the queue, at once or after a delay. `counts` says
+-- what this attempt counts as: `attempt`, `stall` (it cost a process that had this job alone), `loss` (it cost a worker that
+-- had others too, as a lease that expires does) or `nothing`. One that
 -- is to be cancelled ends instead. Returns 1, 0 when the lease is lost.
 local id, counts = ARGV[1], ARGV[4]
 if not holds(id, ARGV[2]) then return 0 end
@@ -7,7 +8,8 @@ if redis.call('HGET', job_key(id), 'cancelling') then
   finish(id, 'cancelled', 'cancelled', CANCELLED)
   return 1
 end
-if counts == 'stall' and stalled(id, tonumber(ARGV[5])) then return 1 end
+if counts == 'stall' and lost_worker(id, 'stalls', tonumber(ARGV[5])) then return 1 end
+if counts == 'loss' and lost_worker(id, 'losses', tonumber(ARGV[6])) then return 1 end
 release(id)
 if counts ~= 'attempt' then redis.call('HINCRBY', job_key(id), 'attempts', -1) end
 set_phase(id, 'queued')

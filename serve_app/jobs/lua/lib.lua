@@ -134,9 +134,10 @@ local function finish(id, phase, code, message)
   redis.call('ZADD', key('ended'), t, id)
 end
 
--- A worker was lost with the job. One that costs too many without getting on is failed: it is likely what kills them.
-local function stalled(id, max_stalls)
-  if redis.call('HINCRBY', job_key(id), 'stalls', 1) < max_stalls then return false end
+-- A worker was lost with the job: `what` counts such losses. One that costs too many without getting on is failed: it is
+-- likely what kills them.
+local function lost_worker(id, what, most)
+  if redis.call('HINCRBY', job_key(id), what, 1) < most then return false end
   finish(id, 'failed', 'internal', STALLED)
   return true
 end

@@ -8,7 +8,7 @@ redis.call('ZREM', key('webhooks'), delivery(id, fields[4]))
 redis.call('ZREM', key('expiry'), id)
 redis.call('ZREM', key('ended'), id)
 redis.call('HDEL', job_key(id), 'completed_at', 'error_code', 'error_message', 'done_event')
-redis.call('HSET', job_key(id), 'stalls', 0)
+redis.call('HSET', job_key(id), 'stalls', 0, 'losses', 0)
 redis.call('XDEL', key('events:' .. id), fields[4])
 if redis.call('XLEN', key('events:' .. id)) == 0 then
   redis.call('HSET', job_key(id), 'next_window', 0, 'segments', 0, 'end_s', 0, 'audio_done_s', 0)
