@@ -19,7 +19,7 @@ from serve_app.jobs.store import Once, Store, Verdict
 
 T = TypeVar("T")
 KEY_BYTES = 255
-KEPT_S = 30.0
+KEPT_S = 10.0
 """How long a key is kept for a request that has died with its process."""
 
 

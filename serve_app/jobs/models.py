@@ -126,7 +126,8 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job as it is now. Times are Unix seconds; `transcript` is the token of the claim that wrote it."""
+    """A job as it is now. Times are Unix seconds; `transcript` is the token of the claim that wrote it,
+    `setbacks` how many workers it has cost since it last got on."""
 
     id: str
     owner: str
@@ -147,6 +148,7 @@ class Job:
     done_event: str | None
     transcript: int | None
     deleted_at: float | None
+    setbacks: int
     queue_position: int | None = None
 
     @property

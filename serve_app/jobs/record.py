@@ -45,6 +45,7 @@ def to_job(fields: Mapping[str, str]) -> Job:
         done_event=fields.get("done_event"),
         transcript=int(fields["transcript"]) if "transcript" in fields else None,
         deleted_at=_seconds(fields, "deleted_at"),
+        setbacks=int(fields["stalls"]) + int(fields["losses"]),
     )
 
 

@@ -23,6 +23,7 @@ from serve_app.jobs.transcripts import write_transcript
 log = logging.getLogger(__name__)
 
 CANCELLED = JobError("cancelled", "The job was cancelled.")
+LONGEST_DELAY_S = 60.0
 IDLE_S = 1.0
 """A runner looks for work this often even if nobody tells it."""
 
@@ -208,7 +209,7 @@ class Runner:
             told, transient = JobError("internal", "The service failed while working on this job: try it again."), True
         lost = isinstance(error, StageLost)
         if job and transient and (lost or job.attempts < job.spec.max_attempts):
-            delay_s = 2.0**job.attempts * random.uniform(0.75, 1.25)
+            delay_s = min(2.0 ** (job.attempts + job.setbacks), LONGEST_DELAY_S) * random.uniform(0.75, 1.25)
             log.warning("job_id=%s again in %.1f s: %s", claim.job_id, delay_s, told.message)
             await self._store.give_back(claim, delay_s=delay_s, counts=_counts(error))
         else:

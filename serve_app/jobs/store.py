@@ -3,7 +3,8 @@
 Keys, all under one hash tag: `job:ID` hash, `events:ID` stream, `index:TENANT/OWNER` ids by order of creation, `wait:TENANT`
 queue by urgency and order, `tenants` start tags of those with a queue, `weights`, `finish` and `clock` of the fair queueing,
 `running` jobs a tenant, `claimed` and `pace` of its queue, `leases` and `delayed` and `expiry` and `ended` ids by time,
-`webhooks` deliveries by time, `once:HASH` idempotency keys, `metrics` figures that only grow, `seq` and `token` counters.
+`webhooks` deliveries by time, `shared:WORKER` that a
+lost worker had several jobs, `once:HASH` idempotency keys, `metrics` figures that only grow, `seq` and `token` counters.
 Channels: `work` (a job waits), `wake` (a stream grew), `cancel` (a running job is to stop).
 """
 
@@ -62,8 +63,8 @@ class Once:
 
 @dataclass(frozen=True, slots=True)
 class Leases:
-    """How long a claim lasts without renewal; how many processes a job may cost without getting on. Of workers that had
-    other jobs too, and so may have died of those or of nothing in particular, it may cost more."""
+    """How long a claim lasts without renewal; how many workers a job may cost without getting on: a few that had this job
+    alone, more of those that had others too, and so may have died of those or of nothing in particular."""
 
     lease_s: float = 30.0
     max_stalls: int = 3
@@ -237,7 +238,7 @@ class Store:
 
     async def reap(self) -> int:
         """Take back jobs whose lease expired; returns how many."""
-        return int(await self._run("reap", self._leases.max_losses))
+        return int(await self._run("reap", self._leases.max_stalls, self._leases.max_losses))
 
     async def expired(self, limit: int = 100) -> list[str]:
         """Ids of jobs whose results have outlived their time."""

@@ -43,16 +43,28 @@ async def test_an_expired_lease_frees_the_job_and_voids_the_token(fleeting: Stor
     assert job.attempts == 1, "a stall is no attempt"
 
 
-async def test_a_job_whose_leases_keep_expiring_is_failed_by_name(fleeting: Store) -> None:
+async def test_a_job_that_stalls_three_times_is_failed_by_name(fleeting: Store) -> None:
     job_id = await submitted(fleeting)
-    for _ in range(Leases().max_losses):
-        assert await fleeting.claim("worker")
+    for number in range(3):
+        assert await fleeting.claim(f"worker-{number}")
         assert await fleeting.reap() == 1
     job = await fleeting.get(job_id)
     assert job
     assert job.error
     assert (job.phase, job.error.code) == (Phase.FAILED, "internal")
     assert await fleeting.claim("worker") is None
+
+
+async def test_workers_that_die_with_several_jobs_are_held_less_against_each(fleeting: Store) -> None:
+    ids = [await submitted(fleeting) for _ in range(2)]
+    for number in range(Leases().max_losses):
+        assert await fleeting.claim(f"worker-{number}")
+        assert await fleeting.claim(f"worker-{number}")
+        jobs = [await fleeting.get(job_id) for job_id in ids]
+        assert [job.setbacks for job in jobs if job] == [number, number]
+        assert await fleeting.reap() == 2
+    jobs = [await fleeting.get(job_id) for job_id in ids]
+    assert [job.phase for job in jobs if job] == [Phase.FAILED, Phase.FAILED]
 
 
 async def test_a_stalled_job_that_was_to_be_cancelled_is_cancelled(fleeting: Store) -> None:

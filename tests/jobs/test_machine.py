@@ -25,6 +25,7 @@ from serve_app.valkey import Valkey
 T = TypeVar("T")
 FINAL = {Phase.COMPLETED, Phase.FAILED, Phase.CANCELLED}
 TENANTS = ("a", "b", "c")
+WORKERS = ("w1", "w2")
 STALLS, LOSSES = 3, 4
 
 
@@ -67,6 +68,8 @@ class Jobs(RuleBasedStateMachine):
         self.jobs: dict[str, Known] = {}
         self.kept: dict[str, Kept] = {}
         self.made = 0
+        self.workers: dict[int, str] = {}
+        self.shared: set[str] = set()
         self.start()
 
     def start(self) -> None:
@@ -145,12 +148,13 @@ class Jobs(RuleBasedStateMachine):
         self.made += 1
         return f"job{self.made}"
 
-    @rule(target=claims, cap=st.sampled_from([0, 0, 1]))
-    def claim(self, cap: int) -> Any:
+    @rule(target=claims, cap=st.sampled_from([0, 0, 1]), worker=st.sampled_from([*WORKERS, ""]))
+    def claim(self, cap: int, worker: str) -> Any:
         running = Counter(job.tenant for job in self.jobs.values() if job.token)
         waiting = [j for j in self.jobs.values() if j.phase is Phase.QUEUED and not j.delayed]
         free = [job for job in waiting if not cap or running[job.tenant] < cap]
-        found = self.run(self.store.claim("worker", cap))
+        worker = worker or f"worker-{len(self.workers)}"
+        found = self.run(self.store.claim(worker, cap))
         assert (found is not None) == bool(free), "work is found if and only if there is some"
         if found is None:
             return multiple()
@@ -159,6 +163,7 @@ class Jobs(RuleBasedStateMachine):
         assert all(found.token > token for other in self.jobs.values() for token in other.tokens), "tokens rise"
         job.phase, job.token = Phase.DOWNLOADING, found.token
         job.tokens.append(found.token)
+        self.workers[found.token] = worker
         return found
 
     @rule(claim=claims)
@@ -211,11 +216,17 @@ class Jobs(RuleBasedStateMachine):
         assert self.run(self.store.reap()) == (job is not None)
         if job is None:
             return
+        worker = self.workers[claim.token]
+        if any(self.workers[other.token] == worker for other in self.jobs.values() if other.token and other is not job):
+            self.shared.add(worker)
         if job.cancelling:
             self.ended(job, Phase.CANCELLED)
             return
-        job.losses += 1
-        if job.losses >= LOSSES:
+        if worker in self.shared:
+            job.losses += 1
+        else:
+            job.stalls += 1
+        if job.losses >= LOSSES or job.stalls >= STALLS:
             self.ended(job, Phase.FAILED)
         else:
             job.phase, job.token = Phase.QUEUED, None
