@@ -52,7 +52,8 @@ class Reader:
             writer.write(f"GET /v1/jobs/{self.job_id}/events HTTP/1.1\r\nHost: {self._host}\r\n{last}\r\n".encode())
             head = await reader.readuntil(b"\r\n\r\n")
             if b" 200 " not in head.partition(b"\r\n")[0]:
-                raise ConnectionError(head.partition(b"\r\n")[0].decode())
+                told = head.partition(b"\r\n")[0] + b" " + await reader.read(500)
+                raise ConnectionError(told.decode())
             since_ms, wanted = time.time() * 1000, len(self.frames) + most if most else sys.maxsize
             async for frame in frames(reader):
                 self._take(frame, since_ms)

@@ -8,6 +8,7 @@ from pathlib import Path
 import orjson
 import pytest
 
+from benchmarks.house import looped
 from tests.service.murmur import MURMUR, Up, murmur
 from tests.support import ROOT, word_error_rate
 
@@ -89,9 +90,10 @@ def test_a_job_that_ended_is_not_cancelled_but_deleted(cluster: Up, job_id: str)
     assert (gone.returncode, gone.stderr) == (1, "murmur: There is no such job.\n")
 
 
-def test_a_watched_job_that_is_cancelled_ends_with_1(cluster: Up, sample: Path) -> None:
+def test_a_watched_job_that_is_cancelled_ends_with_1(cluster: Up, sample: Path, tmp_path: Path) -> None:
+    long = looped(sample, 900, tmp_path / "long.mp3")
     with subprocess.Popen(
-        [MURMUR, "transcribe", sample, "--server", cluster.url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [MURMUR, "transcribe", long, "--server", cluster.url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as running:
         assert running.stdout
         assert running.stdout.readline().startswith("[")
