@@ -49,7 +49,7 @@ def service(**settings: Any) -> Iterator[Client]:
 def local_service(**settings: Any) -> Iterator[LocalService]:
     """The service itself, for those who look into it."""
     with TemporaryDirectory(prefix="murmur-bench-") as data_dir:
-        given = {"data_dir": data_dir, "port": free_port(), **settings}
+        given = {"data_dir": data_dir, "port": free_port(), "dashboard_port": free_port(), **settings}
         with LocalService(Settings.model_validate(given)) as running:
             yield running
 

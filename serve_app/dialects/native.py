@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -60,6 +59,10 @@ class Options(BaseModel):
             except orjson.JSONDecodeError:
                 raise ValueError("must be a JSON object") from None
         return value
+
+
+SHOWN = tuple(name for name in Options.model_fields if name not in ("model", "metadata"))
+"""The options that a job shows as such."""
 
 
 class Source(BaseModel):
@@ -205,7 +208,7 @@ def from_job(job: Job, artifacts: list[ArtifactBody]) -> JobBody:
         model=spec.model,
         language=job.language,
         duration_s=job.audio_total_s,
-        options={k: v for k, v in asdict(spec).items() if k in Options.model_fields and k not in ("model", "metadata")},
+        options={name: getattr(spec, name) for name in SHOWN},
         progress=Progress(
             audio_done_s=job.audio_done_s,
             audio_total_s=job.audio_total_s,
@@ -275,7 +278,7 @@ class Routes:
         self._edge = edge
         self._jobs = edge.jobs
 
-    async def submit(self, request: Request, response: Response, who: Writer, key: IdempotencyKey = None) -> JobBody:
+    async def submit(self, request: Request, who: Writer, key: IdempotencyKey = None) -> Response:
         """Submit a recording, by URL (JSON) or as a file (multipart). The job is durable when this answers. Sent again with
         the same `Idempotency-Key`, the same request is answered with the job that it made."""
         content_type = request.headers.get("content-type", "")
@@ -295,10 +298,10 @@ class Routes:
                     "unsupported_media", "Send application/json with a source, or multipart/form-data with a file."
                 )
             job = await self._jobs.submit(who, spec, draft, sha256)
+        headers = {"Location": f"/v1/jobs/{job.id}"}
         if job.id != draft.id:
-            response.headers["Idempotent-Replayed"] = "true"
-        response.headers["Location"] = f"/v1/jobs/{job.id}"
-        return await self._shown(job)
+            headers["Idempotent-Replayed"] = "true"
+        return Response((await self._shown(job)).model_dump_json(), 202, headers, "application/json")
 
     async def page(
         self,

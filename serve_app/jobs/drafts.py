@@ -15,7 +15,7 @@ from serve_app.errors import EdgeError
 from serve_app.jobs.connection import OUTAGES
 from serve_app.jobs.models import JobSpec, Principal, job_folder, source_key
 from serve_app.jobs.record import SPEC
-from serve_app.jobs.store import Once, Store, Verdict
+from serve_app.jobs.store import Once, Receipt, Store, Verdict
 
 T = TypeVar("T")
 KEY_BYTES = 255
@@ -60,7 +60,7 @@ class Draft:
         if not self._made:
             await asyncio.shield(self._discard())
 
-    async def submit(self, spec: JobSpec, sha256: str, *, ttl_s: float, queue_limit: int) -> tuple[Verdict, str]:
+    async def submit(self, spec: JobSpec, sha256: str, *, ttl_s: float, queue_limit: int) -> Receipt:
         """Make the job: it is durable when this returns. `sha256` is of what was uploaded, '' where nothing was. Returns
         NEW, SAME with the id of the job that an equal request made before, or FULL."""
         once = self._place and Once(self._place, hashlib.sha256(SPEC.dump_json(spec) + sha256.encode()).hexdigest())
@@ -69,20 +69,20 @@ class Draft:
             self.id, who.owner, who.tenant, spec, ttl_s=ttl_s, queue_limit=queue_limit, once=once or None
         )
         try:
-            verdict, job_id = await _to_its_end(asked)
+            receipt = await _to_its_end(asked)
         except (*OUTAGES, asyncio.CancelledError):
             # It may have arrived all the same: only what is certainly no job's is removed.
             self._made = True
             with suppress(*OUTAGES):
                 self._made = await self._store.get(self.id) is not None
             raise
-        if verdict is Verdict.OTHER:
+        if receipt.verdict is Verdict.OTHER:
             message = "This Idempotency-Key was used for another request: use a new one for each."
             raise EdgeError("key_reused", message, (("Idempotency-Key", "used"),))
-        if verdict is Verdict.BUSY:
+        if receipt.verdict is Verdict.BUSY:
             raise _busy()
-        self._made = verdict is Verdict.NEW
-        return verdict, job_id
+        self._made = receipt.verdict is Verdict.NEW
+        return receipt
 
     async def _keep(self, place: str) -> None:
         while True:

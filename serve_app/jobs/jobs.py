@@ -99,10 +99,10 @@ class Jobs:
         job, that is the answer. `sha256` is of what was uploaded."""
         self.check(spec)
         ttl_s = self._result_ttl_s if spec.result_ttl_s is None else spec.result_ttl_s
-        verdict, job_id = await draft.submit(spec, sha256, ttl_s=ttl_s, queue_limit=self._queue_limit)
-        if verdict is Verdict.FULL:
+        receipt = await draft.submit(spec, sha256, ttl_s=ttl_s, queue_limit=self._queue_limit)
+        if receipt.verdict is Verdict.FULL:
             raise await self._queue_full(principal.tenant)
-        return await self.get(principal, job_id)
+        return receipt.job or await self.get(principal, receipt.job_id)
 
     async def _queue_full(self, tenant: str) -> EdgeError:
         """There is room again when the next job of the tenant is taken."""
@@ -182,6 +182,8 @@ class Jobs:
 
     async def artifacts(self, job: Job) -> list[Artifact]:
         """The files of a job that can be fetched."""
+        if job.spec.url is not None and job.started_at is None:
+            return []  # nothing of it has been fetched yet
         named = [("source", source_key(job.id), "application/octet-stream")]
         if job.transcript is not None:
             named.append(("transcript.jsonl", transcript_key(job.id, job.transcript), "application/x-ndjson"))

@@ -49,7 +49,7 @@ def to_job(fields: Mapping[str, str]) -> Job:
     )
 
 
-def placed(job: Job, position: int | None, pace_ms: bytes | None) -> Job:
+def placed(job: Job, position: int | None, pace_ms: bytes | None = None) -> Job:
     """A waiting job with its place, and when its turn is likely to come."""
     turn_s = None if position is None or pace_ms is None else round((position + 1) * float(pace_ms) / 1000, 1)
     return replace(job, queue_position=position, eta_s=turn_s)

@@ -44,6 +44,15 @@ class Verdict(StrEnum):
     FULL = "full"
 
 
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of a submit, the id of the job that there is, and the job itself where it is new and just made."""
+
+    verdict: Verdict
+    job_id: str
+    job: Job | None = None
+
+
 class Counts(StrEnum):
     """What an attempt that was given back counts as."""
 
@@ -115,14 +124,15 @@ class Store:
         ttl_s: float,
         queue_limit: int = 0,
         once: Once | None = None,
-    ) -> tuple[Verdict, str]:
-        """Record a job and queue it, unless the tenant has `queue_limit` jobs waiting, or `once` stands for a job. Returns
-        the id of the job that there is."""
+    ) -> Receipt:
+        """Record a job and queue it, unless the tenant has `queue_limit` jobs waiting, or `once` stands for a job."""
         webhook = int(spec.webhook is not None)
         place, fingerprint = (once.place, once.fingerprint) if once else ("", "")
         arguments = [spec.priority.urgency, spec.max_attempts, int(ttl_s * 1000), SPEC.dump_json(spec), queue_limit]
-        verdict, made = await self._run("submit", job_id, owner, tenant, *arguments, webhook, place, fingerprint)
-        return Verdict(verdict.decode()), made.decode()
+        told = await self._run("submit", job_id, owner, tenant, *arguments, webhook, place, fingerprint)
+        verdict, made, *new = told
+        job = placed(_job(dict(zip(new[0][::2], new[0][1::2], strict=True))), new[1], *new[2:3]) if new else None
+        return Receipt(Verdict(verdict.decode()), made.decode(), job)
 
     async def reserve(self, place: str, job_id: str, keep_s: float) -> bool:
         """Keep an idempotency key for a job to be, for a while. False where another request holds it."""
@@ -155,7 +165,7 @@ class Store:
             for job_id in job_ids:
                 pipe.hgetall(self._key(f"job:{job_id}"))
             found = await answer(pipe.execute())
-        jobs = [to_job({k.decode(): v.decode() for k, v in fields.items()}) if fields else None for fields in found]
+        jobs = [_job(fields) if fields else None for fields in found]
         return await self._with_positions(jobs)
 
     async def page(self, owner: str, tenant: str, *, limit: int, before: str | None = None) -> tuple[list[Job], str | None]:
@@ -309,6 +319,10 @@ class Store:
 
     async def _run(self, script: str, *arguments: Any) -> Any:
         return await answer(self._scripts[script](keys=[PREFIX], args=arguments))
+
+
+def _job(fields: Mapping[bytes, bytes]) -> Job:
+    return to_job({name.decode(): value.decode() for name, value in fields.items()})
 
 
 def _or_blank(value: Any) -> Any:

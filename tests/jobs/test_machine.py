@@ -19,7 +19,7 @@ from redis import Redis
 
 from serve_app.jobs.connection import connect
 from serve_app.jobs.models import Claim, Commit, EventKind, JobError, JobSpec, Phase, Priority
-from serve_app.jobs.store import PREFIX, Counts, Leases, Once, Store, Verdict
+from serve_app.jobs.store import PREFIX, Counts, Leases, Once, Receipt, Store, Verdict
 from serve_app.valkey import Valkey
 
 T = TypeVar("T")
@@ -108,7 +108,8 @@ class Jobs(RuleBasedStateMachine):
     def submit(self, tenant: str, priority: Priority) -> str:
         job_id = self.fresh()
         spec = JobSpec("m", priority=priority, webhook="https://there/")
-        assert self.run(self.store.submit(job_id, "me", tenant, spec, ttl_s=600)) == (Verdict.NEW, job_id)
+        receipt = self.run(self.store.submit(job_id, "me", tenant, spec, ttl_s=600))
+        assert receipt == Receipt(Verdict.NEW, job_id, self.run(self.store.get(job_id)))
         self.jobs[job_id] = Known(tenant)
         return job_id
 
@@ -121,7 +122,8 @@ class Jobs(RuleBasedStateMachine):
             assert self.run(self.store.reserve(place, job_id, 600)) == (held is None or held.fingerprint is not None)
             held = self.kept.setdefault(place, Kept(job_id))
         once = Once(place, fingerprint)
-        found = self.run(self.store.submit(job_id, "me", "a", JobSpec("m"), ttl_s=600, once=once))
+        receipt = self.run(self.store.submit(job_id, "me", "a", JobSpec("m"), ttl_s=600, once=once))
+        found = receipt.verdict, receipt.job_id
         if held is None or (held.job_id == job_id and held.fingerprint is None):
             assert found == (Verdict.NEW, job_id)
             self.jobs[job_id] = Known("a", webhook=False)

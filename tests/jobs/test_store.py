@@ -9,14 +9,15 @@ import orjson
 import pytest
 
 from serve_app.jobs.models import Claim, Commit, EventKind, JobError, JobSpec, Phase, Priority
-from serve_app.jobs.store import Counts, Store, Verdict
+from serve_app.jobs.store import Counts, Receipt, Store, Verdict
 
 SPEC = JobSpec("base")
 
 
 async def submitted(store: Store, tenant: str = "t", spec: JobSpec = SPEC, queue_limit: int = 0) -> str:
     job_id = uuid4().hex
-    assert await store.submit(job_id, "owner", tenant, spec, ttl_s=60, queue_limit=queue_limit) == (Verdict.NEW, job_id)
+    receipt = await store.submit(job_id, "owner", tenant, spec, ttl_s=60, queue_limit=queue_limit)
+    assert receipt == Receipt(Verdict.NEW, job_id, await store.get(job_id))
     return job_id
 
 
@@ -58,7 +59,7 @@ async def test_what_is_not_there_is_none(store: Store) -> None:
 
 async def test_a_full_queue_takes_no_more(store: Store) -> None:
     await submitted(store, queue_limit=1)
-    assert (await store.submit(uuid4().hex, "owner", "t", SPEC, ttl_s=60, queue_limit=1))[0] is Verdict.FULL
+    assert (await store.submit(uuid4().hex, "owner", "t", SPEC, ttl_s=60, queue_limit=1)).verdict is Verdict.FULL
     await submitted(store, "another", queue_limit=1)
 
 
@@ -231,7 +232,7 @@ async def test_a_submit_that_is_sent_again_changes_nothing(store: Store) -> None
     job_id = await submitted(store)
     claim = await claimed(store)
     assert await store.commit(claim, window(0, "a"))
-    assert await store.submit(job_id, "owner", "t", SPEC, ttl_s=60) == (Verdict.NEW, job_id)
+    assert await store.submit(job_id, "owner", "t", SPEC, ttl_s=60) == Receipt(Verdict.NEW, job_id)
     assert await store.claim("worker") is None
     job = await store.get(job_id)
     assert job

@@ -13,9 +13,12 @@ local function now()
   return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
 end
 
+-- Whether nobody can be following the jobs that a script tells of.
+local quiet = false
+
 local function emit(id, kind, data)
   local event = redis.call('XADD', key('events:' .. id), '*', 'kind', kind, 'data', data)
-  redis.call('PUBLISH', key('wake'), id)
+  if not quiet then redis.call('PUBLISH', key('wake'), id) end
   return event
 end
 

@@ -1,6 +1,7 @@
 -- ARGV: id, owner, tenant, urgency, max_attempts, ttl_ms, spec, queue_limit, webhook, once, fingerprint. `once` is where
 -- the request's idempotency key is kept, '' without one. Returns {verdict, job}: `new`; `same` or `other` where the key
--- stands for a job made by the same or another request; `busy` where a request with it is under way; `full`.
+-- stands for a job made by the same or another request; `busy` where a request with it is under way; `full`. With a job that
+-- is new come its fields, its place and its queue's pace: nobody has to ask for it again.
 local id, tenant, limit, once = ARGV[1], ARGV[3], tonumber(ARGV[8]), ARGV[10]
 -- A client that lost the answer asks again: the job is there, perhaps at work already.
 if redis.call('EXISTS', job_key(id)) == 1 then return { 'new', id } end
@@ -14,6 +15,7 @@ if once ~= '' then
   redis.call('HSET', key('once:' .. once), 'job', id, 'fingerprint', ARGV[11])
   redis.call('PERSIST', key('once:' .. once))
 end
+quiet = true
 local seq = redis.call('INCR', key('seq'))
 redis.call('HSET', job_key(id), 'id', id, 'owner', ARGV[2], 'tenant', tenant, 'urgency', ARGV[4], 'max_attempts', ARGV[5],
   'ttl_ms', ARGV[6], 'spec', ARGV[7], 'webhook', ARGV[9], 'once', once, 'seq', seq, 'created_at', now(), 'attempts', 0,
@@ -22,4 +24,5 @@ redis.call('ZADD', index_key(tenant, ARGV[2]), seq, id)
 count('jobs_submitted')
 set_phase(id, 'queued')
 enqueue(id)
-return { 'new', id }
+local place, pace = redis.call('ZRANK', key('wait:' .. tenant), id), redis.call('HGET', key('pace'), tenant)
+return { 'new', id, redis.call('HGETALL', job_key(id)), place, pace }
