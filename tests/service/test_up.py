@@ -74,22 +74,6 @@ def test_a_second_one_on_the_same_data_is_refused(cluster: Up) -> None:
     assert httpx.get(f"{cluster.url}/readyz", trust_env=False).status_code == 200
 
 
-def test_what_is_stopped_is_gone_and_jobs_are_there_after_the_next_start(tmp_path: Path, sample: Path) -> None:
-    data = tmp_path / "data"
-    with up(data, **FAKE) as first:
-        assert first.ready(), first.said.read_text()
-        assert murmur("transcribe", sample, "--server", first.url).returncode == 0
-        family = first.family()
-        assert len(family) > 5
-        assert first.stop(signal.SIGINT) == 0
-        assert psutil.wait_procs(family, timeout=0)[1] == []
-    with up(data, **FAKE) as second:
-        assert second.ready(), second.said.read_text()
-        [job] = httpx.get(f"{second.url}/v1/jobs", trust_env=False).json()["jobs"]
-        assert job["phase"] == "completed"
-        assert httpx.get(f"{second.url}/v1/jobs/{job['id']}/transcript", trust_env=False).status_code == 200
-
-
 def test_a_redis_that_was_there_stays(tmp_path: Path, valkey: Valkey) -> None:
     with up(tmp_path / "data", "--redis-url", valkey.url, **FAKE) as service:
         assert service.ready(), service.said.read_text()
@@ -142,8 +126,8 @@ def test_a_valkey_that_is_killed_is_started_again_and_nothing_is_lost(tmp_path: 
         assert service.stop() == 0
 
 
-def test_a_service_that_stops_gives_its_jobs_back_at_once(tmp_path: Path, sample: Path) -> None:
-    """No lease is left to run out: the next one goes on where this one stopped."""
+def test_what_is_stopped_is_gone_and_its_jobs_go_on_after_the_next_start(tmp_path: Path, sample: Path) -> None:
+    """It gives them back at once: no lease is left to run out, and the next one goes on where this one stopped."""
     data = tmp_path / "data"
     slow = {"MURMUR_ENGINE": "fake", "MURMUR_MODELS": "fake-3", "MURMUR_LEASE_S": "3600"}
     with up(data, **slow) as first:
@@ -152,7 +136,10 @@ def test_a_service_that_stops_gives_its_jobs_back_at_once(tmp_path: Path, sample
             job_id = http.post("/v1/jobs", files={"file": file}, data={"segment_duration": "6"}).json()["id"]
             with httpx_sse.connect_sse(http, "GET", f"/v1/jobs/{job_id}/events") as source:
                 next(event for event in source.iter_sse() if event.event == "segment")
-        assert first.stop() == 0
+        family = first.family()
+        assert len(family) > 5
+        assert first.stop(signal.SIGINT) == 0
+        assert psutil.wait_procs(family, timeout=0)[1] == []
     with up(data, MURMUR_ENGINE="fake", MURMUR_MODELS="fake-3") as second:
         assert second.ready(), second.said.read_text()
         with httpx.Client(base_url=second.url, trust_env=False, timeout=60) as http:
@@ -162,6 +149,7 @@ def test_a_service_that_stops_gives_its_jobs_back_at_once(tmp_path: Path, sample
             assert ids == list(range(len(ids)))
             job = http.get(f"/v1/jobs/{job_id}").json()
             assert (job["phase"], job["attempts"]) == ("completed", 1)
+            assert http.get(f"/v1/jobs/{job_id}/transcript").status_code == 200
             phases = [event.json()["phase"] for event in events if event.event == "phase"]
             assert phases.count("queued") == 2, "it was given back"
             figures = http.get("/metrics").text
