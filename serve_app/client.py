@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -39,10 +40,13 @@ class _Watched:
 
 
 class Client:
-    """Talks to the server at `url`."""
+    """Talks to the server at `url`, with the API key in MURMUR_API_KEY where there is one."""
 
     def __init__(self, url: str) -> None:
-        self._http = httpx.Client(base_url=url, timeout=httpx.Timeout(60.0, connect=10.0, write=None), trust_env=False)
+        key = os.environ.get("MURMUR_API_KEY")
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        patience = httpx.Timeout(60.0, connect=10.0, write=None)
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=patience, trust_env=False)
 
     def __enter__(self) -> Client:
         return self

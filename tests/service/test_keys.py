@@ -123,3 +123,5 @@ def test_a_service_that_requires_keys_answers_nobody_else(keyed: str, sample: Pa
         assert http.get("/v1/jobs", headers=bearer(key)).status_code == 200
         assert http.get("/v1/jobs", headers={**bearer(key), "Host": "murmur.example"}).status_code == 200
         assert http.get("/healthz").status_code == 200
+    assert murmur("jobs", "list", "--server", url).returncode == 1
+    assert murmur("jobs", "list", "--server", url, MURMUR_API_KEY=key).returncode == 0
