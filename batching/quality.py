@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-LADDER = (0.0, 0.4, 0.8)
+LADDER = (0.4, 0.8)
 """Temperatures to try, one after another, while the decode is doubtful."""
+BEAM = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """A way to decode: at a temperature, or with a beam; with all of the encoder's context (`whole`), or no more of it than
+    the audio is likely to need."""
+
+    temperature: float = 0.0
+    beam: int = 1
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +43,9 @@ class Verdict:
     def doubtful(self) -> bool:
         """Whether another try is worth its cost."""
         return bool(self.flags) and not self.silent
+
+
+GREEDY = Try()
 
 
 def compression_ratio(text: str) -> float:
@@ -61,6 +76,9 @@ def judge(
     return Verdict(tuple(flags), silent)
 
 
-def next_temperature(tried: float) -> float | None:
-    """The temperature to try after `tried`, None when there is nothing left to try."""
-    return next((t for t in LADDER if t > tried), None)
+def tries(temperature: float = 0.0) -> Iterator[Try]:
+    """What to try, one after another, while the decode is doubtful."""
+    yield Try(temperature)
+    yield Try(temperature, whole=True)
+    yield from (Try(hotter, whole=True) for hotter in LADDER if hotter > temperature)
+    yield Try(beam=BEAM, whole=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 
@@ -57,7 +57,7 @@ class Transcoder:
         self._artifacts = artifacts
         self._program = program
 
-    async def windows(self, request: TranscodeRequest) -> AsyncIterator[Planned]:
+    async def windows(self, request: TranscodeRequest) -> AsyncGenerator[Planned, None]:
         """Yield windows as soon as their audio is stored; the last message says `finished`. A source that was decoded
         to its end before is not decoded again. Raises UnsupportedMedia, CorruptMedia, NoAudio, AudioTooLong."""
         if self._artifacts.size(plan_key(request.pcm_prefix)) is not None:

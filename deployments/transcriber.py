@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batching.batcher import Batcher
-from batching.quality import Verdict, judge, next_temperature
+from batching.quality import Try, Verdict, judge, tries
 from batching.scheduler import Scheduler
 from batching.types import SAMPLE_RATE, Segment, Window
 from batching.windows import remainder
@@ -100,11 +100,12 @@ class Transcriber:
     async def _believable(
         self, request: TranscribeRequest, audio: NDArray[np.float32], begun: Callable[[], Awaitable[None]] | None
     ) -> tuple[Decode, Verdict]:
-        """Decode, and while the result is doubtful decode again at a higher temperature; the likeliest counts."""
+        """Decode, and while the result is doubtful decode again with more care; the likeliest counts."""
         best: tuple[Decode, Verdict] | None = None
-        temperature: float | None = request.options.temperature
-        while temperature is not None:
-            decode = await self._submit(request, Clip(audio, request.options, temperature), begun)
+        for how in tries(request.options.temperature):
+            if best and best[0].whole and how == Try(request.options.temperature, whole=True):
+                continue  # that is how it was decoded
+            decode = await self._submit(request, Clip(audio, request.options, how), begun)
             verdict = judge(
                 decode.text,
                 log_probability=decode.log_probability,
@@ -114,12 +115,12 @@ class Transcriber:
             )
             if best is None or _rank(decode, verdict) > _rank(*best):
                 best = decode, verdict
-            temperature = next_temperature(temperature) if verdict.doubtful else None
+            if not verdict.doubtful:
+                break
         assert best is not None
         return best
 
     async def _submit(self, request: TranscribeRequest, clip: Clip, begun: Callable[[], Awaitable[None]] | None) -> Decode:
-        options = request.options
         try:
             return await self._batcher.submit(
                 clip,
@@ -127,7 +128,7 @@ class Transcriber:
                 tenant=request.tenant,
                 seconds=len(clip.audio) / SAMPLE_RATE,
                 urgency=request.urgency,
-                kind=(clip.temperature, options.prompt, options.hotwords),
+                kind=self._engine.kind(clip),
                 alone=request.alone,
                 begun=begun,
             )

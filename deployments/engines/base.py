@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from batching.quality import GREEDY, Try
 from batching.types import Segment, Word
 from deployments.messages import DecodeOptions, EngineInfo
 
@@ -28,18 +29,18 @@ class EngineConfig:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """At most 30 s of audio, 16 kHz in [-1, 1], and how to decode it. All clips of a batch share a temperature and the
-    words of prompt and hotwords."""
+    """At most 30 s of audio, 16 kHz in [-1, 1], and how to decode it."""
 
     audio: NDArray[np.float32]
     options: DecodeOptions
-    temperature: float = 0.0
+    how: Try = GREEDY
 
 
 @dataclass(frozen=True, slots=True)
 class Decode:
     """What was heard in a clip. Times are seconds from the clip's start; `ends_at` is where the text stops, None where
-    it goes to the end; `log_probability` is the mean over `tokens` tokens."""
+    it goes to the end; `log_probability` is the mean over `tokens` tokens; `whole` says that the encoder had all of its
+    context."""
 
     segments: tuple[Segment, ...]
     language: str | None
@@ -47,6 +48,7 @@ class Decode:
     no_speech: float
     tokens: int
     ends_at: float | None = None
+    whole: bool = True
 
     @property
     def text(self) -> str:
@@ -60,6 +62,10 @@ class Engine(Protocol):
     info: EngineInfo
     workers: int
     batch: int
+
+    def kind(self, clip: Clip) -> Hashable:
+        """What clips must have in common to share a batch."""
+        ...
 
     def decode(self, clips: Sequence[Clip]) -> list[Decode]:
         """Decode clips, a result each, in order."""

@@ -7,7 +7,8 @@ so that what a clip still holds after that can be decoded too.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import ctranslate2
@@ -30,9 +31,17 @@ TIME_STEP = 0.02
 """Seconds that one timestamp token stands for."""
 TOKENS_PER_S, TOKENS_SPARE = 8, 24
 """A clip may take this many tokens: one that loops must not cost its whole batch the decoder's full length."""
+SHORTEST_CONTEXT_S, SPARE_CONTEXT_S, CONTEXT_STEP_S = 15.0, 6.0, 3.0
 SURE = 0.6
 """A language heard with less than this probability gives way to the one that is likely."""
 PREPENDED, APPENDED = "\"'“¿([{-", "\"'.。,，!！?？:：”)]}、"
+
+
+def context_frames(seconds: float) -> int:
+    """Frames of context for a clip of `seconds`, in steps, so that clips of like length share a batch. What follows the
+    sound is silence: with none of it the decoder does not find the end and begins to loop."""
+    wanted = max(SHORTEST_CONTEXT_S, seconds + SPARE_CONTEXT_S)
+    return min(FRAMES, math.ceil(wanted / CONTEXT_STEP_S) * round(CONTEXT_STEP_S * FRAMES_PER_S))
 
 
 def choose_device(wanted: str) -> str:
@@ -66,17 +75,27 @@ class FasterWhisper:
 
     def decode(self, clips: Sequence[Clip]) -> list[Decode]:
         """Decode clips of at most 30 s, a result each, in order."""
-        encoded = self._model.encode(np.stack([self._features(clip.audio) for clip in clips]))
+        frames = max(self._frames(clip) for clip in clips)
+        encoded = self._model.encode(np.stack([self._features(clip.audio, frames) for clip in clips]))
         languages = self._languages(clips, encoded)
         tokenizers = [self._tokenizer(c.options.task, language) for c, language in zip(clips, languages, strict=True)]
         results = self._generate(clips, encoded, tokenizers)
-        decodes = [self._read(*each) for each in zip(clips, tokenizers, results, strict=True)]
+        whole = frames == FRAMES
+        decodes = [self._read(*each, whole) for each in zip(clips, tokenizers, results, strict=True)]
         if any(clip.options.word_timestamps for clip in clips):
             decodes = self._align(clips, encoded, tokenizers, decodes, results)
         return decodes
 
-    def _features(self, audio: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.asarray(pad_or_trim(self._model.feature_extractor(audio), FRAMES), np.float32)
+    def kind(self, clip: Clip) -> Hashable:
+        """Clips of a batch are decoded one way, cost the encoder the same, and share the words of prompt and hotwords."""
+        return self._frames(clip), clip.how, clip.options.prompt, clip.options.hotwords
+
+    @staticmethod
+    def _frames(clip: Clip) -> int:
+        return FRAMES if clip.how.whole else context_frames(len(clip.audio) / SAMPLE_RATE)
+
+    def _features(self, audio: NDArray[np.float32], frames: int) -> NDArray[np.float32]:
+        return np.asarray(pad_or_trim(self._model.feature_extractor(audio), frames), np.float32)
 
     def _tokenizer(self, task: str, language: str) -> Any:
         return Tokenizer(self._model.hf_tokenizer, self._multilingual, task=task, language=language)
@@ -97,13 +116,13 @@ class FasterWhisper:
         prompts = [self._prompt(clip, tokenizer) for clip, tokenizer in zip(clips, tokenizers, strict=True)]
         longest = max(len(clip.audio) for clip in clips) / SAMPLE_RATE
         room = int(longest * TOKENS_PER_S) + TOKENS_SPARE
-        temperature = clips[0].temperature
+        how = clips[0].how
         results: list[Any] = self._model.model.generate(
             encoded,
             prompts,
-            beam_size=1,
-            sampling_temperature=temperature or 1.0,
-            sampling_topk=0 if temperature else 1,
+            beam_size=how.beam,
+            sampling_temperature=how.temperature or 1.0,
+            sampling_topk=0 if how.temperature else 1,
             max_length=min(self._model.max_length, max(map(len, prompts)) + room),
             suppress_blank=True,
             suppress_tokens=list(get_suppressed_tokens(tokenizers[0], [-1])),
@@ -122,7 +141,7 @@ class FasterWhisper:
         tokens: list[int] = self._model.get_prompt(tokenizer, before[max(len(before) - room, 0) :], hotwords=hotwords)
         return tokens
 
-    def _read(self, clip: Clip, tokenizer: Any, result: Any) -> Decode:
+    def _read(self, clip: Clip, tokenizer: Any, result: Any, whole: bool) -> Decode:
         """Tokens with timestamps → segments. `<|a|> text <|b|><|b|> text` with nothing after it is a sentence that was
         still going on when the clip ended."""
         tokens: list[int] = result.sequences_ids[0]
@@ -133,7 +152,7 @@ class FasterWhisper:
         language = tokenizer.language_code
         segments = (Segment(0, begin, end, tokenizer.decode(words), confidence, language) for begin, end, words in sentences)
         kept = tuple(s for s in segments if s.text.strip())
-        return Decode(kept, language, log_probability, result.no_speech_prob, len(tokens), ends_at)
+        return Decode(kept, language, log_probability, result.no_speech_prob, len(tokens), ends_at, whole)
 
     def _align(
         self,
@@ -211,7 +230,7 @@ def with_words(decode: Decode, aligned: Sequence[dict[str, Any]]) -> Decode:
                 tuple(words),
             )
         )
-    return Decode(tuple(segments), decode.language, decode.log_probability, decode.no_speech, decode.tokens, decode.ends_at)
+    return replace(decode, segments=tuple(segments))
 
 
 def _letters(text: str) -> int:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batching.quality import LADDER, Thresholds, Verdict, compression_ratio, judge, next_temperature
+from batching.quality import BEAM, LADDER, Thresholds, Try, Verdict, compression_ratio, judge, tries
 
 PROSE = "Mister Quilter is the apostle of the middle classes, and we are glad to welcome his gospel."
 LOOP = "Thank you for watching. " * 12
@@ -96,12 +96,15 @@ def test_compression_is_measured_in_bytes() -> None:
     assert compression_ratio("да" * 40) > compression_ratio("da" * 40)
 
 
-def test_temperatures_are_tried_in_the_order_of_the_ladder() -> None:
-    assert [LADDER[0], *map(next_temperature, LADDER)] == [*LADDER, None]
+def test_what_is_doubtful_is_tried_with_all_context_then_hotter_then_with_a_beam() -> None:
+    found = list(tries())
+    assert found[:2] == [Try(), Try(whole=True)]
+    assert [each.temperature for each in found[2:-1]] == list(LADDER)
+    assert found[-1] == Try(beam=BEAM, whole=True)
 
 
 @given(st.floats(0, 1))
-def test_the_next_temperature_is_the_lowest_rung_above_the_last(tried: float) -> None:
-    following = next_temperature(tried)
-    above = [rung for rung in LADDER if rung > tried]
-    assert following == (min(above) if above else None)
+def test_a_hot_start_is_only_made_hotter(asked: float) -> None:
+    found = list(tries(asked))
+    assert [each.temperature for each in found[:2]] == [asked, asked]
+    assert all(each.temperature > asked for each in found[2:-1])

@@ -97,7 +97,7 @@ async def test_leaving_early_kills_the_decoder_and_the_next_run_is_whole(
 ) -> None:
     artifacts.put("source/it", ten_minutes)
     before = children()
-    async with aclosing(Transcoder(artifacts, ffmpeg).windows(request())) as windows:  # type: ignore[type-var]
+    async with aclosing(Transcoder(artifacts, ffmpeg).windows(request())) as windows:
         first = await anext(windows)
         assert len(children() - before) == 1
     assert children() == before

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 
@@ -41,6 +41,9 @@ class Scripted:
         self.batches: list[list[Clip]] = []
         self.gate = Event()
         self.gate.set()
+
+    def kind(self, clip: Clip) -> Hashable:
+        return clip.how, clip.options.prompt, clip.options.hotwords
 
     def decode(self, clips: Sequence[Clip]) -> list[Decode]:
         self.gate.wait(10)
@@ -130,27 +133,29 @@ async def test_what_cannot_share_a_batch_does_not(stored: Artifacts, one_reader:
     await queued()
     engine.gate.set()
     await asyncio.gather(*asking)
-    kinds = [{(c.temperature, c.options.prompt, c.options.hotwords) for c in batch} for batch in engine.batches]
+    kinds = [{(c.how.temperature, c.options.prompt, c.options.hotwords) for c in batch} for batch in engine.batches]
     assert all(len(kind) == 1 for kind in kinds)
 
 
 async def test_a_doubtful_decode_is_tried_hotter_until_it_is_believable(stored: Artifacts) -> None:
-    engine = Scripted(lambda c: said("guess", log_probability=DOUBTFUL) if c.temperature < 0.4 else said("sure"))
+    engine = Scripted(lambda c: said("guess", log_probability=DOUBTFUL) if c.how.temperature < 0.4 else said("sure"))
     result = await one(stored, engine, asked(window(0, 3)))
-    assert [clip.temperature for clip in engine.clips] == [0.0, 0.4]
+    assert [clip.how.temperature for clip in engine.clips] == [0.0, 0.4]
     assert [(s.text, s.flags) for s in result.segments] == [("sure", ())]
 
 
 async def test_of_doubtful_decodes_the_likeliest_counts_and_is_flagged(stored: Artifacts) -> None:
     likely = {0.0: -1.9, 0.4: -1.2, 0.8: -1.5}
-    engine = Scripted(lambda c: said(f"at {c.temperature}", log_probability=likely[c.temperature]))
+    engine = Scripted(lambda c: said(f"at {c.how.temperature}", log_probability=likely[c.how.temperature]))
     result = await one(stored, engine, asked(window(0, 3)))
-    assert [clip.temperature for clip in engine.clips] == [0.0, 0.4, 0.8]
+    assert [clip.how.temperature for clip in engine.clips] == [0.0, 0.4, 0.8]
     assert [(s.text, s.flags) for s in result.segments] == [("at 0.4", ("low_probability",))]
 
 
 async def test_text_that_repeats_itself_loses_to_less_likely_text(stored: Artifacts) -> None:
-    engine = Scripted(lambda c: said("and so " * 40) if c.temperature < 0.4 else said("and so", log_probability=DOUBTFUL))
+    engine = Scripted(
+        lambda c: said("and so " * 40) if c.how.temperature < 0.4 else said("and so", log_probability=DOUBTFUL)
+    )
     result = await one(stored, engine, asked(window(0, 3)))
     assert [s.text for s in result.segments] == ["and so"]
 
@@ -158,7 +163,7 @@ async def test_text_that_repeats_itself_loses_to_less_likely_text(stored: Artifa
 async def test_a_hot_start_is_tried_as_it_is(stored: Artifacts) -> None:
     engine = Scripted(lambda _: said("guess", log_probability=DOUBTFUL))
     await one(stored, engine, asked(window(0, 3), options=DecodeOptions(temperature=1.0)))
-    assert [clip.temperature for clip in engine.clips] == [1.0]
+    assert [clip.how.temperature for clip in engine.clips] == [1.0]
 
 
 async def test_what_was_no_speech_gives_no_segments_and_is_not_tried_again(stored: Artifacts) -> None:
