@@ -9,6 +9,12 @@ from dataclasses import dataclass
 LADDER = (0.4, 0.8)
 """Temperatures to try, one after another, while the decode is doubtful."""
 BEAM = 5
+SEARCH_BELOW = -0.6
+"""The mean log-probability from which on a greedy decode is left as it is."""
+FIRST_UNSPACED = "\u0e00"
+"""From Thai on, most of the scripts in Unicode put no spaces between words."""
+LONGEST_PHRASE, LOOP_TURNS, LOOP_LENGTH = 8, 4, 8
+"""A loop: a phrase of so many words at most, said so often in a row, so many words in all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +29,9 @@ class Try:
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """Text that compresses better than `compression` repeats itself; a mean log-probability below `log_probability` is a
-    guess; a guess with `no_speech` above its bound was no speech at all; nobody says more than `tokens_per_s`."""
+    """Text that compresses better than `compression` repeats itself, as does one with a loop in it; a mean log-probability
+    below `log_probability` is a guess; a guess with `no_speech` above its bound was no speech at all; nobody says more than
+    `tokens_per_s`."""
 
     compression: float = 2.4
     log_probability: float = -1.0
@@ -54,6 +61,21 @@ def compression_ratio(text: str) -> float:
     return len(raw) / len(zlib.compress(raw)) if raw else 0.0
 
 
+def loops(text: str) -> bool:
+    """Whether a phrase is said over and over: of words, or of letters where a language puts no spaces."""
+    words = text.split()
+    letters = "".join(words)
+    spaced = sum(letter < FIRST_UNSPACED for letter in letters) > len(letters) / 2
+    units = words if spaced else list(letters)
+    for length in range(1, LONGEST_PHRASE + 1):
+        run = 0
+        for one, other in zip(units, units[length:], strict=False):
+            run = run + 1 if one == other else 0
+            if run + length >= max(LOOP_TURNS * length, LOOP_LENGTH):
+                return True
+    return False
+
+
 def judge(
     text: str,
     *,
@@ -61,19 +83,29 @@ def judge(
     no_speech: float,
     tokens: int,
     seconds: float,
+    capped: bool = False,
     thresholds: Thresholds | None = None,
 ) -> Verdict:
-    """Judge the decode of a window of `seconds` that gave `tokens` tokens with a mean `log_probability`."""
+    """Judge the decode of a window of `seconds` that gave `tokens` tokens with a mean `log_probability`; `capped` says
+    that it was cut off there."""
     limits = thresholds or Thresholds()
     flags = []
-    if compression_ratio(text) > limits.compression:
+    if compression_ratio(text) > limits.compression or loops(text):
         flags.append("repetitive")
+    if capped:
+        flags.append("cut_off")
     if log_probability < limits.log_probability:
         flags.append("low_probability")
     if tokens > max(24.0, seconds * limits.tokens_per_s):
         flags.append("too_many_tokens")
     silent = no_speech > limits.no_speech and log_probability < limits.log_probability
     return Verdict(tuple(flags), silent)
+
+
+def worth_a_search(log_probability: float, no_speech: float) -> bool:
+    """Whether a greedy decode is to be searched with a beam as well while its encoding is at hand, which costs a fraction of
+    what another try would. Not over silence: a beam finds likelier words for it, and then they look heard."""
+    return log_probability < SEARCH_BELOW and no_speech <= Thresholds().no_speech
 
 
 def tries(temperature: float = 0.0) -> Iterator[Try]:

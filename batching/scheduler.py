@@ -1,9 +1,9 @@
 """Which windows next. Pure policy: it holds tickets, answers with a batch, and knows neither time nor threads.
 
 Urgent before the rest; then the tenant that has had the least audio decoded, and of its jobs the one that has had the
-least (start-time fair queueing on two levels, Goyal 1996); first in, first out inside a job. One who comes late starts
-level with the one whose turn it is, nobody saves up turns by waiting; and who has had more than that is remembered for
-it, nobody gets more by handing in one by one.
+least (start-time fair queueing on two levels, Goyal 1996); first in, first out inside a job and kind. One who comes
+late starts level with the one whose turn it is, nobody saves up turns by waiting; and who has had more than that is
+remembered for it, nobody gets more by handing in one by one.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Scheduler:
 
     def head(self) -> Ticket | None:
         """The ticket whose turn is next; it stays where it is."""
-        return next(self._heads(), None)
+        return next((job.tickets[0] for job in self._jobs()), None)
 
     def next_batch(self, limit: int | None = None) -> list[Ticket]:
         """Take the next batch, of at most `limit` tickets when given. Empty when nothing waits."""
@@ -104,21 +104,22 @@ class Scheduler:
         return batch
 
     def _like(self, first: Ticket) -> Ticket | None:
-        return next((t for t in self._heads() if t.kind == first.kind and not t.alone), None)
+        """The next one that may share the batch. It may overtake its elders of other kinds, which nobody is kept waiting
+        by: the batch would run without it too."""
+        return next((t for job in self._jobs() for t in job.tickets if t.kind == first.kind and not t.alone), None)
 
-    def _heads(self) -> Iterator[Ticket]:
-        """The first ticket of every job, in the order in which they deserve their turn."""
+    def _jobs(self) -> Iterator[_Queue]:
+        """All jobs that wait, in the order in which they deserve their turn."""
         for urgency in sorted(self._classes):
             for tenant in self._classes[urgency].turns():
-                for job in tenant.turns():
-                    yield job.tickets[0]
+                yield from tenant.turns()
 
     def _take(self, ticket: Ticket) -> None:
         path = self._path(ticket)
         for outer, inner in pairwise(path):
             outer.clock = outer.turns()[0].served
             inner.served += ticket.seconds
-        path[-1].tickets.popleft()
+        path[-1].tickets.remove(ticket)
         self._leave(ticket, path)
 
     def _leave(self, ticket: Ticket, path: list[_Queue]) -> None:

@@ -17,12 +17,16 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What one decode hears: `[start, end)` in samples, contiguous audio, with the speech that was detected inside."""
+    """What one decode hears: `[start, end)` in samples, contiguous audio, with the speech that was detected inside. Where
+    speech runs on without a pause two windows overlap: what is said after `cut` belongs to the next one, and the next is
+    `joined` to this."""
 
     index: int
     start: int
     end: int
     speech: tuple[Span, ...]
+    joined: bool = False
+    cut: int | None = None
 
     @property
     def seconds(self) -> float:

@@ -2,28 +2,40 @@
 
 A window is contiguous audio from the first span it holds to the last: nothing is glued, so a time inside it is a time in
 the source. Spans are packed greedily up to the limit; a long silence closes a window early, because silence inside a
-window costs as much as speech and invites invented words.
+window costs as much as speech and invites invented words. Windows overlap only where one span follows another without a
+gap between them, which is how speech without a pause is cut; `stitch` then sorts out which of them has which word.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from batching.types import SAMPLE_RATE, Span, Window
 
 
 @dataclass(frozen=True, slots=True)
 class WindowLimits:
-    """Seconds: a window's greatest length, the silence that closes it, the margin kept on either side of speech."""
+    """Seconds: a window's greatest length, the silence that closes it, the margin kept on either side of speech, and the
+    speech heard beyond a cut without a pause."""
 
     longest_s: float = 28.0
     closing_silence_s: float = 3.0
-    margin_s: float = 0.2
+    margin_s: float = 0.4
+    overlap_s: float = 0.5
 
     def __post_init__(self) -> None:
-        if min(self.longest_s, self.closing_silence_s) <= 2 * self.margin_s:
+        if self.longest_s <= 2 * self._edge_s or self.closing_silence_s <= 2 * self.margin_s:
             raise ValueError("a window and the silence that closes it must be longer than two margins")
+
+    @property
+    def _edge_s(self) -> float:
+        return max(self.margin_s, self.overlap_s)
+
+    @property
+    def longest_span_s(self) -> float:
+        """The longest span that fits into a window, whatever comes before and after it."""
+        return self.longest_s - 2 * self._edge_s
 
 
 class WindowPlanner:
@@ -33,9 +45,12 @@ class WindowPlanner:
     def __init__(self, limits: WindowLimits | None = None) -> None:
         limits = limits or WindowLimits()
         self._longest = int(limits.longest_s * SAMPLE_RATE)
+        self._room = int(limits.longest_span_s * SAMPLE_RATE)
         self._silence = int(limits.closing_silence_s * SAMPLE_RATE)
         self._margin = int(limits.margin_s * SAMPLE_RATE)
+        self._overlap = int(limits.overlap_s * SAMPLE_RATE)
         self._open: list[Span] = []
+        self._joined = False
         self._floor = 0
         self._index = 0
 
@@ -53,38 +68,42 @@ class WindowPlanner:
     def _cut(self, span: Span) -> Iterator[Span]:
         """A span longer than a window, in pieces that fit. The speech detector cuts in a pause where there is one;
         what is still too long here has none."""
-        room = self._longest - 2 * self._margin
         start = span.start
-        while span.end - start > room:
-            yield Span(start, start + room)
-            start += room
+        while span.end - start > self._room:
+            yield Span(start, start + self._room)
+            start += self._room
         yield Span(start, span.end)
 
     def _place(self, span: Span) -> Iterator[Window]:
         if self._open:
             first, last = self._open[0], self._open[-1]
-            too_long = span.end - first.start + 2 * self._margin > self._longest
+            edges = (self._overlap if self._joined else self._margin) + max(self._margin, self._overlap)
+            too_long = span.end - first.start + edges > self._longest
             if too_long or span.start - last.end >= self._silence:
-                yield self._close(span.start)
+                yield self._close(span.start, runs_on=span.start == last.end)
         self._open.append(span)
 
-    def _close(self, ceiling: int) -> Window:
-        """The open spans as a window, with a margin that stays clear of its neighbours' speech."""
+    def _close(self, ceiling: int, runs_on: bool = False) -> Window:
+        """The open spans as a window, with a margin that stays clear of its neighbours' speech, or reaches into it where
+        speech runs on."""
         first, last = self._open[0], self._open[-1]
-        start = max(first.start - self._margin, self._floor, 0)
+        start = first.start - self._overlap if self._joined else max(first.start - self._margin, self._floor)
         end = min(last.end + self._margin, max(last.end, (last.end + ceiling) // 2))
-        window = Window(self._index, start, end, tuple(self._open))
+        if runs_on:
+            end = last.end + self._overlap
+        window = Window(self._index, max(start, 0), end, tuple(self._open), self._joined, cut=last.end if runs_on else None)
         self._index += 1
         self._floor = end
+        self._joined = runs_on
         self._open = []
         return window
 
 
-def remainder(window: Window, heard: int, least_s: float = 0.6, margin_s: float = 0.2) -> Window | None:
+def remainder(window: Window, heard: int, least_s: float = 0.6, margin_s: float = 0.4) -> Window | None:
     """What is left of a window whose text ends at sample `heard`: Whisper in timestamp mode may stop before the speech
     does. None where less than `least_s` of detected speech follows."""
     left = tuple(Span(max(span.start, heard), span.end) for span in window.speech if span.end > heard)
     if not left or sum(span.end - span.start for span in left) < least_s * SAMPLE_RATE:
         return None
     start = max(left[0].start - int(margin_s * SAMPLE_RATE), heard)
-    return Window(window.index, start, window.end, left)
+    return replace(window, start=start, speech=left)

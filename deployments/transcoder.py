@@ -26,7 +26,7 @@ class _Listening:
     def __init__(self, artifacts: Artifacts, request: TranscodeRequest) -> None:
         limits = replace(WindowLimits(), longest_s=request.longest_s)
         self._writer = PcmWriter(artifacts, request.pcm_prefix)
-        self._detector = SpeechDetector(Sensitivity(longest_s=request.longest_s - 2 * limits.margin_s))
+        self._detector = SpeechDetector(Sensitivity(longest_s=limits.longest_span_s))
         self._planner = WindowPlanner(limits)
         self._waiting: list[Window] = []
         self.plan: list[Window] = []
@@ -41,6 +41,7 @@ class _Listening:
         self._writer.finish()
         self._waiting += self._planner.feed(self._detector.finish(), self._detector.heard)
         self._waiting += self._planner.finish(self._writer.stored)
+        self._waiting = [replace(w, end=min(w.end, self._writer.stored)) for w in self._waiting]
         return self._ready()
 
     def _ready(self) -> list[Window]:
@@ -88,10 +89,7 @@ class Transcoder:
 
     def _recall(self, prefix: str) -> Planned:
         document = json.loads(self._artifacts.read(plan_key(prefix)))
-        windows = (
-            Window(w["index"], w["start"], w["end"], tuple(Span(s["start"], s["end"]) for s in w["speech"]))
-            for w in document["windows"]
-        )
+        windows = (Window(**{**w, "speech": tuple(Span(**span) for span in w["speech"])}) for w in document["windows"])
         return Planned(tuple(windows), document["samples"] / SAMPLE_RATE, finished=True)
 
 

@@ -112,6 +112,7 @@ class Transcriber:
                 no_speech=decode.no_speech,
                 tokens=decode.tokens,
                 seconds=len(audio) / SAMPLE_RATE,
+                capped=decode.capped,
             )
             if best is None or _rank(decode, verdict) > _rank(*best):
                 best = decode, verdict
@@ -140,4 +141,4 @@ class Transcriber:
 
 
 def _rank(decode: Decode, verdict: Verdict) -> tuple[bool, float]:
-    return "repetitive" not in verdict.flags, decode.log_probability
+    return not {"repetitive", "cut_off"} & set(verdict.flags), decode.log_probability

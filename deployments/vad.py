@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import faster_whisper
 import numpy as np
@@ -26,13 +27,22 @@ Floats = NDArray[np.float32]
 @dataclass(frozen=True, slots=True)
 class Sensitivity:
     """Speech begins at a probability of `on` and ends when it stays under `off` for `pause_s`. A burst shorter than
-    `shortest_s` is none. Speech that runs on for `longest_s` is cut where it was weakest in its last third."""
+    `shortest_s` is none. Speech that runs on for `longest_s` is cut in a pause that is too short to end it, and only if
+    it has none where it was weakest in its last third."""
 
     on: float = 0.5
     off: float = 0.35
     pause_s: float = 0.2
     shortest_s: float = 0.1
     longest_s: float = 27.0
+
+
+class Judge(Protocol):
+    """Frames in, the probability of speech in each out; it may remember what it heard."""
+
+    def __call__(self, audio: Floats) -> Floats:
+        """`audio` holds n frames; returns n probabilities."""
+        ...
 
 
 class SpeechModel:
@@ -62,7 +72,7 @@ class SpeechModel:
 class SpeechDetector:
     """A stream of samples in, spans of speech out. Spans do not depend on how the stream was cut into calls."""
 
-    def __init__(self, sensitivity: Sensitivity | None = None, model: SpeechModel | None = None) -> None:
+    def __init__(self, sensitivity: Sensitivity | None = None, model: Judge | None = None) -> None:
         self._limits = sensitivity or Sensitivity()
         self._model = model or SpeechModel()
         self._rest = np.zeros(0, np.float32)
@@ -131,13 +141,19 @@ class SpeechDetector:
         return Span(start * FRAME, frame * FRAME)
 
     def _cut(self) -> Span:
-        """End an over-long span at its weakest frame; the rest of it goes on as a new one."""
+        """End an over-long span; the rest of it goes on as a new one. A frame that is a pause belongs to neither, so two
+        spans touch only where there was none."""
         assert self._start is not None
-        earliest = len(self._probabilities) * 2 // 3
-        weakest = earliest + int(np.argmin(self._probabilities[earliest:]))
+        probabilities = np.array(self._probabilities)
+        earliest = len(probabilities) * 2 // 3
+        weakest = earliest + int(np.argmin(probabilities[earliest:]))
+        pauses = np.flatnonzero(probabilities[1:weakest] < self._limits.off) + 1
+        if probabilities[weakest] >= self._limits.off and len(pauses):
+            weakest = int(pauses[-1])
         span = Span(self._start * FRAME, (self._start + weakest) * FRAME)
-        self._start += weakest
-        self._probabilities = self._probabilities[weakest:]
+        skipped = weakest + int(probabilities[weakest] < self._limits.off)
+        self._start += skipped
+        self._probabilities = self._probabilities[skipped:]
         self._quiet = max(self._quiet, self._start) if self._quiet is not None else None
         return span
 

@@ -40,7 +40,8 @@ class Clip:
 class Decode:
     """What was heard in a clip. Times are seconds from the clip's start; `ends_at` is where the text stops, None where
     it goes to the end; `log_probability` is the mean over `tokens` tokens; `whole` says that the encoder had all of its
-    context."""
+    context, `capped` that the text has as many tokens as it was allowed. The probability of a language that was not heard
+    is 1 if it was given, 0 if it was assumed."""
 
     segments: tuple[Segment, ...]
     language: str | None
@@ -49,6 +50,8 @@ class Decode:
     tokens: int
     ends_at: float | None = None
     whole: bool = True
+    capped: bool = False
+    language_probability: float = 1.0
 
     @property
     def text(self) -> str:

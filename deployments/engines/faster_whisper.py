@@ -1,7 +1,7 @@
-"""Whisper on CTranslate2, with faster-whisper's features, tokenizer and alignment; the batch is ours.
+"""Whisper on CTranslate2, with faster-whisper's tokenizer and alignment; the batch is ours.
 
 Unlike faster-whisper's own batched pipeline it decodes with timestamps and says where the text stops (`Decode.ends_at`),
-so that what a clip still holds after that can be decoded too.
+so that what a clip still holds after that can be decoded too; and the encoder hears no more silence than it needs.
 """
 
 from __future__ import annotations
@@ -14,24 +14,23 @@ from typing import Any
 import ctranslate2
 import numpy as np
 from faster_whisper import WhisperModel
-from faster_whisper.audio import pad_or_trim
 from faster_whisper.tokenizer import Tokenizer
 from faster_whisper.transcribe import get_suppressed_tokens, merge_punctuations
-from numpy.typing import NDArray
 
-from batching.types import SAMPLE_RATE, Segment, Word
+from batching.quality import BEAM, Try, worth_a_search
+from batching.sentences import cut, is_cut
+from batching.types import SAMPLE_RATE, Segment
 from deployments.engines.base import Clip, Decode, EngineConfig
+from deployments.engines.mel import FRAMES, FRAMES_PER_S, features
+from deployments.engines.memory import keep_memory
+from deployments.engines.sentences import TIME_STEP, split_at_timestamps, with_words
 from deployments.errors import ModelUnavailable
 from deployments.messages import EngineInfo
 from deployments.weights import locate
 
-FRAMES = 3000
-FRAMES_PER_S = 100
-TIME_STEP = 0.02
-"""Seconds that one timestamp token stands for."""
 TOKENS_PER_S, TOKENS_SPARE = 8, 24
 """A clip may take this many tokens: one that loops must not cost its whole batch the decoder's full length."""
-SHORTEST_CONTEXT_S, SPARE_CONTEXT_S, CONTEXT_STEP_S = 15.0, 6.0, 3.0
+SHORTEST_CONTEXT_S, SPARE_CONTEXT_S, CONTEXT_STEP_S = 10.0, 6.0, 2.0
 SURE = 0.6
 """A language heard with less than this probability gives way to the one that is likely."""
 PREPENDED, APPENDED = "\"'“¿([{-", "\"'.。,，!！?？:：”)]}、"
@@ -64,27 +63,56 @@ class FasterWhisper:
         device = choose_device(config.device)
         compute_type = choose_compute_type(config.compute_type, device)
         directory = locate(config.model, config.cache_dir)
-        self.workers = config.workers
-        self.batch = config.batch
+        keep_memory()
         # `Any`: faster-whisper ships annotations that do not hold under strict checking.
         self._model: Any = WhisperModel(
             str(directory), device=device, compute_type=compute_type, cpu_threads=1, num_workers=config.workers
         )
         self.info = EngineInfo(config.model, device, compute_type, tuple(self._model.supported_languages))
         self._multilingual = bool(self._model.model.is_multilingual)
+        self._features = features(self._model.feature_extractor, device)
+        self.workers = config.workers
+        self.batch = config.batch
+        if device == "cuda":
+            self._prove(config.model)
+
+    def _prove(self, model: str) -> None:
+        """Encode once: a driver or library that is missing shows only then, and must end the start, not a job."""
+        try:
+            self._model.encode(self._features([np.zeros(SAMPLE_RATE, np.float32)], FRAMES))
+        except RuntimeError as error:
+            raise ModelUnavailable(f"The model {model} does not run on this GPU: {error}. Set MURMUR_DEVICE=cpu.") from error
 
     def decode(self, clips: Sequence[Clip]) -> list[Decode]:
         """Decode clips of at most 30 s, a result each, in order."""
         frames = max(self._frames(clip) for clip in clips)
-        encoded = self._model.encode(np.stack([self._features(clip.audio, frames) for clip in clips]))
-        languages = self._languages(clips, encoded)
-        tokenizers = [self._tokenizer(c.options.task, language) for c, language in zip(clips, languages, strict=True)]
-        results = self._generate(clips, encoded, tokenizers)
-        whole = frames == FRAMES
-        decodes = [self._read(*each, whole) for each in zip(clips, tokenizers, results, strict=True)]
-        if any(clip.options.word_timestamps for clip in clips):
-            decodes = self._align(clips, encoded, tokenizers, decodes, results)
+        encoded = self._encode(self._features([clip.audio for clip in clips], frames))
+        heard = self._heard(clips, encoded)
+        tokenizers = [self._tokenizer(clip.options.task, code) for clip, (code, _) in zip(clips, heard, strict=True)]
+        room = self._room(clips)
+        results = self._generate(clips, encoded, tokenizers, room)
+        if clips[0].how in (Try(), Try(whole=True)):
+            self._search(clips, encoded, tokenizers, results, room)
+        decodes = [
+            self._read(clip, tokenizer, result, probability, room, frames)
+            for clip, tokenizer, result, (_, probability) in zip(clips, tokenizers, results, heard, strict=True)
+        ]
+        asking = [
+            i
+            for i, (clip, decode) in enumerate(zip(clips, decodes, strict=True))
+            if clip.options.word_timestamps or any(map(is_cut, decode.segments))
+        ]
+        if asking:
+            self._align(asking, clips, encoded, tokenizers, decodes, results)
         return decodes
+
+    def _encode(self, batch: Any) -> Any:
+        """A CPU encodes one clip after another: together they take as long, and memory that no cache holds."""
+        if self.info.device == "cuda" or len(batch) == 1:
+            return self._model.encode(batch)
+        return ctranslate2.StorageView.from_array(
+            np.concatenate([np.asarray(self._model.encode(one[None])) for one in batch])
+        )
 
     def kind(self, clip: Clip) -> Hashable:
         """Clips of a batch are decoded one way, cost the encoder the same, and share the words of prompt and hotwords."""
@@ -94,28 +122,34 @@ class FasterWhisper:
     def _frames(clip: Clip) -> int:
         return FRAMES if clip.how.whole else context_frames(len(clip.audio) / SAMPLE_RATE)
 
-    def _features(self, audio: NDArray[np.float32], frames: int) -> NDArray[np.float32]:
-        return np.asarray(pad_or_trim(self._model.feature_extractor(audio), frames), np.float32)
+    def _part(self, encoded: Any, rows: Sequence[int]) -> Any:
+        """Some clips' rows of what was encoded, where it lies."""
+        if self.info.device != "cuda":
+            return ctranslate2.StorageView.from_array(np.ascontiguousarray(np.asarray(encoded)[list(rows)]))
+        import torch
+
+        return ctranslate2.StorageView.from_array(torch.as_tensor(encoded, device="cuda")[list(rows)].contiguous())
 
     def _tokenizer(self, task: str, language: str) -> Any:
         return Tokenizer(self._model.hf_tokenizer, self._multilingual, task=task, language=language)
 
-    def _languages(self, clips: Sequence[Clip], encoded: Any) -> list[str]:
-        """The language of each clip: the one given, else the one heard, else (in doubt) the likely one."""
+    def _heard(self, clips: Sequence[Clip], encoded: Any) -> list[tuple[str, float]]:
+        """The language of each clip with its probability: the one given, else the one heard, else (in doubt) the likely
+        one."""
         if not self._multilingual:
-            return ["en"] * len(clips)
+            return [("en", 1.0)] * len(clips)
         if all(clip.options.language for clip in clips):
-            return [clip.options.language or "en" for clip in clips]
-        heard = [found[0] for found in self._model.model.detect_language(encoded)]
-        return [
-            clip.options.language or (clip.options.likely_language if probability < SURE else None) or token.strip("<|>")
-            for clip, (token, probability) in zip(clips, heard, strict=True)
-        ]
+            return [(clip.options.language or "en", 1.0) for clip in clips]
+        found = [each[0] for each in self._model.model.detect_language(encoded)]
+        return [_settled(clip, token.strip("<|>"), p) for clip, (token, p) in zip(clips, found, strict=True)]
 
-    def _generate(self, clips: Sequence[Clip], encoded: Any, tokenizers: Sequence[Any]) -> list[Any]:
-        prompts = [self._prompt(clip, tokenizer) for clip, tokenizer in zip(clips, tokenizers, strict=True)]
+    def _room(self, clips: Sequence[Clip]) -> int:
+        """Tokens that a text of the batch may have."""
         longest = max(len(clip.audio) for clip in clips) / SAMPLE_RATE
-        room = int(longest * TOKENS_PER_S) + TOKENS_SPARE
+        return min(int(longest * TOKENS_PER_S) + TOKENS_SPARE, int(self._model.max_length) // 2)
+
+    def _generate(self, clips: Sequence[Clip], encoded: Any, tokenizers: Sequence[Any], room: int) -> list[Any]:
+        prompts = [self._prompt(clip, tokenizer) for clip, tokenizer in zip(clips, tokenizers, strict=True)]
         how = clips[0].how
         results: list[Any] = self._model.model.generate(
             encoded,
@@ -123,14 +157,25 @@ class FasterWhisper:
             beam_size=how.beam,
             sampling_temperature=how.temperature or 1.0,
             sampling_topk=0 if how.temperature else 1,
-            max_length=min(self._model.max_length, max(map(len, prompts)) + room),
+            # CTranslate2 leaves the text half of this, or what the prompt does not take of it.
+            max_length=min(self._model.max_length, max(2 * room, max(map(len, prompts)) + room)),
             suppress_blank=True,
             suppress_tokens=list(get_suppressed_tokens(tokenizers[0], [-1])),
             max_initial_timestamp_index=round(1.0 / TIME_STEP),
             return_scores=True,
             return_no_speech_prob=True,
         )
-        return results
+        return list(results)
+
+    def _search(self, clips: Sequence[Clip], encoded: Any, tokenizers: Sequence[Any], results: list[Any], room: int) -> None:
+        """Put in the place of greedy results that are not likely enough what a beam finds."""
+        unlikely = [i for i, result in enumerate(results) if worth_a_search(_likelihood(result), result.no_speech_prob)]
+        if not unlikely:
+            return
+        again = [replace(clips[i], how=Try(beam=BEAM)) for i in unlikely]
+        found = self._generate(again, self._part(encoded, unlikely), [tokenizers[i] for i in unlikely], room)
+        for i, result in zip(unlikely, found, strict=True):
+            results[i] = result
 
     def _prompt(self, clip: Clip, tokenizer: Any) -> list[int]:
         """Hotwords come first, as many as fit into half of what the decoder holds; the prompt's end gets what they leave."""
@@ -141,97 +186,62 @@ class FasterWhisper:
         tokens: list[int] = self._model.get_prompt(tokenizer, before[max(len(before) - room, 0) :], hotwords=hotwords)
         return tokens
 
-    def _read(self, clip: Clip, tokenizer: Any, result: Any, whole: bool) -> Decode:
-        """Tokens with timestamps → segments. `<|a|> text <|b|><|b|> text` with nothing after it is a sentence that was
-        still going on when the clip ended."""
+    def _read(self, clip: Clip, tokenizer: Any, result: Any, language_probability: float, room: int, frames: int) -> Decode:
         tokens: list[int] = result.sequences_ids[0]
         seconds = len(clip.audio) / SAMPLE_RATE
-        log_probability = result.scores[0] * len(tokens) / (len(tokens) + 1) if tokens else 0.0
-        confidence = round(math.exp(min(log_probability, 0.0)), 3)
-        sentences, ends_at = split_at_timestamps(tokens, tokenizer.timestamp_begin, seconds)
+        capped = len(tokens) >= room
+        confidence = round(math.exp(min(_likelihood(result), 0.0)), 3)
+        sentences, ends_at = split_at_timestamps(tokens, tokenizer.timestamp_begin, seconds, capped)
         language = tokenizer.language_code
         segments = (Segment(0, begin, end, tokenizer.decode(words), confidence, language) for begin, end, words in sentences)
-        kept = tuple(s for s in segments if s.text.strip())
-        return Decode(kept, language, log_probability, result.no_speech_prob, len(tokens), ends_at, whole)
+        return Decode(
+            segments=tuple(s for s in segments if s.text.strip()),
+            language=language,
+            language_probability=language_probability,
+            log_probability=_likelihood(result),
+            no_speech=result.no_speech_prob,
+            tokens=len(tokens),
+            ends_at=ends_at,
+            whole=frames == FRAMES,
+            capped=capped,
+        )
 
     def _align(
         self,
+        rows: Sequence[int],
         clips: Sequence[Clip],
         encoded: Any,
         tokenizers: Sequence[Any],
-        decodes: Sequence[Decode],
+        decodes: list[Decode],
         results: Sequence[Any],
-    ) -> list[Decode]:
-        """Word times from the decoder's cross-attention, for the clips that ask for them."""
-        aligned = list(decodes)
-        starts = {tuple(t.sot_sequence): t for t in tokenizers}
-        text = [
-            [token for token in result.sequences_ids[0] if token < tokenizer.eot] or [tokenizer.eot - 1]
-            for result, tokenizer in zip(results, tokenizers, strict=True)
-        ]
-        # Two frames make one position of the encoder, and the alignment needs one.
-        frames = [max(2, min(FRAMES, len(clip.audio) * FRAMES_PER_S // SAMPLE_RATE)) for clip in clips]
-        for start, tokenizer in starts.items():
-            words = self._model.find_alignment(tokenizer, text, encoded, frames)
-            for i, clip in enumerate(clips):
-                if clip.options.word_timestamps and tuple(tokenizers[i].sot_sequence) == start:
-                    merge_punctuations(words[i], PREPENDED, APPENDED)
-                    aligned[i] = with_words(decodes[i], words[i])
-        return aligned
-
-
-def split_at_timestamps(
-    tokens: Sequence[int], first_timestamp: int, seconds: float
-) -> tuple[list[tuple[float, float, list[int]]], float | None]:
-    """Cut tokens at Whisper's timestamps → (start, end, tokens) of each sentence, and where the text stops in seconds:
-    None where it goes on to the clip's end."""
-    sentences: list[tuple[float, float, list[int]]] = []
-    begin, words, last = 0.0, list[int](), None
-    for token in tokens:
-        if token < first_timestamp:
-            words.append(token)
-            continue
-        moment = min((token - first_timestamp) * TIME_STEP, seconds)
-        if words:
-            sentences.append((begin, max(moment, begin), words))
-            words, last = [], moment
-        begin = moment
-    if words:
-        sentences.append((begin, seconds, words))
-        last = None
-    return sentences, last
-
-
-def with_words(decode: Decode, aligned: Sequence[dict[str, Any]]) -> Decode:
-    """Hand out a clip's aligned words to its segments, in order, by their share of the text (without its spaces: some
-    languages have none, and not every word follows one)."""
-    queue = [word for word in aligned if word["word"].strip()]
-    segments = []
-    for segment in decode.segments:
-        length, words = _letters(segment.text), list[Word]()
-        while queue and sum(_letters(w.text) for w in words) < length:
-            word = queue.pop(0)
-            words.append(
-                Word(
-                    word["word"].strip(),
-                    round(float(word["start"]), 3),
-                    round(float(word["end"]), 3),
-                    round(float(word["probability"]), 3),
-                )
+    ) -> None:
+        """Word times from the decoder's cross-attention for some of the clips, and their sentences cut by them."""
+        for sequence in {tuple(tokenizers[i].sot_sequence) for i in rows}:
+            same = [i for i in rows if tuple(tokenizers[i].sot_sequence) == sequence]
+            text = [[token for token in results[i].sequences_ids[0] if token < tokenizers[i].eot] for i in same]
+            # Two frames make one position of the encoder, and the alignment needs one.
+            frames = [max(2, min(FRAMES, len(clips[i].audio) * FRAMES_PER_S // SAMPLE_RATE)) for i in same]
+            words = self._model.find_alignment(
+                tokenizers[same[0]],
+                [tokens or [tokenizers[same[0]].eot - 1] for tokens in text],
+                self._part(encoded, same),
+                frames,
             )
-        segments.append(
-            Segment(
-                segment.id,
-                segment.start,
-                segment.end,
-                segment.text,
-                round(sum(w.confidence for w in words) / len(words), 3) if words else segment.confidence,
-                segment.language,
-                tuple(words),
-            )
-        )
-    return replace(decode, segments=tuple(segments))
+            for i, found in zip(same, words, strict=True):
+                merge_punctuations(found, PREPENDED, APPENDED)
+                spoken = with_words(decodes[i], found)
+                decodes[i] = replace(spoken, segments=tuple(piece for s in spoken.segments for piece in cut(s)))
 
 
-def _letters(text: str) -> int:
-    return sum(map(len, text.split()))
+def _likelihood(result: Any) -> float:
+    """The mean log-probability of a text's tokens and of its end."""
+    tokens = len(result.sequences_ids[0])
+    return float(result.scores[0]) * tokens / (tokens + 1)
+
+
+def _settled(clip: Clip, heard: str, probability: float) -> tuple[str, float]:
+    if clip.options.language:
+        return clip.options.language, 1.0
+    if clip.options.likely_language and probability < SURE:
+        return clip.options.likely_language, 0.0
+    return heard, probability

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batching.quality import BEAM, LADDER, Thresholds, Try, Verdict, compression_ratio, judge, tries
+from batching.quality import BEAM, LADDER, Thresholds, Try, Verdict, compression_ratio, judge, loops, tries
 
 PROSE = "Mister Quilter is the apostle of the middle classes, and we are glad to welcome his gospel."
 LOOP = "Thank you for watching. " * 12
@@ -62,8 +62,8 @@ def test_every_doubt_is_named() -> None:
 
 
 def test_what_lies_on_a_bound_is_believed() -> None:
-    exact = Thresholds(compression=compression_ratio(LOOP), log_probability=-0.5, tokens_per_s=10)
-    assert verdict(LOOP, log_probability=-0.5, tokens=60, seconds=6, thresholds=exact).flags == ()
+    exact = Thresholds(compression=compression_ratio(PROSE), log_probability=-0.5, tokens_per_s=10)
+    assert verdict(PROSE, log_probability=-0.5, tokens=60, seconds=6, thresholds=exact).flags == ()
 
 
 def test_thresholds_can_be_set() -> None:
@@ -86,6 +86,34 @@ def test_neither_a_sure_text_nor_a_guess_over_speech_is_silence(log_probability:
 def test_an_empty_text_does_not_repeat_itself() -> None:
     assert compression_ratio("") == 0
     assert verdict("").flags == ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no " * 8,
+        "I know. " * 4,
+        "it is what it is and " * 4,
+        "well, and then " + "thank you. " * 4 + "Goodbye.",
+        "哈哈哈哈哈哈哈哈哈",
+    ],
+)
+def test_a_phrase_said_over_and_over_is_a_loop(text: str) -> None:
+    assert loops(text)
+    assert verdict(text).flags == ("repetitive",)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "no", "no " * 7, "very very good", "I know. I know. I know.", PROSE, PROSE * 2, "是的，我知道，谢谢。"]
+)
+def test_what_people_say_twice_or_thrice_is_none(text: str) -> None:
+    assert not loops(text)
+
+
+def test_what_was_cut_off_is_doubtful() -> None:
+    found = judge(PROSE, log_probability=-0.3, no_speech=0.0, tokens=40, seconds=6.0, capped=True)
+    assert found.flags == ("cut_off",)
+    assert found.doubtful
 
 
 def test_prose_compresses_less_than_a_loop() -> None:

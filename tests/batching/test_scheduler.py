@@ -62,7 +62,8 @@ class Conservation(RuleBasedStateMachine):
             assert batch[0].urgency == min(ticket.urgency for ticket in self.waiting)
         for ticket in batch:
             line = [t for t in self.waiting if (t.job, t.urgency) == (ticket.job, ticket.urgency)]
-            assert ticket == line[0]
+            assert ticket == next(t for t in line if t.kind == ticket.kind)
+            assert ticket is not batch[0] or ticket == line[0]
             self.waiting.remove(ticket)
         self.gone += batch
 
@@ -134,10 +135,16 @@ def test_only_one_kind_shares_a_batch() -> None:
     assert [scheduler.next_batch(), scheduler.next_batch()] == [cold, warm]
 
 
-def test_a_job_whose_next_ticket_is_of_another_kind_keeps_its_order() -> None:
+def test_tickets_of_a_kind_share_a_batch_over_the_head_of_others_in_their_job() -> None:
     first, other, last = (Ticket(i, "job", "tenant", 1, kind=kind) for i, kind in enumerate("aba"))
     scheduler = scheduler_with(first, other, last)
-    assert [scheduler.next_batch() for _ in range(3)] == [[first], [other], [last]]
+    assert [scheduler.next_batch() for _ in range(2)] == [[first, last], [other]]
+
+
+def test_the_oldest_of_a_job_is_next_whatever_its_kind() -> None:
+    line = [Ticket(i, "job", "tenant", 1, kind=kind) for i, kind in enumerate("abaab")]
+    scheduler = scheduler_with(*line, max_items=2)
+    assert [[t.number for t in scheduler.next_batch()] for _ in range(3)] == [[0, 2], [1, 4], [3]]
 
 
 def test_urgent_goes_first_and_the_rest_fills_the_batch() -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batching.stitch import stitch
-from batching.types import Segment
+from batching.types import SAMPLE_RATE, Segment, Window, Word
 
 
 def piece(start: float, end: float, text: str = "text", confidence: float = 0.9) -> Segment:
@@ -91,3 +91,50 @@ def test_a_timeline_of_many_windows_runs_forward_only(windows: list[list[Segment
 def test_no_text_is_lost_that_is_sure_enough(pieces: list[Segment], min_confidence: float) -> None:
     line = stitch(pieces, next_id=0, end_s=50, min_confidence=min_confidence)
     assert [s.text for s in line] == [p.text for p in pieces if p.text.strip() and p.confidence >= min_confidence]
+
+
+def spoken(*words: tuple[str, float, float]) -> Segment:
+    """A segment of words with their times."""
+    line = tuple(Word(text, start, end, 0.9) for text, start, end in words)
+    return Segment(0, line[0].start, line[-1].end, " " + " ".join(w.text for w in line), 0.9, "en", line)
+
+
+def cut_at(seconds: float) -> Window:
+    return Window(0, 0, int((seconds + 0.5) * SAMPLE_RATE), (), cut=int(seconds * SAMPLE_RATE))
+
+
+JOINED = Window(1, 0, 0, (), joined=True)
+
+
+def test_what_two_windows_heard_around_a_cut_is_told_once() -> None:
+    before = spoken(("the", 8.0, 8.3), ("quick", 8.4, 9.1), ("brown", 9.1, 9.5))
+    after = spoken(("quick", 8.6, 9.0), ("brown", 9.1, 9.5), ("fox.", 9.6, 10.0))
+    line = stitch([before], next_id=0, end_s=0.0, window=cut_at(9.0))
+    line += stitch([after], next_id=1, end_s=line[-1].end, window=JOINED)
+    assert [(s.text, s.start, s.end) for s in line] == [("the quick", 8.0, 9.1), ("brown fox.", 9.1, 10.0)]
+
+
+def test_a_word_that_both_place_differently_is_neither_lost_nor_doubled() -> None:
+    for shift in (-0.2, -0.1, 0.0, 0.1, 0.2):
+        before = spoken(("one", 8.0, 8.5), ("two", 8.8, 9.1))
+        after = spoken(("two", 8.8 + shift, 9.1 + shift), ("three", 9.4 + shift, 9.8))
+        line = stitch([before], next_id=0, end_s=0.0, window=cut_at(9.0))
+        line += stitch([after], next_id=1, end_s=line[-1].end, window=JOINED)
+        assert " ".join(s.text for s in line) in ("one two three", "one two two three")
+        assert abs(shift) > 0.1 or " ".join(s.text for s in line) == "one two three"
+
+
+def test_a_word_that_only_the_later_window_heard_is_kept() -> None:
+    line = stitch([spoken(("one", 8.0, 8.3))], next_id=0, end_s=0.0, window=cut_at(9.0))
+    line += stitch([spoken(("two", 8.6, 8.9), ("three", 9.2, 9.5))], next_id=1, end_s=line[-1].end, window=JOINED)
+    assert [s.text for s in line] == ["one", "two three"]
+
+
+def test_a_segment_of_which_nothing_is_the_windows_own_goes() -> None:
+    pieces = [spoken(("mine", 8.0, 8.5)), spoken(("theirs", 9.1, 9.4))]
+    assert [s.text for s in stitch(pieces, next_id=0, end_s=0.0, window=cut_at(9.0))] == ["mine"]
+
+
+def test_windows_that_do_not_overlap_keep_words_that_begin_early() -> None:
+    line = stitch([spoken(("early", 8.0, 8.5))], next_id=0, end_s=9.0, window=Window(1, 0, 0, ()))
+    assert [s.text for s in line] == ["early"]

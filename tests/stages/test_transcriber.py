@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from threading import Event
 
 import numpy as np
 import pytest
 
+from batching.quality import BEAM, Try
 from batching.types import SAMPLE_RATE, Segment, Span, Window, Word
 from deployments.artifacts import Artifacts
 from deployments.engines.base import Clip, Decode
@@ -148,7 +150,7 @@ async def test_of_doubtful_decodes_the_likeliest_counts_and_is_flagged(stored: A
     likely = {0.0: -1.9, 0.4: -1.2, 0.8: -1.5}
     engine = Scripted(lambda c: said(f"at {c.how.temperature}", log_probability=likely[c.how.temperature]))
     result = await one(stored, engine, asked(window(0, 3)))
-    assert [clip.how.temperature for clip in engine.clips] == [0.0, 0.4, 0.8]
+    assert [(clip.how.temperature, clip.how.beam) for clip in engine.clips] == [(0.0, 1), (0.4, 1), (0.8, 1), (0.0, BEAM)]
     assert [(s.text, s.flags) for s in result.segments] == [("at 0.4", ("low_probability",))]
 
 
@@ -160,10 +162,27 @@ async def test_text_that_repeats_itself_loses_to_less_likely_text(stored: Artifa
     assert [s.text for s in result.segments] == ["and so"]
 
 
-async def test_a_hot_start_is_tried_as_it_is(stored: Artifacts) -> None:
+async def test_a_hot_start_is_made_no_cooler(stored: Artifacts) -> None:
     engine = Scripted(lambda _: said("guess", log_probability=DOUBTFUL))
     await one(stored, engine, asked(window(0, 3), options=DecodeOptions(temperature=1.0)))
-    assert [clip.how.temperature for clip in engine.clips] == [1.0]
+    assert [(clip.how.temperature, clip.how.beam) for clip in engine.clips] == [(1.0, 1), (0.0, BEAM)]
+
+
+async def test_a_doubtful_decode_of_a_short_context_is_tried_with_all_of_it_first(stored: Artifacts) -> None:
+    def answer(clip: Clip) -> Decode:
+        return said("sure") if clip.how.whole else replace(said("guess", log_probability=DOUBTFUL), whole=False)
+
+    engine = Scripted(answer)
+    result = await one(stored, engine, asked(window(0, 3)))
+    assert [clip.how for clip in engine.clips] == [Try(), Try(whole=True)]
+    assert [(s.text, s.flags) for s in result.segments] == [("sure", ())]
+
+
+async def test_a_text_that_was_cut_off_is_doubtful(stored: Artifacts) -> None:
+    engine = Scripted(lambda clip: replace(said("and so"), capped=not clip.how.temperature))
+    result = await one(stored, engine, asked(window(0, 3)))
+    assert [clip.how.temperature for clip in engine.clips] == [0.0, 0.4]
+    assert result.segments[0].flags == ()
 
 
 async def test_what_was_no_speech_gives_no_segments_and_is_not_tried_again(stored: Artifacts) -> None:
@@ -247,7 +266,8 @@ async def test_a_window_that_waits_says_nothing_and_leaves_with_its_reader(store
     assert await anext(first) == Begun()
     second = transcriber.stream(asked(window(2, 3)))
     waiting = asyncio.ensure_future(anext(second))
-    await queued()
+    await queued()  # it has begun to read
+    await queued()  # it has read
     assert not waiting.done()
     waiting.cancel()
     await asyncio.wait([waiting])
