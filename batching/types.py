@@ -33,6 +33,11 @@ class Window:
         """Its length in seconds."""
         return (self.end - self.start) / SAMPLE_RATE
 
+    @property
+    def speech_s(self) -> float:
+        """The seconds of it in which somebody speaks."""
+        return sum(span.end - span.start for span in self.speech) / SAMPLE_RATE
+
 
 @dataclass(frozen=True, slots=True)
 class Word:

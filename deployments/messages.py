@@ -78,12 +78,14 @@ class Begun:
 
 @dataclass(frozen=True, slots=True)
 class WindowResult:
-    """A window's segments on the source's clock (their ids are not set yet), its language, the device that did it."""
+    """A window's segments on the source's clock (their ids are not set yet), its language and how probable that is (1 if it
+    was given, 0 if it was assumed), the device that did it."""
 
     index: int
     segments: tuple[Segment, ...]
     language: str | None
     device: str
+    certainty: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,6 @@ from deployments.pcm import read_pcm
 
 HEARD_S = 0.05
 """Enough for a word to cross to the caller."""
-BATCH_SECONDS = 30.0
-"""Audio seconds that one clip may put into a batch's budget."""
 
 
 class Transcriber:
@@ -33,9 +31,11 @@ class Transcriber:
     def __init__(self, artifacts: Artifacts, engine: Engine) -> None:
         self._artifacts = artifacts
         self._engine = engine
-        self._threads = ThreadPoolExecutor(engine.workers, "engine")
-        scheduler = Scheduler(engine.batch, engine.batch * BATCH_SECONDS)
-        self._batcher: Batcher[Clip, Decode] = Batcher(self._decode, scheduler, lanes=engine.workers)
+        # On a GPU one more than decode at once: its batch is read and turned into features meanwhile, and is ready.
+        lanes = engine.workers + (engine.info.device == "cuda")
+        self._threads = ThreadPoolExecutor(lanes, "engine")
+        scheduler = Scheduler(engine.batch, engine.batch_s)
+        self._batcher: Batcher[Clip, Decode] = Batcher(self._decode, scheduler, lanes)
 
     async def info(self) -> EngineInfo:
         """Which model on which device."""
@@ -79,16 +79,17 @@ class Transcriber:
         awaited whenever its turn has come. Raises EngineFailed."""
         window: Window | None = request.window
         segments: list[Segment] = []
-        language = None
+        language, certainty = None, 0.0
         while window is not None:
             audio = await asyncio.to_thread(read_pcm, self._artifacts, request.pcm_prefix, window.start, window.end)
             decode, verdict = await self._believable(request, audio, begun)
-            language = language or decode.language
+            if language is None:
+                language, certainty = decode.language, decode.language_probability
             if not verdict.silent:
                 offset = window.start / SAMPLE_RATE
                 segments += [replace(shifted(s, offset), flags=verdict.flags) for s in decode.segments]
             window = self._rest(window, decode)
-        return WindowResult(request.window.index, tuple(segments), language, self._engine.info.device)
+        return WindowResult(request.window.index, tuple(segments), language, self._engine.info.device, certainty)
 
     @staticmethod
     def _rest(window: Window, decode: Decode) -> Window | None:

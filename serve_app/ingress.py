@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from types import MappingProxyType
+from typing import Any
 
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -29,9 +31,17 @@ DIALECTS = (NATIVE,)
 
 
 def create_api(
-    edge: Edge, auth: Auth, store: Store, events: Events, *, version: str, dialects: Sequence[Dialect] = DIALECTS
+    edge: Edge,
+    auth: Auth,
+    store: Store,
+    events: Events,
+    *,
+    version: str,
+    devices: Mapping[str, str] = MappingProxyType({}),
+    dialects: Sequence[Dialect] = DIALECTS,
 ) -> FastAPI:
-    """The application. It starts and stops `events` and closes `store` with itself."""
+    """The application. It starts and stops `events` and closes `store` with itself; `devices` may fill as models are heard
+    of."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -45,16 +55,16 @@ def create_api(
     guard = Depends(Guard(edge.allowed_hosts))
     for dialect in dialects:
         api.include_router(dialect.routes(edge), dependencies=[guard])
-    _add_health(api, store, version)
+    _add_health(api, store, version, devices)
     _add_errors(api, dialects)
     return api
 
 
-def _add_health(api: FastAPI, store: Store, version: str) -> None:
+def _add_health(api: FastAPI, store: Store, version: str, devices: Mapping[str, str]) -> None:
     @api.get("/healthz")
-    async def healthz() -> dict[str, str]:
-        """Whether this process answers."""
-        return {"status": "ok", "version": version}
+    async def healthz() -> dict[str, Any]:
+        """Whether this process answers, and which device and compute type each model runs on, as far as it is known."""
+        return {"status": "ok", "version": version, "devices": devices}
 
     @api.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:

@@ -16,15 +16,19 @@ from uuid import uuid4
 
 from fastapi import FastAPI
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve._private import replica
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from deployments.artifacts import Artifacts
 from deployments.engines import load
 from deployments.engines.base import EngineConfig
+from deployments.engines.memory import CPU_BATCH
 from deployments.ffmpeg import find_ffmpeg
 from deployments.ingestion import Ingestion
+from deployments.messages import EngineInfo
 from deployments.safe_http import Allowed, SafeHttp
 from deployments.transcoder import Transcoder
 from deployments.transcriber import Transcriber
@@ -72,7 +76,13 @@ def _loopback_only(settings: Settings) -> None:
 class IngressReplica:
     """Serves the API."""
 
-    def __init__(self, settings: Settings, models: tuple[Model, ...], _runner: DeploymentHandle) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        models: tuple[Model, ...],
+        transcribers: dict[str, DeploymentHandle],
+        _runner: DeploymentHandle,
+    ) -> None:
         prepare_replica(settings)
         # Serve's loop and ours share one interpreter, and many readers keep both busy: at Python's 5 ms each waits long for
         # its turn, and requests for Redis.
@@ -94,10 +104,21 @@ class IngressReplica:
         self._auth = Auth(Keys(redis), required=settings.api_keys_required)
         # A page that aims here from a browser has no key: with keys, any name of this machine will do.
         hosts = (ANY,) if settings.api_keys_required else settings.allowed_hosts
+        self._devices: dict[str, str] = {}
+        self._asking = [asyncio.get_running_loop().create_task(self._ask(*each)) for each in transcribers.items()]
         self._edge = Edge(jobs, artifacts, settings.max_upload_bytes, settings.sse_max_age_s, hosts)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_api(self._edge, self._auth, self._store, self._events, version=VERSION)
+        return create_api(self._edge, self._auth, self._store, self._events, version=VERSION, devices=self._devices)
+
+    async def _ask(self, model: str, transcriber: DeploymentHandle) -> None:
+        """Learn once what a model runs on; a replica that is not there yet is asked again."""
+        while model not in self._devices:
+            try:
+                info: EngineInfo = await transcriber.info.remote()
+                self._devices[model] = f"{info.device} {info.compute_type}"
+            except (RayError, RayServeException):
+                await asyncio.sleep(1.0)
 
 
 class RunnerReplica:
@@ -199,7 +220,7 @@ def build(settings: Settings, models: tuple[Model, ...] | None = None) -> serve.
     transcoder = _deployed(
         TranscoderReplica, "Transcoder", 0.2, _range(settings, "transcoder", target=2), max_ongoing_requests=4
     ).bind(settings)
-    in_flight = (settings.engine_workers or _cores()) * settings.batch_size * 2
+    in_flight = (settings.engine_workers or _cores()) * (settings.batch_size or CPU_BATCH) * 2
     transcribers = {
         model.id: _deployed(
             TranscriberReplica,
@@ -216,7 +237,7 @@ def build(settings: Settings, models: tuple[Model, ...] | None = None) -> serve.
     )
     ingress = serve.ingress()(IngressReplica)
     return _deployed(ingress, "Ingress", 0.1, _range(settings, "ingress", target=500), max_ongoing_requests=4096).bind(
-        settings, models, runner
+        settings, models, transcribers, runner
     )
 
 

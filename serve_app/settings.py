@@ -44,7 +44,9 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Device the models run on.")
     compute_type: str = Field("auto", description="CTranslate2 compute type; auto is int8 on CPU, float16 on GPU.")
     engine_workers: int = Field(0, ge=0, description="Batches a replica decodes at once; 0 for one a CPU core.")
-    batch_size: int = Field(4, ge=1, le=256, description="Windows in a batch, at most.")
+    batch_size: int = Field(
+        0, ge=0, le=256, description="Windows in a batch, at most; 0 for 8 on a CPU, and on a GPU for what its memory holds."
+    )
 
     fetch_allow: Words = Field(
         (), description="Hosts, host:port pairs or CIDRs that sources may be fetched from although they are private."
@@ -62,8 +64,8 @@ class Settings(BaseSettings):
     sse_max_age_s: float = Field(600.0, gt=0, description="Age in seconds at which an event stream ends, to be resumed.")
 
     lease_s: float = Field(30.0, gt=0, description="Seconds after which a silent worker's jobs go to another.")
-    runner_jobs: int = Field(8, ge=1, description="Jobs that one Runner replica works on at once.")
-    windows_in_flight: int = Field(8, ge=1, description="Windows of one job that are in flight at once.")
+    runner_jobs: int = Field(32, ge=1, description="Jobs that one Runner replica works on at once.")
+    windows_in_flight: int = Field(16, ge=1, description="Windows of one job that are in flight at once.")
     tenant_queued_jobs: int = Field(10_000, ge=0, description="Jobs of one tenant that wait at once; 0 for no limit.")
     tenant_running_jobs: int = Field(0, ge=0, description="Jobs of one tenant that run at once; 0 for no cap.")
 

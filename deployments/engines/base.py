@@ -16,7 +16,8 @@ from deployments.messages import DecodeOptions, EngineInfo
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """Which engine with which model on which device. `workers` batches run at once, `batch` clips at most in each."""
+    """Which engine with which model on which device. `workers` batches run at once, `batch` clips at most in each (0: as
+    many as are good)."""
 
     engine: str
     model: str
@@ -24,7 +25,7 @@ class EngineConfig:
     device: str = "auto"
     compute_type: str = "auto"
     workers: int = 1
-    batch: int = 4
+    batch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +61,12 @@ class Decode:
 
 
 class Engine(Protocol):
-    """`decode` is called from `workers` threads at once."""
+    """`decode` is called from `workers` threads at once, with at most `batch` clips, of `batch_s` seconds in all."""
 
     info: EngineInfo
     workers: int
     batch: int
+    batch_s: float
 
     def kind(self, clip: Clip) -> Hashable:
         """What clips must have in common to share a batch."""

@@ -17,6 +17,7 @@ from deployments.engines.base import Clip, Decode, EngineConfig
 from deployments.messages import EngineInfo
 
 SEGMENT_S = 5.0
+BATCH, BATCH_S = 4, 30.0
 DOOM, FAIL = "fake engine: die", "fake engine: raise"
 
 
@@ -26,7 +27,8 @@ class FakeEngine:
     def __init__(self, config: EngineConfig) -> None:
         self.info = EngineInfo(config.model, "cpu", "none", ("en", "de", "fr"))
         self.workers = config.workers
-        self.batch = config.batch
+        self.batch = config.batch or BATCH
+        self.batch_s = self.batch * BATCH_S
         pace = config.model.partition("-")[2]
         self._pace = float(pace) if pace else None
 

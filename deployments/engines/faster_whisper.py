@@ -22,7 +22,7 @@ from batching.sentences import cut, is_cut
 from batching.types import SAMPLE_RATE, Segment
 from deployments.engines.base import Clip, Decode, EngineConfig
 from deployments.engines.mel import FRAMES, FRAMES_PER_S, features
-from deployments.engines.memory import keep_memory
+from deployments.engines.memory import clips_that_fit, keep_memory
 from deployments.engines.sentences import TIME_STEP, split_at_timestamps, with_words
 from deployments.errors import ModelUnavailable
 from deployments.messages import EngineInfo
@@ -31,6 +31,7 @@ from deployments.weights import locate
 TOKENS_PER_S, TOKENS_SPARE = 8, 24
 """A clip may take this many tokens: one that loops must not cost its whole batch the decoder's full length."""
 SHORTEST_CONTEXT_S, SPARE_CONTEXT_S, CONTEXT_STEP_S = 10.0, 6.0, 2.0
+CLIP_S = 30.0
 SURE = 0.6
 """A language heard with less than this probability gives way to the one that is likely."""
 PREPENDED, APPENDED = "\"'“¿([{-", "\"'.。,，!！?？:：”)]}、"
@@ -72,7 +73,9 @@ class FasterWhisper:
         self._multilingual = bool(self._model.model.is_multilingual)
         self._features = features(self._model.feature_extractor, device)
         self.workers = config.workers
-        self.batch = config.batch
+        self.batch = config.batch or clips_that_fit(device, (directory / "model.bin").stat().st_size)
+        # Half of full clips on a CPU: a batch of long ones is full sooner, and who comes next waits no longer for it.
+        self.batch_s = self.batch * CLIP_S * (1.0 if device == "cuda" else 0.5)
         if device == "cuda":
             self._prove(config.model)
 

@@ -9,6 +9,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Protocol
 
+from batching.languages import Vote
 from batching.stitch import stitch
 from batching.types import SAMPLE_RATE, Window
 from deployments.errors import Deadly, StageDied, StageLost
@@ -67,7 +68,7 @@ class Pipeline:
         self._next_window = job.checkpoint.next_window
         self._segments = job.checkpoint.segments
         self._end_s = job.checkpoint.end_s
-        self._language = job.spec.language or job.checkpoint.language
+        self._vote = Vote(job.spec.language or job.checkpoint.language, job.checkpoint.end_s, in_flight)
         self._total_s: float | None = None
         self._began: tuple[float, float] | None = None
 
@@ -112,23 +113,23 @@ class Pipeline:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         self._queue.put_nowait((window, task))
-        if self._language is None:
-            # The first language heard is what later windows fall back on in doubt. Waiting for it keeps the text the
-            # same however the work is spread.
+        if self._vote.first is None:
+            # Waiting for the first language heard keeps the text the same however the work is spread.
             await asyncio.wait([task])
             if not task.cancelled() and not task.exception() and task.result().segments:
-                self._language = task.result().language
+                self._vote.first = task.result().language
 
     async def _decode(self, window: Window) -> WindowResult:
         spec = self._job.spec
         options = DecodeOptions(
             language=spec.language,
-            likely_language=self._language,
+            likely_language=self._vote.likely(window.index),
             task=spec.task,
             prompt=spec.prompt,
             hotwords=spec.hotwords,
             temperature=spec.temperature,
-            word_timestamps=spec.word_timestamps,
+            # Where windows overlap, `stitch` tells by the words which of them has what.
+            word_timestamps=spec.word_timestamps or window.joined or window.cut is not None,
         )
         request = TranscribeRequest(
             self._job.id, self._job.tenant, spec.priority.urgency, pcm_prefix(self._job.id), window, options
@@ -158,7 +159,12 @@ class Pipeline:
             next_id=self._segments,
             end_s=self._end_s,
             min_confidence=self._job.spec.min_confidence,
+            window=window,
         )
+        if not self._job.spec.word_timestamps:
+            segments = [replace(segment, words=None) for segment in segments]
+        if result.segments and result.language:
+            self._vote.count(window.index, result.language, window.speech_s * result.certainty)
         end_s = segments[-1].end if segments else self._end_s
         done_s = round(window.end / SAMPLE_RATE, 3)
         commit = Commit(

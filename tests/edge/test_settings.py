@@ -66,7 +66,7 @@ def test_a_variable_is_read(monkeypatch: pytest.MonkeyPatch, name: str, value: s
         ("MURMUR_FETCH_ALLOW", "http://nas.local/"),
         ("MURMUR_ENGINE", "other"),
         ("MURMUR_DEVICE", "tpu"),
-        ("MURMUR_BATCH_SIZE", "0"),
+        ("MURMUR_BATCH_SIZE", "-1"),
         ("MURMUR_MAX_UPLOAD_BYTES", "-1"),
         ("MURMUR_RESULT_TTL_S", "0"),
     ],

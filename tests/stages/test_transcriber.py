@@ -38,7 +38,7 @@ class Scripted:
 
     def __init__(self, answer: Callable[[Clip], Decode], batch: int = 4) -> None:
         self.info = EngineInfo("scripted", "cpu", "none", ("en",))
-        self.workers, self.batch = 1, batch
+        self.workers, self.batch, self.batch_s = 1, batch, 30.0 * batch
         self.answer = answer
         self.batches: list[list[Clip]] = []
         self.gate = Event()
