@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+SPARSE = "sparse"
 LADDER = (0.4, 0.8)
 """Temperatures to try, one after another, while the decode is doubtful."""
 BEAM = 5
@@ -31,12 +32,14 @@ class Try:
 class Thresholds:
     """Text that compresses better than `compression` repeats itself, as does one with a loop in it; a mean log-probability
     below `log_probability` is a guess; a guess with `no_speech` above its bound was no speech at all; nobody says more than
-    `tokens_per_s`."""
+    `tokens_per_s`, and who speaks for `sparse_s` or longer says more than `sparse_tokens_per_s`."""
 
     compression: float = 2.4
     log_probability: float = -1.0
     no_speech: float = 0.6
     tokens_per_s: float = 16.0
+    sparse_tokens_per_s: float = 1.0
+    sparse_s: float = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,12 @@ class Verdict:
     def doubtful(self) -> bool:
         """Whether another try is worth its cost."""
         return bool(self.flags) and not self.silent
+
+    @property
+    def only_sparse(self) -> bool:
+        """Whether all that is strange is that so little was said: it may be the encoder's short context, or a voice detected
+        where there is none; to insist would invite invented words."""
+        return self.flags == (SPARSE,)
 
 
 GREEDY = Try()
@@ -83,11 +92,12 @@ def judge(
     no_speech: float,
     tokens: int,
     seconds: float,
+    speech_s: float = 0.0,
     capped: bool = False,
     thresholds: Thresholds | None = None,
 ) -> Verdict:
-    """Judge the decode of a window of `seconds` that gave `tokens` tokens with a mean `log_probability`; `capped` says
-    that it was cut off there."""
+    """Judge the decode of a window of `seconds`, `speech_s` of them speech, that gave a text of `tokens` tokens with a mean
+    `log_probability`; `capped` says that it was cut off there."""
     limits = thresholds or Thresholds()
     flags = []
     if compression_ratio(text) > limits.compression or loops(text):
@@ -98,6 +108,8 @@ def judge(
         flags.append("low_probability")
     if tokens > max(24.0, seconds * limits.tokens_per_s):
         flags.append("too_many_tokens")
+    if text and speech_s >= limits.sparse_s and tokens < speech_s * limits.sparse_tokens_per_s:
+        flags.append(SPARSE)
     silent = no_speech > limits.no_speech and log_probability < limits.log_probability
     return Verdict(tuple(flags), silent)
 

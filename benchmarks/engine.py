@@ -1,10 +1,17 @@
-"""The engine and the batcher without the service: no Ray, no Redis, no HTTP. Recordings in, segments out."""
+"""The engine and the batcher without the service: no Ray, no Redis, no HTTP. Recordings in, segments out.
+
+    python -m benchmarks.engine FILE... [--at-once] [--language en]
+
+prints what `benchmarks.rivals` prints, for our own engine.
+"""
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import aclosing
 from pathlib import Path
@@ -12,6 +19,7 @@ from tempfile import TemporaryDirectory
 
 from batching.stitch import stitch
 from batching.types import Segment
+from benchmarks.rivals import Heard, tell
 from deployments.artifacts import Artifacts
 from deployments.engines import load
 from deployments.engines.base import EngineConfig
@@ -19,49 +27,49 @@ from deployments.ffmpeg import find_ffmpeg
 from deployments.messages import DecodeOptions, TranscodeRequest, TranscribeRequest, WindowResult
 from deployments.transcoder import Transcoder
 from deployments.transcriber import Transcriber
+from serve_app.jobs.pipeline import LONGEST_WINDOW_S
 
-JOBS = 32
-WINDOWS = 8
+JOBS, WINDOWS = 32, 16
 
 
 class Bare:
     """Stages as plain objects over a folder of their own, for `async with`."""
 
-    def __init__(self, model: str = "base", *, batch: int = 4, workers: int = 0, device: str = "auto") -> None:
+    def __init__(self, model: str = "base", *, batch: int = 0, workers: int = 0, device: str = "auto") -> None:
         cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        config = EngineConfig(
-            "faster_whisper", model, str(Path(cache) / "murmur"), device=device, workers=workers or cores, batch=batch
-        )
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "murmur"
+        config = EngineConfig("faster_whisper", model, str(cache), device=device, workers=workers or cores, batch=batch)
         self.engine = load(config)
         self._folder = TemporaryDirectory(prefix="murmur-bench-")
         self._artifacts = Artifacts(Path(self._folder.name).as_uri())
         self._transcoder = Transcoder(self._artifacts, find_ffmpeg().path)
-        self._transcriber = Transcriber(self._artifacts, self.engine)
+        self.transcriber = Transcriber(self._artifacts, self.engine)
         self._jobs = asyncio.Semaphore(JOBS)
 
-    async def all(self, paths: Sequence[Path], options: DecodeOptions) -> list[list[Segment]]:
-        """Transcribe all at once."""
-        return list(await asyncio.gather(*(self.one(f"job-{i}", path, options) for i, path in enumerate(paths))))
+    async def all(self, paths: Sequence[Path], options: DecodeOptions, at_once: bool = True) -> list[list[Segment]]:
+        """Transcribe all, at once or one by one."""
+        jobs = [self.one(f"job-{i}", path, options) for i, path in enumerate(paths)]
+        return list(await asyncio.gather(*jobs)) if at_once else [await job for job in jobs]
 
     async def one(self, name: str, path: Path, options: DecodeOptions) -> list[Segment]:
         """Transcribe a recording; a few of its windows are in flight at a time."""
         async with self._jobs:
             await asyncio.to_thread(lambda: self._artifacts.put(f"{name}/source", path.read_bytes()))
-            request = TranscodeRequest(f"{name}/source", f"{name}/pcm", 28.0, 86_400.0)
+            request = TranscodeRequest(f"{name}/source", f"{name}/pcm", LONGEST_WINDOW_S, 86_400.0)
             slots = asyncio.Semaphore(WINDOWS)
-            decoding: list[asyncio.Task[WindowResult]] = []
+            decoding: list[tuple[TranscribeRequest, asyncio.Task[WindowResult]]] = []
             async with aclosing(self._transcoder.windows(request)) as plans:
                 async for planned in plans:
                     for window in planned.windows:
                         await slots.acquire()
                         asked = TranscribeRequest(name, "bench", 0, f"{name}/pcm", window, options)
-                        task = asyncio.create_task(self._transcriber.transcribe(asked))
+                        task = asyncio.create_task(self.transcriber.transcribe(asked))
                         task.add_done_callback(lambda _: slots.release())
-                        decoding.append(task)
+                        decoding.append((asked, task))
             line: list[Segment] = []
-            for result in await asyncio.gather(*decoding):
-                line += stitch(result.segments, next_id=len(line), end_s=line[-1].end if line else 0.0)
+            for asked, task in decoding:
+                end_s = line[-1].end if line else 0.0
+                line += stitch((await task).segments, next_id=len(line), end_s=end_s, window=asked.window)
             await asyncio.to_thread(self._artifacts.delete, name)
             return line
 
@@ -72,6 +80,27 @@ class Bare:
         self._folder.cleanup()
 
 
-def text(segments: Sequence[Segment]) -> str:
-    """The plain text."""
-    return " ".join(segment.text for segment in segments)
+async def hear(paths: Sequence[Path], language: str | None, at_once: bool) -> Heard:
+    """All recordings, after one that is not counted."""
+    options = DecodeOptions(language=language)
+    async with Bare() as bare:
+        await bare.one("warm-up", min(paths, key=lambda path: path.stat().st_size), options)
+        began = time.perf_counter()
+        lines = await bare.all(paths, options, at_once)
+        took_s = time.perf_counter() - began
+    return Heard(took_s, [" ".join(s.text for s in line) for line in lines], [len(line) for line in lines])
+
+
+def main() -> int:
+    """Hear and tell."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("paths", type=Path, nargs="+")
+    parser.add_argument("--at-once", action="store_true")
+    parser.add_argument("--language")
+    arguments = parser.parse_args()
+    tell(asyncio.run(hear(arguments.paths, arguments.language, arguments.at_once)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -33,6 +33,12 @@ def silence(seconds: float, target: Path) -> Path:
     return _ffmpeg("-f", "lavfi", "-i", "anullsrc=r=16000:cl=mono", "-t", seconds, target)
 
 
+def concatenate(sources: Sequence[Path], target: Path) -> Path:
+    """Recordings one after another, as FLAC."""
+    inputs = [part for source in sources for part in ("-i", source)]
+    return _ffmpeg(*inputs, "-filter_complex", f"concat=n={len(sources)}:v=0:a=1", "-ar", 16000, "-ac", 1, target)
+
+
 def _ffmpeg(*arguments: object) -> Path:
     subprocess.run([find_ffmpeg().path, "-v", "error", "-nostdin", "-y", *map(str, arguments)], check=True)
     return Path(str(arguments[-1]))

@@ -1,6 +1,6 @@
-"""Whisper models of the published shapes with random weights, made on the spot: what they say is nonsense, what they cost
-is not. Layers have arrays of their own in the file, so that none is nearer to the processor than a trained one's would be;
-but the values in them are the same, which no time depends on.
+"""Whisper models of the published shapes with random weights, made on the spot, and the engine that bears with them: what
+they say is nonsense, what they cost is not. Layers have arrays of their own in the file, so that none is nearer to the
+processor than a trained one's would be; the values in them are the same, which no time depends on.
 
 Text is made likelier than times and the end, which a trained model does as well: else it would tell times only.
 """
@@ -9,17 +9,27 @@ from __future__ import annotations
 
 import json
 import math
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from ctranslate2.specs import WhisperSpec
+from faster_whisper import BatchedInferencePipeline
 from faster_whisper.tokenizer import _LANGUAGE_CODES
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from batching.types import SAMPLE_RATE
+from deployments.engines.base import Clip, EngineConfig
+from deployments.engines.faster_whisper import FasterWhisper
+from deployments.engines.mel import FRAMES
+
+Result = TypeVar("Result")
 POSITIONS, TEXT_POSITIONS = 1500, 448
 """Of the encoder's context (30 s), and of the decoder's."""
 END = 50_257
@@ -27,7 +37,6 @@ END = 50_257
 TIMES = 1501
 SPREAD, NARROW = 3.0, 0.02
 """Standard deviation of the logits of text, which puts its likeliest token above all times; and of other weights."""
-CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +91,7 @@ class _Values:
 
     def drawn(self, deviation: float, *size: int) -> NDArray[np.float16]:
         """New values."""
-        values = np.empty(math.prod(size), np.float16)
-        for start in range(0, len(values), CHUNK):  # the whole in float32 would take twice the memory
-            piece = values[start : start + CHUNK]
-            piece[:] = self._random.standard_normal(len(piece), np.float32) * deviation
-        return values.reshape(size)
+        return (self._random.standard_normal(size, np.float32) * np.float32(deviation)).astype(np.float16)
 
 
 def random_weights(shape: Shape, directory: Path) -> Path:
@@ -148,9 +153,10 @@ def _languages(vocabulary: int) -> int:
 
 
 def _tokens(vocabulary: int) -> list[str]:
-    """All tokens in order: bytes, made-up words, what steers the decoder, times."""
+    """All tokens in order: bytes, made-up words, the empty text (by which CTranslate2 tells a model of many languages), what
+    steers the decoder, times."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    words = [f"Ġw{number}" for number in range(END - len(letters))]
+    words = [*(f"Ġw{number}" for number in range(END - len(letters) - 1)), ""]
     languages = [f"<|{code}|>" for code in _LANGUAGE_CODES[: _languages(vocabulary)]]
     after = ("translate", "transcribe", "startoflm", "startofprev", "nocaptions", "notimestamps")
     steering = ["<|endoftext|>", "<|startoftranscript|>", *languages, *(f"<|{name}|>" for name in after)]
@@ -164,3 +170,67 @@ def _tokenizer(tokens: list[str]) -> Any:
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(tokens[END:])
     return tokenizer
+
+
+class Endless:
+    """A CTranslate2 model whose texts have `tokens` tokens each; ValueError where one has not."""
+
+    def __init__(self, model: Any, end: int, tokens: int) -> None:
+        self._model, self._end, self._tokens = model, end, tokens
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def generate(self, encoded: Any, prompts: Sequence[Sequence[int]], **options: Any) -> list[Any]:
+        """As the model's, but for when to stop."""
+        options["suppress_tokens"] = [*options["suppress_tokens"], self._end]
+        # CTranslate2 leaves the text half of this, or what the prompt does not take of it.
+        options["max_length"] = max(2 * self._tokens, max(map(len, prompts)) + self._tokens)
+        results: list[Any] = self._model.generate(encoded, prompts, **options)
+        if any(len(result.sequences_ids[0]) != self._tokens for result in results):
+            raise ValueError(f"a text has not the {self._tokens} tokens that were asked for")
+        return results
+
+
+class FixedLength(FasterWhisper):
+    """The engine, made to say `tokens` tokens about every clip and to leave it at that."""
+
+    def __init__(self, config: EngineConfig, tokens: int) -> None:
+        super().__init__(config)
+        self.tokens = tokens
+        self._model.model = Endless(self._model.model, self._model.hf_tokenizer.token_to_id("<|endoftext|>"), tokens)
+        self.reference: Any = BatchedInferencePipeline(self._model)
+
+    def _room(self, clips: Sequence[Clip]) -> int:  # noqa: ARG002
+        return self.tokens
+
+    def _search(self, *_: object) -> None: ...
+
+    def _align(self, *_: object) -> None: ...
+
+    def has(self, shape: Shape) -> bool:
+        """Whether the model may be of that shape; how many layers it has cannot be asked."""
+        encoded = self._model.encode(self._features([np.zeros(SAMPLE_RATE, np.float32)], FRAMES))
+        return (self._model.model.n_mels, encoded.shape[2]) == (shape.mels, shape.width)
+
+    def parts(self, clips: Sequence[Clip]) -> tuple[float, float, float]:
+        """Seconds for the features, the encoder and the decoder of a batch, one after another."""
+        mel, features_s = timed(lambda: self._features([clip.audio for clip in clips], FRAMES), self.info.device)
+        encoded, encoder_s = timed(lambda: self._encode(mel), self.info.device)
+        tokenizers = [self._tokenizer("transcribe", "en")] * len(clips)
+        _, decoder_s = timed(lambda: self._generate(clips, encoded, tokenizers, self.tokens), self.info.device)
+        return features_s, encoder_s, decoder_s
+
+
+def timed(run: Callable[[], Result], device: str) -> tuple[Result, float]:
+    """What it gives, and the seconds until the device has nothing left to do."""
+    _finish(device)
+    began = time.perf_counter()
+    result = run()
+    _finish(device)
+    return result, time.perf_counter() - began
+
+
+def _finish(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()

@@ -82,7 +82,7 @@ class Transcriber:
         language, certainty = None, 0.0
         while window is not None:
             audio = await asyncio.to_thread(read_pcm, self._artifacts, request.pcm_prefix, window.start, window.end)
-            decode, verdict = await self._believable(request, audio, begun)
+            decode, verdict = await self._believable(request, audio, window.speech_s, begun)
             if language is None:
                 language, certainty = decode.language, decode.language_probability
             if not verdict.silent:
@@ -99,7 +99,11 @@ class Transcriber:
         return remainder(window, window.start + int(decode.ends_at * SAMPLE_RATE))
 
     async def _believable(
-        self, request: TranscribeRequest, audio: NDArray[np.float32], begun: Callable[[], Awaitable[None]] | None
+        self,
+        request: TranscribeRequest,
+        audio: NDArray[np.float32],
+        speech_s: float,
+        begun: Callable[[], Awaitable[None]] | None,
     ) -> tuple[Decode, Verdict]:
         """Decode, and while the result is doubtful decode again with more care; the likeliest counts."""
         best: tuple[Decode, Verdict] | None = None
@@ -113,11 +117,12 @@ class Transcriber:
                 no_speech=decode.no_speech,
                 tokens=decode.tokens,
                 seconds=len(audio) / SAMPLE_RATE,
+                speech_s=speech_s,
                 capped=decode.capped,
             )
             if best is None or _rank(decode, verdict) > _rank(*best):
                 best = decode, verdict
-            if not verdict.doubtful:
+            if not verdict.doubtful or (decode.whole and verdict.only_sparse):
                 break
         assert best is not None
         return best
@@ -141,5 +146,5 @@ class Transcriber:
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._engine.decode, clips)
 
 
-def _rank(decode: Decode, verdict: Verdict) -> tuple[bool, float]:
-    return not {"repetitive", "cut_off"} & set(verdict.flags), decode.log_probability
+def _rank(decode: Decode, verdict: Verdict) -> tuple[bool, bool, float]:
+    return not verdict.doubtful, not {"repetitive", "cut_off"} & set(verdict.flags), decode.log_probability

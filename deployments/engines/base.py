@@ -39,10 +39,10 @@ class Clip:
 
 @dataclass(frozen=True, slots=True)
 class Decode:
-    """What was heard in a clip. Times are seconds from the clip's start; `ends_at` is where the text stops, None where
-    it goes to the end; `log_probability` is the mean over `tokens` tokens; `whole` says that the encoder had all of its
-    context, `capped` that the text has as many tokens as it was allowed. The probability of a language that was not heard
-    is 1 if it was given, 0 if it was assumed."""
+    """What was heard in a clip. Times are seconds from the clip's start; `ends_at` is where the text stops, None where it
+    goes to the end; `log_probability` is the mean; `tokens` counts those of the text; `whole` says that the encoder had all
+    of its context, `capped` that the text has as many tokens as it was allowed. The probability of a language that was not
+    heard is 1 if it was given, 0 if it was assumed."""
 
     segments: tuple[Segment, ...]
     language: str | None

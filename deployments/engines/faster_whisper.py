@@ -131,6 +131,7 @@ class FasterWhisper:
             return ctranslate2.StorageView.from_array(np.ascontiguousarray(np.asarray(encoded)[list(rows)]))
         import torch
 
+        torch.cuda.synchronize()  # CTranslate2 wrote it on a stream of its own
         return ctranslate2.StorageView.from_array(torch.as_tensor(encoded, device="cuda")[list(rows)].contiguous())
 
     def _tokenizer(self, task: str, language: str) -> Any:
@@ -203,7 +204,7 @@ class FasterWhisper:
             language_probability=language_probability,
             log_probability=_likelihood(result),
             no_speech=result.no_speech_prob,
-            tokens=len(tokens),
+            tokens=sum(token < tokenizer.eot for token in tokens),
             ends_at=ends_at,
             whole=frames == FRAMES,
             capped=capped,

@@ -55,6 +55,10 @@ def torch_features(filters: Floats, device: str) -> Features:
         loudest = log.masked_fill(~inside[:, None], -torch.inf).amax(dim=(1, 2), keepdim=True)
         scaled = torch.where(inside[:, None], (torch.maximum(log, loudest - 8.0) + 4.0) / 4.0, 0.0)
         padded = torch.nn.functional.pad(scaled, (0, frames - scaled.shape[2])).contiguous()
-        return padded.numpy() if device == "cpu" else ctranslate2.StorageView.from_array(padded)
+        if device == "cpu":
+            return padded.numpy()
+        # CTranslate2 reads them on a stream of its own.
+        torch.cuda.current_stream().synchronize()
+        return ctranslate2.StorageView.from_array(padded)
 
     return batch

@@ -110,6 +110,18 @@ def test_what_people_say_twice_or_thrice_is_none(text: str) -> None:
     assert not loops(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "tokens", "speech_s", "flags"),
+    [("the fierce", 2, 3.8, ("sparse",)), ("the fierce", 2, 1.9, ()), ("a slow poem", 4, 4.0, ()), ("", 0, 9.0, ())],
+)
+def test_a_text_that_is_much_shorter_than_its_speech_is_doubtful(
+    text: str, tokens: int, speech_s: float, flags: tuple[str, ...]
+) -> None:
+    found = judge(text, log_probability=-0.3, no_speech=0.0, tokens=tokens, seconds=10.0, speech_s=speech_s)
+    assert found.flags == flags
+    assert found.only_sparse == bool(flags)
+
+
 def test_what_was_cut_off_is_doubtful() -> None:
     found = judge(PROSE, log_probability=-0.3, no_speech=0.0, tokens=40, seconds=6.0, capped=True)
     assert found.flags == ("cut_off",)

@@ -178,6 +178,23 @@ async def test_a_doubtful_decode_of_a_short_context_is_tried_with_all_of_it_firs
     assert [(s.text, s.flags) for s in result.segments] == [("sure", ())]
 
 
+async def test_a_sparse_text_is_heard_again_with_all_context_and_no_further(stored: Artifacts) -> None:
+    engine = Scripted(lambda clip: replace(said("hm", tokens=1), whole=clip.how.whole))
+    result = await one(stored, engine, asked(window(0, 5)))
+    assert [clip.how for clip in engine.clips] == [Try(), Try(whole=True)]
+    assert [(s.text, s.flags) for s in result.segments] == [("hm", ("sparse",))]
+
+
+async def test_a_later_try_that_is_believable_wins_over_a_likelier_doubtful_one(stored: Artifacts) -> None:
+    def answer(clip: Clip) -> Decode:
+        if clip.how.whole:
+            return said("all that was said", log_probability=-0.9, tokens=6)
+        return replace(said("hm", log_probability=-0.1, tokens=1), whole=False)
+
+    result = await one(stored, Scripted(answer), asked(window(0, 5)))
+    assert [(s.text, s.flags) for s in result.segments] == [("all that was said", ())]
+
+
 async def test_a_text_that_was_cut_off_is_doubtful(stored: Artifacts) -> None:
     engine = Scripted(lambda clip: replace(said("and so"), capped=not clip.how.temperature))
     result = await one(stored, engine, asked(window(0, 3)))
