@@ -10,8 +10,9 @@ SPARSE = "sparse"
 LADDER = (0.4, 0.8)
 """Temperatures to try, one after another, while the decode is doubtful."""
 BEAM = 5
-SEARCH_BELOW = -0.6
-"""The mean log-probability from which on a greedy decode is left as it is."""
+SEARCH_BELOW, SEARCH_BELOW_ENGLISH = -0.3, -0.6
+"""The mean log-probability from which on a greedy decode is left as it is. In English a beam mends little above that; in
+French, German or Chinese it mends a tenth to a quarter of what is wrong (measured with base)."""
 FIRST_UNSPACED = "\u0e00"
 """From Thai on, most of the scripts in Unicode put no spaces between words."""
 LONGEST_PHRASE, LOOP_TURNS, LOOP_LENGTH = 8, 4, 8
@@ -114,10 +115,11 @@ def judge(
     return Verdict(tuple(flags), silent)
 
 
-def worth_a_search(log_probability: float, no_speech: float) -> bool:
+def worth_a_search(log_probability: float, no_speech: float, language: str) -> bool:
     """Whether a greedy decode is to be searched with a beam as well while its encoding is at hand, which costs a fraction of
     what another try would. Not over silence: a beam finds likelier words for it, and then they look heard."""
-    return log_probability < SEARCH_BELOW and no_speech <= Thresholds().no_speech
+    bound = SEARCH_BELOW_ENGLISH if language == "en" else SEARCH_BELOW
+    return log_probability < bound and no_speech <= Thresholds().no_speech
 
 
 def tries(temperature: float = 0.0) -> Iterator[Try]:

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -58,14 +59,17 @@ class Bare:
             request = TranscodeRequest(f"{name}/source", f"{name}/pcm", LONGEST_WINDOW_S, 86_400.0)
             slots = asyncio.Semaphore(WINDOWS)
             decoding: list[tuple[TranscribeRequest, asyncio.Task[WindowResult]]] = []
+            likely = options.language
             async with aclosing(self._transcoder.windows(request)) as plans:
                 async for planned in plans:
                     for window in planned.windows:
                         await slots.acquire()
-                        asked = TranscribeRequest(name, "bench", 0, f"{name}/pcm", window, options)
+                        how = replace(options, likely_language=likely)
+                        asked = TranscribeRequest(name, "bench", 0, f"{name}/pcm", window, how)
                         task = asyncio.create_task(self.transcriber.transcribe(asked))
                         task.add_done_callback(lambda _: slots.release())
                         decoding.append((asked, task))
+                        likely = likely or (await task).language
             line: list[Segment] = []
             for asked, task in decoding:
                 end_s = line[-1].end if line else 0.0

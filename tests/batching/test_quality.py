@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batching.quality import BEAM, LADDER, Thresholds, Try, Verdict, compression_ratio, judge, loops, tries
+from batching.quality import BEAM, LADDER, Thresholds, Try, Verdict, compression_ratio, judge, loops, tries, worth_a_search
 
 PROSE = "Mister Quilter is the apostle of the middle classes, and we are glad to welcome his gospel."
 LOOP = "Thank you for watching. " * 12
@@ -126,6 +126,22 @@ def test_what_was_cut_off_is_doubtful() -> None:
     found = judge(PROSE, log_probability=-0.3, no_speech=0.0, tokens=40, seconds=6.0, capped=True)
     assert found.flags == ("cut_off",)
     assert found.doubtful
+
+
+@pytest.mark.parametrize(
+    ("log_probability", "no_speech", "language", "worth"),
+    [
+        (-0.61, 0.0, "en", True),
+        (-0.6, 0.0, "en", False),
+        (-0.31, 0.0, "fr", True),
+        (-0.3, 0.0, "fr", False),
+        # Over silence a beam would find likelier words, which nobody said.
+        (-1.5, 0.61, "en", False),
+        (-1.5, 0.6, "fr", True),
+    ],
+)
+def test_what_is_unlikely_is_worth_a_search(log_probability: float, no_speech: float, language: str, worth: bool) -> None:
+    assert worth_a_search(log_probability, no_speech, language) is worth
 
 
 def test_prose_compresses_less_than_a_loop() -> None:
