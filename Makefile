@@ -46,6 +46,9 @@ lint: setup
 
 bench: setup
 	@$(BIN)/python -m benchmarks.latency
+	@$(BIN)/python -m benchmarks.beside
+	@$(BIN)/python -m benchmarks.throughput
+	@$(BIN)/python -m benchmarks.wer
 	@$(BIN)/python -m benchmarks.memory
 	@$(BIN)/python -m benchmarks.chaos
 	@$(BIN)/python -m benchmarks.readers

@@ -36,7 +36,11 @@ class Window:
     @property
     def speech_s(self) -> float:
         """The seconds of it in which somebody speaks."""
-        return sum(span.end - span.start for span in self.speech) / SAMPLE_RATE
+        return self.speech_before(self.end)
+
+    def speech_before(self, sample: int) -> float:
+        """The same, up to a sample."""
+        return sum(max(min(span.end, sample) - span.start, 0) for span in self.speech) / SAMPLE_RATE
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,7 @@ class Transcriber:
         language, certainty = None, 0.0
         while window is not None:
             audio = await asyncio.to_thread(read_pcm, self._artifacts, request.pcm_prefix, window.start, window.end)
-            decode, verdict = await self._believable(request, audio, window.speech_s, begun)
+            decode, verdict = await self._believable(request, audio, window, begun)
             if language is None:
                 language, certainty = decode.language, decode.language_probability
             if not verdict.silent:
@@ -96,13 +96,13 @@ class Transcriber:
         """What the decode left of the window; nothing where it made no headway."""
         if decode.ends_at is None or decode.ends_at < 1.0:
             return None
-        return remainder(window, window.start + int(decode.ends_at * SAMPLE_RATE))
+        return remainder(window, window.start + _samples(decode.ends_at))
 
     async def _believable(
         self,
         request: TranscribeRequest,
         audio: NDArray[np.float32],
-        speech_s: float,
+        window: Window,
         begun: Callable[[], Awaitable[None]] | None,
     ) -> tuple[Decode, Verdict]:
         """Decode, and while the result is doubtful decode again with more care; the likeliest counts."""
@@ -117,7 +117,7 @@ class Transcriber:
                 no_speech=decode.no_speech,
                 tokens=decode.tokens,
                 seconds=len(audio) / SAMPLE_RATE,
-                speech_s=speech_s,
+                speech_s=window.speech_before(window.start + _samples(decode.ends_at or window.seconds)),
                 capped=decode.capped,
             )
             if best is None or _rank(decode, verdict) > _rank(*best):
@@ -144,6 +144,10 @@ class Transcriber:
 
     async def _decode(self, clips: Sequence[Clip]) -> Sequence[Decode]:
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._engine.decode, clips)
+
+
+def _samples(seconds: float) -> int:
+    return int(seconds * SAMPLE_RATE)
 
 
 def _rank(decode: Decode, verdict: Verdict) -> tuple[bool, bool, float]:

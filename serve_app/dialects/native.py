@@ -43,7 +43,7 @@ class Options(BaseModel):
     redact: bool = Field(False, description="Take out personal data.")
     label_audio: bool = Field(False, description="Label what is heard besides speech.")
     min_confidence: float = Field(0.0, ge=0.0, le=1.0, description="Leave out segments below this confidence.")
-    segment_duration: float | None = Field(None, ge=6.0, le=28.0, description="Longest window, in seconds.")
+    segment_duration: float | None = Field(None, ge=6.0, le=30.0, description="Longest window, in seconds.")
     priority: Priority = Field(Priority.INTERACTIVE, description="Interactive work goes before bulk.")
     webhook: str | None = Field(None, description="URL to call when the job ends.")
     metadata: dict[str, str] = Field({}, max_length=20, description="Anything of yours; given back with the job.")

@@ -52,6 +52,16 @@ async def test_words_have_their_times_when_asked_for(house: House, sample: Path)
     assert all(s.words and s.start <= s.words[0].start <= s.words[-1].end <= s.end + 0.001 for s in segments)
 
 
+async def test_words_that_only_sort_out_where_windows_overlap_are_not_told(house: House, sample: Path) -> None:
+    asked: list[TranscribeRequest] = []
+    house.stages.trouble = lambda request: asked.append(request)
+    await house.ended(job_id := await house.submit(sample, MANY_WINDOWS))
+    overlapping = [r.window.joined or r.window.cut is not None for r in asked]
+    assert any(overlapping)
+    assert [r.options.word_timestamps for r in asked] == overlapping
+    assert all(s.words is None for s in (await house.jobs.transcript(ME, job_id)).segments)
+
+
 async def test_silence_is_a_completed_job_without_words(house: House, artifacts: Artifacts) -> None:
     job = await house.ended(job_id := await house.submit(wav(s16le(0 * tone(3.0)))))
     assert job.phase is Phase.COMPLETED

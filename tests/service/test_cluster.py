@@ -69,6 +69,10 @@ def test_the_sample_becomes_its_text_with_its_times(http: httpx.Client, sample: 
     assert found["segments"][-1]["end"] <= found["duration_s"]
 
 
+def test_health_says_what_each_model_runs_on(http: httpx.Client) -> None:
+    assert http.get("/healthz").json()["devices"] == {"base": "cpu int8"}
+
+
 def test_segments_come_one_after_another_and_a_reader_that_was_cut_off_misses_none(http: httpx.Client, sample: Path) -> None:
     job_id = submit(http, sample, segment_duration="6")
     seen: list[httpx_sse.ServerSentEvent] = []

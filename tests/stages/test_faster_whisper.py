@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -16,16 +17,19 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from batching.stitch import stitch
 from batching.types import SAMPLE_RATE, Segment
+from batching.windows import WindowLimits, WindowPlanner
 from deployments.artifacts import Artifacts
 from deployments.engines import load
 from deployments.engines.base import Clip, Engine, EngineConfig
 from deployments.messages import DecodeOptions, TranscodeRequest, TranscribeRequest
-from deployments.pcm import to_float
+from deployments.pcm import PcmWriter, to_float
 from deployments.transcoder import Transcoder
 from deployments.transcriber import Transcriber
+from deployments.vad import Sensitivity, SpeechDetector
 from tests.stages.sources import decode_at_once
-from tests.support import recording, tone, word_error_rate
+from tests.support import recording, s16le, tone, word_error_rate
 
 Floats = NDArray[np.float32]
 WORDS = DecodeOptions(word_timestamps=True)
@@ -237,3 +241,33 @@ def test_long_hotwords_and_a_long_prompt_fit_together(
 
 def test_a_clip_of_a_moment_does_no_harm(tiny: Engine) -> None:
     assert len(tiny.decode([Clip(np.zeros(100, np.float32), WORDS)])) == 1
+
+
+async def test_speech_without_a_pause_loses_and_doubles_nothing_where_it_is_cut(
+    base: Engine, speech: Floats, sample: Path, artifacts: Artifacts
+) -> None:
+    spans = (detector := SpeechDetector()).feed(speech) + detector.finish()
+    breathless = np.concatenate([speech[span.start : span.end] for span in spans])
+    writer = PcmWriter(artifacts, "pcm")
+    writer.write(s16le(breathless))
+    writer.finish()
+    limits = WindowLimits(longest_s=6.0)
+    found = (detector := SpeechDetector(Sensitivity(longest_s=limits.longest_span_s))).feed(breathless) + detector.finish()
+    planner = WindowPlanner(limits)
+    windows = planner.feed(found, len(breathless)) + planner.finish(len(breathless))
+    assert sum(window.joined for window in windows) >= 2
+    transcriber = Transcriber(artifacts, base)
+    asked = [
+        TranscribeRequest("job", "tenant", 0, "pcm", replace(w, end=min(w.end, len(breathless))), ENGLISH_WORDS)
+        for w in windows
+    ]
+    line: list[Segment] = []
+    heard = 0
+    for request, result in zip(asked, await asyncio.gather(*map(transcriber.transcribe, asked)), strict=True):
+        heard += sum(len(s.text.split()) for s in result.segments)
+        end_s = line[-1].end if line else 0.0
+        line += stitch(result.segments, next_id=len(line), end_s=end_s, window=request.window)
+    text = " ".join(segment.text for segment in line)
+    assert len(text.split()) < heard
+    assert word_error_rate(sample.with_suffix(".txt").read_text(), text) <= 0.15
+    assert all(before.end <= after.start for before, after in pairwise(line))

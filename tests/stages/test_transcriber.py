@@ -185,6 +185,14 @@ async def test_a_sparse_text_is_heard_again_with_all_context_and_no_further(stor
     assert [(s.text, s.flags) for s in result.segments] == [("hm", ("sparse",))]
 
 
+async def test_a_text_that_stops_early_is_measured_by_the_speech_before_its_end(stored: Artifacts) -> None:
+    engine = Scripted(
+        lambda clip: said("one two three", tokens=3, ends_at=3.0 if len(clip.audio) > 4 * SAMPLE_RATE else None)
+    )
+    await one(stored, engine, asked(window(0, 6)))
+    assert [clip.how for clip in engine.clips] == [Try(), Try()]
+
+
 async def test_a_later_try_that_is_believable_wins_over_a_likelier_doubtful_one(stored: Artifacts) -> None:
     def answer(clip: Clip) -> Decode:
         if clip.how.whole:
