@@ -16,10 +16,12 @@ from batching.types import SAMPLE_RATE, Span, Window
 
 @dataclass(frozen=True, slots=True)
 class WindowLimits:
-    """Seconds: a window's greatest length, the silence that closes it, the margin kept on either side of speech, and the
-    speech heard beyond a cut without a pause."""
+    """Seconds: a window's greatest length, and that of the first one, which shows what language it is and whose text
+    somebody waits for; the silence that closes it, the margin kept on either side of speech, and the speech heard beyond a
+    cut without a pause."""
 
     longest_s: float = 28.0
+    first_s: float = 10.0
     closing_silence_s: float = 3.0
     margin_s: float = 0.4
     overlap_s: float = 0.5
@@ -45,6 +47,7 @@ class WindowPlanner:
     def __init__(self, limits: WindowLimits | None = None) -> None:
         limits = limits or WindowLimits()
         self._longest = int(limits.longest_s * SAMPLE_RATE)
+        self._first = int(min(limits.first_s, limits.longest_s) * SAMPLE_RATE)
         self._room = int(limits.longest_span_s * SAMPLE_RATE)
         self._silence = int(limits.closing_silence_s * SAMPLE_RATE)
         self._margin = int(limits.margin_s * SAMPLE_RATE)
@@ -78,7 +81,7 @@ class WindowPlanner:
         if self._open:
             first, last = self._open[0], self._open[-1]
             edges = (self._overlap if self._joined else self._margin) + max(self._margin, self._overlap)
-            too_long = span.end - first.start + edges > self._longest
+            too_long = span.end - first.start + edges > (self._longest if self._index else self._first)
             if too_long or span.start - last.end >= self._silence:
                 yield self._close(span.start, runs_on=span.start == last.end)
         self._open.append(span)

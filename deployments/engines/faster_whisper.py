@@ -30,7 +30,7 @@ from deployments.weights import locate
 
 TOKENS_PER_S, TOKENS_SPARE = 8, 24
 """A clip may take this many tokens: one that loops must not cost its whole batch the decoder's full length."""
-SHORTEST_CONTEXT_S, SPARE_CONTEXT_S, CONTEXT_STEP_S = 10.0, 6.0, 2.0
+CONTEXTS_S, SPARE_CONTEXT_S = (10, 12, 14, 16, 18, 20, 25, 30), 6.0
 CLIP_S = 30.0
 SURE = 0.6
 """A language heard with less than this probability gives way to the one that is likely."""
@@ -40,8 +40,7 @@ PREPENDED, APPENDED = "\"'“¿([{-", "\"'.。,，!！?？:：”)]}、"
 def context_frames(seconds: float) -> int:
     """Frames of context for a clip of `seconds`, in steps, so that clips of like length share a batch. What follows the
     sound is silence: with none of it the decoder does not find the end and begins to loop."""
-    wanted = max(SHORTEST_CONTEXT_S, seconds + SPARE_CONTEXT_S)
-    return min(FRAMES, math.ceil(wanted / CONTEXT_STEP_S) * round(CONTEXT_STEP_S * FRAMES_PER_S))
+    return next((s * FRAMES_PER_S for s in CONTEXTS_S if s >= seconds + SPARE_CONTEXT_S), FRAMES)
 
 
 def choose_device(wanted: str) -> str:

@@ -27,8 +27,11 @@ def said(*seconds: tuple[float, float]) -> list[Span]:
     return [Span(at(start), at(end)) for start, end in seconds]
 
 
-def plan(spans: Sequence[Span], total: int, limits: WindowLimits | None = None) -> list[Window]:
-    """The windows of spans that are all handed over at once."""
+EVEN = WindowLimits(first_s=28.0)
+
+
+def plan(spans: Sequence[Span], total: int, limits: WindowLimits = EVEN) -> list[Window]:
+    """The windows of spans that are all handed over at once; the first is no shorter than the rest."""
     planner = WindowPlanner(limits)
     return [*planner.feed(spans, total), *planner.finish(total)]
 
@@ -153,6 +156,14 @@ def test_a_span_that_no_longer_fits_opens_the_next_window() -> None:
 
 def test_a_window_may_be_as_long_as_the_limit_with_its_margins() -> None:
     assert plan_seconds((1, 20), (21, 28.1), total=60) == [(0.6, 28.5)]
+
+
+def test_the_first_window_is_short_but_holds_a_whole_span() -> None:
+    turns = said((1, 5), (6, 9), (10, 20), (21, 27))
+    windows = plan(turns, at(60), WindowLimits())
+    assert [window.speech for window in windows] == [tuple(turns[:2]), tuple(turns[2:])]
+    (whole,) = plan(said((1, 20)), at(60), WindowLimits())
+    assert whole.speech == tuple(said((1, 20)))
 
 
 def test_a_long_silence_closes_a_window() -> None:
