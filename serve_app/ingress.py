@@ -64,7 +64,7 @@ def _add_health(api: FastAPI, store: Store, version: str, devices: Mapping[str, 
     @api.get("/healthz")
     async def healthz() -> dict[str, Any]:
         """Whether this process answers, and which device and compute type each model runs on, as far as it is known."""
-        return {"status": "ok", "version": version, "devices": devices}
+        return {"status": "ok", "version": version, "devices": dict(devices)}
 
     @api.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:

@@ -172,11 +172,11 @@ class FasterWhisper:
 
     def _search(self, clips: Sequence[Clip], encoded: Any, tokenizers: Sequence[Any], results: list[Any], room: int) -> None:
         """Put in the place of greedy results that are not likely enough what a beam finds."""
-        unlikely = [
-            i
-            for i, (result, tokenizer) in enumerate(zip(results, tokenizers, strict=True))
-            if worth_a_search(_likelihood(result), result.no_speech_prob, tokenizer.language_code)
-        ]
+        unlikely = []
+        for i, (clip, tokenizer, result) in enumerate(zip(clips, tokenizers, results, strict=True)):
+            seconds = len(clip.audio) / SAMPLE_RATE
+            if worth_a_search(_likelihood(result), result.no_speech_prob, tokenizer.language_code, seconds):
+                unlikely.append(i)
         if not unlikely:
             return
         again = [replace(clips[i], how=Try(beam=BEAM)) for i in unlikely]

@@ -129,19 +129,23 @@ def test_what_was_cut_off_is_doubtful() -> None:
 
 
 @pytest.mark.parametrize(
-    ("log_probability", "no_speech", "language", "worth"),
+    ("log_probability", "no_speech", "language", "seconds", "worth"),
     [
-        (-0.61, 0.0, "en", True),
-        (-0.6, 0.0, "en", False),
-        (-0.31, 0.0, "fr", True),
-        (-0.3, 0.0, "fr", False),
+        (-0.61, 0.0, "en", 5.0, True),
+        (-0.6, 0.0, "en", 5.0, False),
+        (-0.31, 0.0, "fr", 15.0, True),
+        (-0.3, 0.0, "fr", 15.0, False),
+        (-0.6, 0.0, "fr", 15.1, False),
+        (-0.61, 0.0, "fr", 28.0, True),
         # Over silence a beam would find likelier words, which nobody said.
-        (-1.5, 0.61, "en", False),
-        (-1.5, 0.6, "fr", True),
+        (-1.5, 0.61, "en", 5.0, False),
+        (-1.5, 0.6, "fr", 5.0, True),
     ],
 )
-def test_what_is_unlikely_is_worth_a_search(log_probability: float, no_speech: float, language: str, worth: bool) -> None:
-    assert worth_a_search(log_probability, no_speech, language) is worth
+def test_what_is_unlikely_is_worth_a_search(
+    log_probability: float, no_speech: float, language: str, seconds: float, worth: bool
+) -> None:
+    assert worth_a_search(log_probability, no_speech, language, seconds) is worth
 
 
 def test_prose_compresses_less_than_a_loop() -> None:

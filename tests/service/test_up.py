@@ -38,7 +38,7 @@ def refused(data_dir: Path, *arguments: str, **environment: str) -> str:
         (("--ray-address", "127.0.0.1:9"), {}, "no Ray cluster answers at 127.0.0.1:9"),
         ((), {"MURMUR_MODELS": "large-v9"}, "There is no model 'large-v9': use base (multilingual), tiny.en (English)"),
         ((), {"MURMUR_DEVICE": "cuda"}, "no usable NVIDIA GPU"),
-        ((), {"MURMUR_BATCH_SIZE": "0"}, "MURMUR_BATCH_SIZE"),
+        ((), {"MURMUR_BATCH_SIZE": "-1"}, "MURMUR_BATCH_SIZE"),
         ((), {"PATH": "/nonexistent", "IMAGEIO_FFMPEG_EXE": "/nonexistent"}, "no usable ffmpeg"),
     ],
 )
