@@ -54,6 +54,10 @@ def with_words(decode: Decode, aligned: Sequence[dict[str, Any]]) -> Decode:
                     round(float(word["probability"]), 3),
                 )
             )
+        if words:
+            # After a pause the alignment tends to begin the first word in it; the timestamp knows better.
+            first = words[0]
+            words[0] = replace(first, start=max(first.start, min(round(segment.start, 3), first.end)))
         sure = confidence(words) if words else segment.confidence
         segments.append(replace(segment, confidence=sure, words=tuple(words)))
     return replace(decode, segments=tuple(segments))

@@ -134,7 +134,8 @@ def test_every_word_is_in_its_segment_and_none_is_missing(segments: list[Segment
     for segment in segments:
         assert segment.words
         assert dense("".join(word.text for word in segment.words)) == dense(segment.text)
-        assert all(segment.start - 0.25 <= w.start <= w.end <= segment.end + 0.25 for w in segment.words)
+        astray = [w for w in segment.words if not segment.start - 0.25 <= w.start <= w.end <= segment.end + 0.25]
+        assert not astray, segment
         assert all(before.end <= after.start + 0.001 for before, after in pairwise(segment.words))
         assert all(0 <= word.confidence <= 1 for word in segment.words)
 
