@@ -31,7 +31,6 @@ class Recording:
     language: str | None
     text: str | None
     duration_s: float
-    expect: str
 
 
 def recordings(kind: str) -> list[Recording]:
@@ -49,7 +48,6 @@ def _read(manifest: Path) -> Iterator[Recording]:
             entry.get("language"),
             entry.get("text"),
             entry.get("duration_s") or 0.0,
-            entry.get("expect") or "",
         )
 
 
@@ -79,7 +77,7 @@ def joined(clips: Sequence[Recording], path: Path) -> Recording:
 
 def _sample() -> Recording:
     seconds = json.loads(SAMPLE.with_suffix(".json").read_text(encoding="utf-8"))["duration_s"]
-    return Recording(SAMPLE, "sample", "en", SAMPLE.with_suffix(".txt").read_text(encoding="utf-8"), seconds, "")
+    return Recording(SAMPLE, "sample", "en", SAMPLE.with_suffix(".txt").read_text(encoding="utf-8"), seconds)
 
 
 def error_rate(recordings: Iterable[Recording], texts: Iterable[str]) -> float:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from tempfile import TemporaryDirectory
 
 from batching.stitch import stitch
 from batching.types import Segment
-from benchmarks.rivals import Heard, tell
+from benchmarks.rivals import CACHE, CORES, Heard, tell
 from deployments.artifacts import Artifacts
 from deployments.engines import load
 from deployments.engines.base import EngineConfig
@@ -37,9 +36,7 @@ class Bare:
     """Stages as plain objects over a folder of their own, for `async with`."""
 
     def __init__(self, model: str = "base", *, batch: int = 0, workers: int = 0, device: str = "auto") -> None:
-        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "murmur"
-        config = EngineConfig("faster_whisper", model, str(cache), device=device, workers=workers or cores, batch=batch)
+        config = EngineConfig("faster_whisper", model, str(CACHE), device=device, workers=workers or CORES, batch=batch)
         self.engine = load(config)
         self._folder = TemporaryDirectory(prefix="murmur-bench-")
         self._artifacts = Artifacts(Path(self._folder.name).as_uri())

@@ -22,6 +22,8 @@ from typing import Any
 from deployments.weights import locate
 
 ROOT = Path(__file__).parents[1]
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "murmur"
+CORES = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +44,7 @@ def ask(how: str, paths: Sequence[Path], *options: str) -> Heard:
     """Hear recordings in a new process: `ours` is our engine, all else a way of faster-whisper's."""
     module = ["benchmarks.engine"] if how == "ours" else ["benchmarks.rivals", "--how", how]
     command = [sys.executable, "-m", *module, *map(str, paths), *options]
-    # OpenBLAS' threads would take the cores from the engine's, and one that is forked for ffmpeg while they work hangs.
-    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, check=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True)
     return Heard(**json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -62,9 +62,7 @@ def way(how: str, vad: bool) -> Callable[[Path, str | None], tuple[str, int]]:
     filter for silence of its own."""
     from faster_whisper import BatchedInferencePipeline, WhisperModel
 
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "murmur"
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    model: Any = WhisperModel(str(locate("base", str(cache))), device="cpu", compute_type="int8", cpu_threads=cores)
+    model: Any = WhisperModel(str(locate("base", str(CACHE))), device="cpu", compute_type="int8", cpu_threads=CORES)
     options: dict[str, Any] = {"beam_size": 5 if how == "beam" else 1}
     if how.startswith("batched"):
         model, options["batch_size"] = BatchedInferencePipeline(model), int(how.partition("-")[2])

@@ -134,7 +134,7 @@ def test_long_speech_is_cut_in_a_pause_of_a_frame_which_belongs_to_neither_piece
 def test_a_pause_far_back_is_better_than_a_cut_in_a_word() -> None:
     line = [0.9] * 30
     line[6] = 0.2
-    assert frames_found(line, 20) == [(0, 6), (7, 26), (26, 30)] or frames_found(line, 20)[0] == (0, 6)
+    assert frames_found(line, 20)[0] == (0, 6)
 
 
 def test_speech_without_any_pause_is_cut_where_it_was_weakest_and_its_pieces_touch() -> None:
