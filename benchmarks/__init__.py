@@ -1,4 +1,4 @@
-"""Measurements that anyone can run, side by side in one run."""
+"""Measurements of the whole service and of its engine, side by side in one run; README.md holds their tables."""
 
 import os
 
