@@ -93,8 +93,7 @@ class FasterWhisper:
         tokenizers = [self._tokenizer(clip.options.task, code) for clip, (code, _) in zip(clips, heard, strict=True)]
         room = self._room(clips)
         results = self._generate(clips, encoded, tokenizers, room)
-        if clips[0].how in (Try(), Try(whole=True)):
-            self._search(clips, encoded, tokenizers, results, room)
+        self._search(clips, encoded, tokenizers, results, room)
         decodes = [
             self._read(clip, tokenizer, result, probability, room, frames)
             for clip, tokenizer, result, (_, probability) in zip(clips, tokenizers, results, heard, strict=True)
@@ -117,8 +116,8 @@ class FasterWhisper:
         )
 
     def kind(self, clip: Clip) -> Hashable:
-        """Clips of a batch are decoded one way, cost the encoder the same, and share the words of prompt and hotwords."""
-        return self._frames(clip), clip.how, clip.options.prompt, clip.options.hotwords
+        """Clips of a batch cost the encoder the same, and none of them is searched with a beam if the others are not."""
+        return self._frames(clip), clip.how.beam
 
     @staticmethod
     def _frames(clip: Clip) -> int:
@@ -152,30 +151,39 @@ class FasterWhisper:
         return min(int(longest * TOKENS_PER_S) + TOKENS_SPARE, int(self._model.max_length) // 2)
 
     def _generate(self, clips: Sequence[Clip], encoded: Any, tokenizers: Sequence[Any], room: int) -> list[Any]:
+        """Texts of a batch. CTranslate2 takes together what begins at the same place of the prompt and is decoded one way;
+        the others follow, with what the encoder made of them."""
         prompts = [self._prompt(clip, tokenizer) for clip, tokenizer in zip(clips, tokenizers, strict=True)]
-        how = clips[0].how
-        results: list[Any] = self._model.model.generate(
-            encoded,
-            prompts,
-            beam_size=how.beam,
-            sampling_temperature=how.temperature or 1.0,
-            sampling_topk=0 if how.temperature else 1,
-            # CTranslate2 leaves the text half of this, or what the prompt does not take of it.
-            max_length=min(self._model.max_length, max(2 * room, max(map(len, prompts)) + room)),
-            suppress_blank=True,
-            suppress_tokens=list(get_suppressed_tokens(tokenizers[0], [-1])),
-            max_initial_timestamp_index=round(1.0 / TIME_STEP),
-            return_scores=True,
-            return_no_speech_prob=True,
-        )
-        return list(results)
+        alike: dict[tuple[Try, int], list[int]] = {}
+        for i, (clip, prompt) in enumerate(zip(clips, prompts, strict=True)):
+            alike.setdefault((clip.how, len(prompt)), []).append(i)
+        results: dict[int, Any] = {}
+        for (how, length), rows in alike.items():
+            heard = encoded if len(rows) == len(clips) else self._part(encoded, rows)
+            found = self._model.model.generate(
+                heard,
+                [prompts[i] for i in rows],
+                beam_size=how.beam,
+                sampling_temperature=how.temperature or 1.0,
+                sampling_topk=0 if how.temperature else 1,
+                # CTranslate2 leaves the text half of this, or what the prompt does not take of it.
+                max_length=min(self._model.max_length, max(2 * room, length + room)),
+                suppress_blank=True,
+                suppress_tokens=list(get_suppressed_tokens(tokenizers[0], [-1])),
+                max_initial_timestamp_index=round(1.0 / TIME_STEP),
+                return_scores=True,
+                return_no_speech_prob=True,
+            )
+            results.update(zip(rows, found, strict=True))
+        return [results[i] for i in range(len(clips))]
 
     def _search(self, clips: Sequence[Clip], encoded: Any, tokenizers: Sequence[Any], results: list[Any], room: int) -> None:
         """Put in the place of greedy results that are not likely enough what a beam finds."""
         unlikely = []
         for i, (clip, tokenizer, result) in enumerate(zip(clips, tokenizers, results, strict=True)):
             seconds = len(clip.audio) / SAMPLE_RATE
-            if worth_a_search(_likelihood(result), result.no_speech_prob, tokenizer.language_code, seconds):
+            greedy = clip.how in (Try(), Try(whole=True))
+            if greedy and worth_a_search(_likelihood(result), result.no_speech_prob, tokenizer.language_code, seconds):
                 unlikely.append(i)
         if not unlikely:
             return

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from batching.quality import Try
 from batching.stitch import stitch
 from batching.types import SAMPLE_RATE, Segment
 from batching.windows import WindowLimits, WindowPlanner
@@ -189,18 +190,27 @@ def test_german_is_translated_to_english(base: Engine, ffmpeg: str) -> None:
     assert not words & {"der", "dieser", "diesem", "wurde", "als"}
 
 
-def test_hotwords_lead_to_their_spelling(base: Engine, speech: Floats) -> None:
-    clip = part(speech, 16.5, 22.6)
-    plain, led = (
-        base.decode([Clip(clip, DecodeOptions(language="en", hotwords=words))])[0].text for words in (None, "neighbours")
-    )
-    assert "neighbors" in plain
-    assert "neighbours" in led
-
-
-def test_a_prompt_leads_to_its_spelling(base: Engine, speech: Floats) -> None:
-    options = DecodeOptions(language="en", prompt="The neighbours like colour and humour.")
-    assert "neighbours" in base.decode([Clip(part(speech, 16.5, 22.6), options)])[0].text
+def test_what_one_clip_asks_for_is_honoured_in_a_batch_with_others(base: Engine, speech: Floats) -> None:
+    audio = part(speech, 16.5, 22.6)
+    asked = [
+        DecodeOptions(language="en"),
+        DecodeOptions(language="en", hotwords="neighbours"),
+        DecodeOptions(language="en", prompt="The neighbours like colour and humour."),
+        DecodeOptions(language="en", temperature=0.4),
+        DecodeOptions(language="de", task="translate"),
+        DecodeOptions(language="en", word_timestamps=True),
+    ]
+    clips = [Clip(audio, options, Try(options.temperature)) for options in asked]
+    assert len(set(map(base.kind, clips))) == 1
+    plain, hotwords, prompt, warm, translated, words = base.decode(clips)
+    assert "neighbors" in plain.text
+    assert plain.text == base.decode(clips[:1])[0].text
+    assert "neighbours" in hotwords.text
+    assert "neighbours" in prompt.text
+    assert "birds" in warm.text.lower() or "neighbo" in warm.text.lower()
+    assert translated.language == "de"
+    assert words.text == plain.text
+    assert words.segments[0].words
 
 
 def test_an_english_model_says_english_whatever_it_hears(tiny: Engine, ffmpeg: str) -> None:

@@ -45,7 +45,7 @@ class Scripted:
         self.gate.set()
 
     def kind(self, clip: Clip) -> Hashable:
-        return clip.how, clip.options.prompt, clip.options.hotwords
+        return clip.how
 
     def decode(self, clips: Sequence[Clip]) -> list[Decode]:
         self.gate.wait(10)
@@ -123,20 +123,17 @@ async def test_windows_of_several_jobs_share_a_batch(stored: Artifacts, one_read
     assert (await transcriber.counts())["items"] == 5
 
 
-@pytest.mark.parametrize(
-    "other", [DecodeOptions(prompt="Once upon"), DecodeOptions(hotwords="Murmuration"), DecodeOptions(temperature=0.4)]
-)
-async def test_what_cannot_share_a_batch_does_not(stored: Artifacts, one_reader: None, other: DecodeOptions) -> None:
+async def test_what_the_engine_keeps_apart_shares_no_batch(stored: Artifacts, one_reader: None) -> None:
     engine = Scripted(lambda _: said("yes"))
     engine.gate.clear()
     transcriber = Transcriber(stored, engine)
-    options = [DecodeOptions(), other, DecodeOptions(language="de"), other]
+    warm = DecodeOptions(temperature=0.4)
+    options = [DecodeOptions(), warm, DecodeOptions(language="de"), warm]
     asking = [asyncio.create_task(transcriber.transcribe(asked(window(i, i + 1), "job", o))) for i, o in enumerate(options)]
     await queued()
     engine.gate.set()
     await asyncio.gather(*asking)
-    kinds = [{(c.how.temperature, c.options.prompt, c.options.hotwords) for c in batch} for batch in engine.batches]
-    assert all(len(kind) == 1 for kind in kinds)
+    assert all(len({clip.how for clip in batch}) == 1 for batch in engine.batches)
 
 
 async def test_a_doubtful_decode_is_tried_hotter_until_it_is_believable(stored: Artifacts) -> None:
