@@ -257,10 +257,8 @@ def _deployed(
 
 
 def _range(settings: Settings, stage: str, *, target: int | None = None, policy: str | None = None) -> AutoscalingConfig:
-    bounds = {
-        "min_replicas": getattr(settings, f"{stage}_min_replicas"),
-        "max_replicas": max(getattr(settings, f"{stage}_min_replicas"), getattr(settings, f"{stage}_max_replicas")),
-    }
+    least, most = getattr(settings, f"{stage}_min_replicas"), getattr(settings, f"{stage}_max_replicas")
+    bounds = {"min_replicas": least, "max_replicas": max(least, most or _cores() // 2)}
     if policy:
         return AutoscalingConfig(**bounds, policy=AutoscalingPolicy(policy_function=policy))
     return AutoscalingConfig(**bounds, target_ongoing_requests=target)

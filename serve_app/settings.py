@@ -80,7 +80,9 @@ class Settings(BaseSettings):
     ingestion_min_replicas: int = Field(1, ge=1, description="Ingestion replicas, at least.")
     ingestion_max_replicas: int = Field(2, ge=1, description="Ingestion replicas, at most.")
     transcoder_min_replicas: int = Field(1, ge=1, description="Transcoder replicas, at least.")
-    transcoder_max_replicas: int = Field(2, ge=1, description="Transcoder replicas, at most.")
+    transcoder_max_replicas: int = Field(
+        0, ge=0, description="Transcoder replicas, at most; 0 for one for every two cores of the machine that deploys."
+    )
     transcriber_min_replicas: int = Field(1, ge=1, description="Transcriber replicas a model, at least.")
     transcriber_max_replicas: int = Field(1, ge=1, description="Transcriber replicas a model, at most.")
     transcriber_gpus: float = Field(0.0, ge=0, description="GPUs, or the share of one, that a Transcriber replica takes.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def bound(settings: Settings) -> dict[str, Any]:
 
 
 def test_all_deployments_fit_on_two_cores_and_scale_between_bounds(settings: Settings) -> None:
-    one = settings.model_copy(update={"models": ("fake",), "transcriber_max_replicas": 3})
+    one = settings.model_copy(update={"models": ("fake",), "transcriber_max_replicas": 3, "transcoder_max_replicas": 4})
     graph = bound(one)
     assert set(graph) == {"Ingress", "Runner", "Ingestion", "Transcoder", "Transcriber"}
     assert sum(deployment.ray_actor_options["num_cpus"] for deployment in graph.values()) <= 2
@@ -55,6 +56,8 @@ def test_all_deployments_fit_on_two_cores_and_scale_between_bounds(settings: Set
         scale = deployment._deployment_config.autoscaling_config
         assert scale.min_replicas == getattr(one, f"{name.lower()}_min_replicas")
         assert scale.max_replicas == getattr(one, f"{name.lower()}_max_replicas")
+    cores = bound(settings)["Transcoder"]._deployment_config.autoscaling_config.max_replicas
+    assert 1 <= cores <= max(1, (os.cpu_count() or 1) // 2)
 
 
 def test_every_model_has_transcribers_of_its_own(settings: Settings) -> None:
