@@ -16,8 +16,8 @@ from batching.types import SAMPLE_RATE, Span, Window
 
 @dataclass(frozen=True, slots=True)
 class WindowLimits:
-    """Seconds: a window's greatest length, and that of the first one, which shows what language it is and whose text
-    somebody waits for; the silence that closes it, the margin kept on either side of speech, and the speech heard beyond a
+    """Seconds: a window's greatest length, and that of the first of several, which shows what language it is and whose
+    text somebody waits for; the silence that closes it, the margin kept on either side of speech, and the speech heard beyond a
     cut without a pause."""
 
     longest_s: float = 28.0
@@ -78,13 +78,29 @@ class WindowPlanner:
         yield Span(start, span.end)
 
     def _place(self, span: Span) -> Iterator[Window]:
-        if self._open:
-            first, last = self._open[0], self._open[-1]
-            edges = (self._overlap if self._joined else self._margin) + max(self._margin, self._overlap)
-            too_long = span.end - first.start + edges > (self._longest if self._index else self._first)
-            if too_long or span.start - last.end >= self._silence:
-                yield self._close(span.start, runs_on=span.start == last.end)
+        if self._open and span.start - self._open[-1].end >= self._silence:
+            yield self._close(span.start)
+        if self._open and self._length(span.end) > self._longest:
+            if not self._index:
+                yield from self._begin()
+            if self._length(span.end) > self._longest:
+                yield self._close(span.start, runs_on=span.start == self._open[-1].end)
         self._open.append(span)
+
+    def _length(self, end: int) -> int:
+        """Of the window that is open, if it went on to `end`."""
+        edges = (self._overlap if self._joined else self._margin) + max(self._margin, self._overlap)
+        return end - self._open[0].start + edges
+
+    def _begin(self) -> Iterator[Window]:
+        """Speech that fills more than a window has begun: the beginning of it goes ahead, and somebody reads it soon. What
+        fits into one window stays whole, it is understood better so."""
+        fitting = max(sum(self._length(span.end) <= self._first for span in self._open), 1)
+        ahead, rest = self._open[:fitting], self._open[fitting:]
+        if rest:
+            self._open = ahead
+            yield self._close(rest[0].start, runs_on=rest[0].start == ahead[-1].end)
+            self._open = rest
 
     def _close(self, ceiling: int, runs_on: bool = False) -> Window:
         """The open spans as a window, with a margin that stays clear of its neighbours' speech, or reaches into it where

@@ -158,12 +158,19 @@ def test_a_window_may_be_as_long_as_the_limit_with_its_margins() -> None:
     assert plan_seconds((1, 20), (21, 28.1), total=60) == [(0.6, 28.5)]
 
 
-def test_the_first_window_is_short_but_holds_a_whole_span() -> None:
+def test_the_first_window_is_short_where_more_than_a_window_follows() -> None:
     turns = said((1, 5), (6, 9), (10, 20), (21, 27))
+    (whole,) = plan(turns, at(60), WindowLimits())
+    assert whole.speech == tuple(turns)
+    turns += said((28, 35))
     windows = plan(turns, at(60), WindowLimits())
     assert [window.speech for window in windows] == [tuple(turns[:2]), tuple(turns[2:])]
-    (whole,) = plan(said((1, 20)), at(60), WindowLimits())
-    assert whole.speech == tuple(said((1, 20)))
+    assert (windows[0].end, windows[1].start) == (at(9.4), at(9.6))
+
+
+def test_a_first_window_holds_a_whole_span_at_least() -> None:
+    turns = said((1, 20), (21, 32))
+    assert [window.speech for window in plan(turns, at(60), WindowLimits())] == [(turns[0],), (turns[1],)]
 
 
 def test_a_long_silence_closes_a_window() -> None:
