@@ -42,8 +42,9 @@ from serve_app.jobs.connection import connect
 from serve_app.jobs.events import Events
 from serve_app.jobs.jobs import Jobs, Model
 from serve_app.jobs.runner import Runner, RunnerLimits
-from serve_app.jobs.store import Leases, Store
+from serve_app.jobs.store import Store
 from serve_app.jobs.sweeper import Sweeper
+from serve_app.jobs.terms import Leases
 from serve_app.keys import Keys
 from serve_app.scaling import LOAD
 from serve_app.settings import Settings

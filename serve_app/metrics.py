@@ -11,7 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 
 from serve_app.jobs.models import Phase
-from serve_app.jobs.store import Figures
+from serve_app.jobs.terms import Figures
 
 COUNTERS = {
     "jobs_submitted": ("murmur_jobs_submitted", "Jobs accepted."),

@@ -11,7 +11,8 @@ import pytest
 from deployments.artifacts import Artifacts
 from deployments.ffmpeg import find_ffmpeg
 from serve_app.jobs.connection import connect
-from serve_app.jobs.store import Leases, Store
+from serve_app.jobs.store import Store
+from serve_app.jobs.terms import Leases
 from serve_app.valkey import Valkey
 from tests.support import SAMPLE
 

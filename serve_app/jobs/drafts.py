@@ -15,7 +15,8 @@ from serve_app.errors import EdgeError
 from serve_app.jobs.connection import OUTAGES
 from serve_app.jobs.models import JobSpec, Principal, job_folder, source_key
 from serve_app.jobs.record import SPEC
-from serve_app.jobs.store import Once, Receipt, Store, Verdict
+from serve_app.jobs.store import Store
+from serve_app.jobs.terms import Once, Receipt, Verdict
 
 T = TypeVar("T")
 KEY_BYTES = 255

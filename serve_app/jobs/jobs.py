@@ -14,7 +14,8 @@ from serve_app.errors import EdgeError, not_found
 from serve_app.jobs.drafts import Draft, check_key
 from serve_app.jobs.events import Events
 from serve_app.jobs.models import Event, Job, JobSpec, Phase, Principal, job_folder, source_key, transcript_key
-from serve_app.jobs.store import Store, Verdict
+from serve_app.jobs.store import Store
+from serve_app.jobs.terms import Verdict
 from serve_app.jobs.transcripts import order, read_transcript
 
 FEATURES = {

@@ -16,8 +16,9 @@ from deployments.messages import FetchRequest
 from serve_app.jobs.connection import OUTAGES
 from serve_app.jobs.models import Claim, Event, EventKind, Job, JobError, Phase, source_key, transcript_key
 from serve_app.jobs.pipeline import LeaseLost, Pipeline, Stages
-from serve_app.jobs.store import Counts, Store
+from serve_app.jobs.store import Store
 from serve_app.jobs.sweeper import Sweeper
+from serve_app.jobs.terms import Counts
 from serve_app.jobs.transcripts import write_transcript
 
 log = logging.getLogger(__name__)

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from redis.asyncio import Redis
 from serve_app.jobs.connection import answer
 from serve_app.jobs.models import Claim, Commit, Event, EventKind, Job, JobError, JobSpec, Phase
 from serve_app.jobs.record import SPEC, placed, to_job
+from serve_app.jobs.terms import Counts, Figures, Leases, Once, Receipt, Verdict
 
 PREFIX = "murmur:{q}:"
 SCRIPTS = Path(__file__).parent / "lua"
@@ -32,63 +31,6 @@ SCRIPTS = Path(__file__).parent / "lua"
 @cache
 def _script(name: str) -> str:
     return (SCRIPTS / "lib.lua").read_text() + (SCRIPTS / f"{name}.lua").read_text()
-
-
-class Verdict(StrEnum):
-    """What became of a submit: a new job; the job that the same request made before; or why there is none."""
-
-    NEW = "new"
-    SAME = "same"
-    OTHER = "other"
-    BUSY = "busy"
-    FULL = "full"
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """What became of a submit, the id of the job that there is, and the job itself where it is new and just made."""
-
-    verdict: Verdict
-    job_id: str
-    job: Job | None = None
-
-
-class Counts(StrEnum):
-    """What an attempt that was given back counts as."""
-
-    NOTHING = "nothing"
-    ATTEMPT = "attempt"
-    STALL = "stall"
-    LOSS = "loss"
-
-
-@dataclass(frozen=True, slots=True)
-class Once:
-    """An idempotency key as it is kept (`place`), and what tells one request with it from another."""
-
-    place: str
-    fingerprint: str
-
-
-@dataclass(frozen=True, slots=True)
-class Leases:
-    """How long a claim lasts without renewal; how many workers a job may cost without getting on: a few that had this job
-    alone, more of those that had others too, and so may have died of those or of nothing in particular."""
-
-    lease_s: float = 30.0
-    max_stalls: int = 3
-    max_losses: int = 9
-
-
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """`grown` counts and histograms that only grow (lua/lib.lua); jobs waiting, running and delayed; webhooks queued."""
-
-    grown: Mapping[str, int]
-    waiting: int
-    running: int
-    delayed: int
-    webhooks: int
 
 
 class Store:

@@ -9,7 +9,8 @@ import pytest
 
 from serve_app.jobs.connection import connect
 from serve_app.jobs.models import JobSpec, Phase
-from serve_app.jobs.store import Leases, Store
+from serve_app.jobs.store import Store
+from serve_app.jobs.terms import Leases
 from serve_app.valkey import Valkey
 
 

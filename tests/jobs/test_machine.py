@@ -19,7 +19,8 @@ from redis import Redis
 
 from serve_app.jobs.connection import connect
 from serve_app.jobs.models import Claim, Commit, EventKind, JobError, JobSpec, Phase, Priority
-from serve_app.jobs.store import PREFIX, Counts, Leases, Once, Receipt, Store, Verdict
+from serve_app.jobs.store import PREFIX, Store
+from serve_app.jobs.terms import Counts, Leases, Once, Receipt, Verdict
 from serve_app.valkey import Valkey
 
 T = TypeVar("T")

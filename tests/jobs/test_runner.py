@@ -17,8 +17,9 @@ from deployments.messages import Planned, TranscodeRequest, TranscribeRequest
 from serve_app.errors import EdgeError
 from serve_app.jobs.models import EventKind, JobSpec, Phase, Principal, job_folder
 from serve_app.jobs.runner import RunnerLimits
-from serve_app.jobs.store import Leases, Store
+from serve_app.jobs.store import Store
 from serve_app.jobs.sweeper import Sweeper
+from serve_app.jobs.terms import Leases
 from tests.house import ME, House, open_house
 from tests.support import s16le, tone
 

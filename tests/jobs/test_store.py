@@ -9,7 +9,8 @@ import orjson
 import pytest
 
 from serve_app.jobs.models import Claim, Commit, EventKind, JobError, JobSpec, Phase, Priority
-from serve_app.jobs.store import Counts, Receipt, Store, Verdict
+from serve_app.jobs.store import Store
+from serve_app.jobs.terms import Counts, Receipt, Verdict
 
 SPEC = JobSpec("base")
 

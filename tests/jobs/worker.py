@@ -10,8 +10,9 @@ from deployments.artifacts import Artifacts
 from deployments.ffmpeg import find_ffmpeg
 from serve_app.jobs.connection import connect
 from serve_app.jobs.runner import Runner, RunnerLimits
-from serve_app.jobs.store import Leases, Store
+from serve_app.jobs.store import Store
 from serve_app.jobs.sweeper import Sweeper
+from serve_app.jobs.terms import Leases
 from tests.house import PlainStages
 
 

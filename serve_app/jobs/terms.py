@@ -1,0 +1,66 @@
+"""The terms on which the store is asked, and those in which it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from serve_app.jobs.models import Job
+
+
+class Verdict(StrEnum):
+    """What became of a submit: a new job; the job that the same request made before; or why there is none."""
+
+    NEW = "new"
+    SAME = "same"
+    OTHER = "other"
+    BUSY = "busy"
+    FULL = "full"
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of a submit, the id of the job that there is, and the job itself where it is new and just made."""
+
+    verdict: Verdict
+    job_id: str
+    job: Job | None = None
+
+
+class Counts(StrEnum):
+    """What an attempt that was given back counts as."""
+
+    NOTHING = "nothing"
+    ATTEMPT = "attempt"
+    STALL = "stall"
+    LOSS = "loss"
+
+
+@dataclass(frozen=True, slots=True)
+class Once:
+    """An idempotency key as it is kept (`place`), and what tells one request with it from another."""
+
+    place: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Leases:
+    """How long a claim lasts without renewal; how many workers a job may cost without getting on: a few that had this job
+    alone, more of those that had others too, and so may have died of those or of nothing in particular."""
+
+    lease_s: float = 30.0
+    max_stalls: int = 3
+    max_losses: int = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """`grown` counts and histograms that only grow (lua/lib.lua); jobs waiting, running and delayed; webhooks queued."""
+
+    grown: Mapping[str, int]
+    waiting: int
+    running: int
+    delayed: int
+    webhooks: int
