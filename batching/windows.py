@@ -17,8 +17,8 @@ from batching.types import SAMPLE_RATE, Span, Window
 @dataclass(frozen=True, slots=True)
 class WindowLimits:
     """Seconds: a window's greatest length, and that of the first of several, which shows what language it is and whose
-    text somebody waits for; the silence that closes it, the margin kept on either side of speech, and the speech heard beyond a
-    cut without a pause."""
+    text somebody waits for; the silence that closes it, the margin kept on either side of speech, and the speech heard
+    beyond a cut without a pause."""
 
     longest_s: float = 28.0
     first_s: float = 10.0

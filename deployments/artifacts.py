@@ -79,7 +79,8 @@ class Artifacts:
     def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         """`length` bytes from `start` (to the end when None). FileNotFoundError where there is no such artifact."""
         with self._fs.open_input_file(self._path(key)) as file:
-            return bytes(file.read_at(max(file.size() - start, 0) if length is None else length, start))
+            left = max(file.size() - start, 0)  # an object storage refuses to read beyond the end
+            return bytes(file.read_at(left if length is None else min(length, left), start)) if left else b""
 
     def chunks(self, key: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
         """The same, a megabyte at a time."""

@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 import ffmpeg
 import imageio_ffmpeg
@@ -25,6 +27,11 @@ OLDEST_SAFE = (8, 1, 3)
 """Older ones follow playlists inside a file they were given (CVE-2026-107697)."""
 FORMATS = "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dts,eac3,flac,flv,matroska,mov,mp3,mpeg,mpegts,ogg,tta,w64,wav,wv"
 LOG_BYTES = 16_384
+CPU_S, CPU_PER_S = 120, 0.1
+"""Processor time for a source: an hour of FLAC takes less than a second of it, of film some tens."""
+MEMORY_BYTES, OPEN_FILES = 2 << 30, 32
+STALLED_S = 300.0
+"""A decoder that gives no five seconds of audio in so long never will."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +92,22 @@ def decode_command(program: str, seconds: float) -> list[str]:
     return arguments
 
 
+def _cage(seconds: float) -> None:
+    """In the child, before it is ffmpeg. A group of its own, to be killed whole; no session, in which Linux would weigh its
+    niceness by itself alone. No file to write, few to open, bounded memory and processor time."""
+    os.setpgrp()
+    for what, most in (
+        (resource.RLIMIT_CPU, int(CPU_S + seconds * CPU_PER_S)),
+        (resource.RLIMIT_AS, MEMORY_BYTES),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_NOFILE, OPEN_FILES),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        with suppress(ValueError, OSError):  # a system that knows no such limit, or has a lower one already
+            # Past the soft limit of processor time the kernel says why it kills; at the hard one it does not.
+            resource.setrlimit(what, (most, most + 5 if what == resource.RLIMIT_CPU else most))
+
+
 class Decoder:
     """One run of ffmpeg. `read` until it gives nothing, then `verdict`; `stop` in any case."""
 
@@ -105,18 +128,20 @@ class Decoder:
             stdin=descriptor,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            # A group of its own, to be killed whole; no session, in which Linux would weigh its niceness by itself alone.
-            preexec_fn=os.setpgrp,
+            preexec_fn=partial(_cage, seconds),
             env={},
         )
         return cls(process)
 
     async def read(self, samples: int) -> bytes:
-        """The next `samples` samples as s16le, fewer at the end, none after it."""
+        """The next `samples` samples as s16le, fewer at the end, none after it. CorruptMedia where they do not come."""
         try:
-            data = await self._out.readexactly(samples * 2)
+            async with asyncio.timeout(STALLED_S):
+                data = await self._out.readexactly(samples * 2)
         except asyncio.IncompleteReadError as short:
             data = short.partial[: len(short.partial) & ~1]
+        except TimeoutError:
+            raise CorruptMedia("The source takes too long to decode: send it in another format.") from None
         self.samples += len(data) // 2
         return data
 
@@ -126,6 +151,8 @@ class Decoder:
         status = await self._process.wait()
         await self._logging
         log = self._log.decode(errors="replace")
+        if status == -signal.SIGXCPU:
+            raise CorruptMedia("The source takes too much work to decode: send it in another format.")
         if status < 0 or "Exiting normally, received signal" in log:
             raise StageDied("The decoder was stopped before its end: try the job again.")
         if self.samples == 0 and (error := explain(log, status)):

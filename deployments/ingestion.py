@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 
 from deployments.artifacts import Artifacts
+from deployments.buckets import Buckets
 from deployments.messages import FetchRequest, StoredSource
 from deployments.safe_http import SafeHttp
 
 
 class Ingestion:
-    """Fetches over `http` into the artifacts, a megabyte in memory at a time."""
+    """Fetches over `http`, or from `buckets`, into the artifacts, a megabyte in memory at a time."""
 
-    def __init__(self, artifacts: Artifacts, http: SafeHttp) -> None:
+    def __init__(self, artifacts: Artifacts, http: SafeHttp, buckets: Buckets) -> None:
         self._artifacts = artifacts
         self._http = http
+        self._buckets = buckets
 
     async def fetch(self, request: FetchRequest) -> StoredSource:
         """Make sure that the source is stored; one that is stays as it is. Raises SourceForbidden, SourceNotFound,
@@ -24,15 +28,28 @@ class Ingestion:
         if size is not None:
             return StoredSource(request.key, size, await asyncio.to_thread(self._digest, request.key))
         digest = hashlib.sha256()
-        async with self._http.get(request.url, request.max_bytes) as body:
+        async with self._body(request) as body:
             with self._artifacts.writer(request.key) as writer:
                 async for chunk in body:
                     await asyncio.to_thread(writer.write, chunk)
                     digest.update(chunk)
         return StoredSource(request.key, writer.size, digest.hexdigest())
 
+    @asynccontextmanager
+    async def _body(self, request: FetchRequest) -> AsyncIterator[AsyncIterator[bytes]]:
+        if request.url.startswith("s3://"):
+            yield _in_threads(self._buckets.read(request.url, request.max_bytes))
+            return
+        async with self._http.get(request.url, request.max_bytes, request.user_agent) as body:
+            yield body
+
     def _digest(self, key: str) -> str:
         digest = hashlib.sha256()
         for chunk in self._artifacts.chunks(key):
             digest.update(chunk)
         return digest.hexdigest()
+
+
+async def _in_threads(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
+    while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
+        yield chunk

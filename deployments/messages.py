@@ -9,11 +9,13 @@ from batching.types import Segment, Window
 
 @dataclass(frozen=True, slots=True)
 class FetchRequest:
-    """Make sure that what lies at `url` is stored under `key`, at most `max_bytes` of it."""
+    """Make sure that what lies at `url` is stored under `key`, at most `max_bytes` of it; `user_agent` is who asks for it,
+    where that is not to be us."""
 
     url: str
     key: str
     max_bytes: int
+    user_agent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +81,16 @@ class Begun:
 @dataclass(frozen=True, slots=True)
 class WindowResult:
     """A window's segments on the source's clock (their ids are not set yet), its language and how probable that is (1 if it
-    was given, 0 if it was assumed), the device that did it."""
+    was given, 0 if it was assumed), the device that did it; how often it was decoded, and what share of the fullest batch's
+    places were taken."""
 
     index: int
     segments: tuple[Segment, ...]
     language: str | None
     device: str
     certainty: float = 1.0
+    decodes: int = 1
+    fill: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

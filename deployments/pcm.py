@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,6 +13,7 @@ from deployments.artifacts import Artifacts
 
 PART_SAMPLES = 60 * SAMPLE_RATE
 SAMPLE_BYTES = 2
+WAV_HEADER_BYTES = 44
 
 
 def part_key(prefix: str, number: int) -> str:
@@ -50,6 +54,29 @@ class PcmWriter:
         self._artifacts.put(part_key(self._prefix, self._parts), pcm)
         self._parts += 1
         self.stored += len(pcm) // SAMPLE_BYTES
+
+
+def wav_header(samples: int) -> bytes:
+    """What makes a WAV file of `samples` samples that follow; the lengths of one beyond 4 GiB say that it is longer."""
+    size = min(samples * SAMPLE_BYTES, 0xFFFFFFFF - WAV_HEADER_BYTES)
+    sound = struct.pack("<IHHIIHH", 16, 1, 1, SAMPLE_RATE, SAMPLE_RATE * SAMPLE_BYTES, SAMPLE_BYTES, 8 * SAMPLE_BYTES)
+    return b"RIFF" + struct.pack("<I", size + WAV_HEADER_BYTES - 8) + b"WAVEfmt " + sound + b"data" + struct.pack("<I", size)
+
+
+def wav_chunks(artifacts: Artifacts, prefix: str, samples: int, start: int, length: int) -> Iterator[bytes]:
+    """Bytes `[start, start + length)` of the parts as one WAV file, a part at a time: there is no second copy of it."""
+    header = wav_header(samples)[start : start + length]
+    if header:
+        yield header
+    at, left = max(start - WAV_HEADER_BYTES, 0), length - len(header)
+    while left > 0:
+        number, offset = divmod(at, PART_SAMPLES * SAMPLE_BYTES)
+        piece = artifacts.read(part_key(prefix, number), offset, min(left, PART_SAMPLES * SAMPLE_BYTES - offset))
+        if not piece:
+            return
+        yield piece
+        at += len(piece)
+        left -= len(piece)
 
 
 def read_pcm(artifacts: Artifacts, prefix: str, start: int, end: int) -> NDArray[np.float32]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Any
@@ -20,7 +20,7 @@ Address = IPv4Address | IPv6Address
 
 PORTS = (80, 443)
 REDIRECTS = 3
-CHUNK = 1 << 16
+RESUMES = 3
 DENIED = tuple(
     ip_network(block)
     for block in (
@@ -54,7 +54,8 @@ def is_public(address: Address) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """Hosts, host:port pairs and networks that may be reached although they are private, or on an odd port."""
+    """Hosts, host:port pairs and networks that may be reached although they are private, or on an odd port; buckets that
+    may be read."""
 
     entries: frozenset[str] = frozenset()
 
@@ -70,8 +71,12 @@ class Allowed:
 
     def covers(self, address: Address) -> bool:
         """Whether a named network holds this address."""
-        networks = (entry for entry in self.entries if "/" in entry)
+        networks = (entry for entry in self.entries if "/" in entry and not entry.startswith("s3://"))
         return any(address in ip_network(network, strict=False) for network in networks)
+
+    def bucket(self, name: str) -> bool:
+        """Whether objects of this bucket may be read."""
+        return f"s3://{name}".lower() in self.entries
 
 
 class GuardedBackend(httpcore.AsyncNetworkBackend):
@@ -95,9 +100,9 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         for address in addresses:
             if not named and not self._allowed.covers(address):
                 if not is_public(address):
-                    raise SourceForbidden("The source's address is not a public one: give a URL that anybody can reach.")
+                    raise SourceForbidden("The address is not a public one: give a URL that anybody can reach.")
                 if port not in PORTS:
-                    raise SourceForbidden(f"Sources are fetched from ports 80 and 443 only, not from {port}.")
+                    raise SourceForbidden(f"Only ports 80 and 443 are reached, not {port}.")
         for address in addresses[:-1]:
             with suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
                 return await self._inner.connect_tcp(str(address), port, timeout, local_address, socket_options)
@@ -121,24 +126,30 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         return [ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
 
 
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a hook answered: its status, and its Retry-After where it sent one."""
+
+    status: int
+    retry_after: str | None = None
+
+
 class SafeHttp:
-    """A client for one purpose: reading what a user's URL names."""
+    """A client for what users' URLs name: sources to read, hooks to tell."""
 
     def __init__(self, allowed: Allowed, *, total_s: float = 3600.0) -> None:
         self._allowed = allowed
         self._total_s = total_s
 
     @asynccontextmanager
-    async def get(self, url: str, max_bytes: int) -> AsyncIterator[AsyncIterator[bytes]]:
-        """The body of `url`, in chunks as they come. Raises SourceForbidden, SourceNotFound, SourceTooLarge,
-        SourceUnreachable, also while the chunks are read."""
+    async def get(self, url: str, max_bytes: int, user_agent: str | None = None) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The body of `url`, in chunks as they come; where the connection is cut and the server can go on from there, it
+        does. Raises SourceForbidden, SourceNotFound, SourceTooLarge, SourceUnreachable, also while the chunks are read."""
         try:
-            async with asyncio.timeout(self._total_s), self._client() as client:
+            async with asyncio.timeout(self._total_s), self._client(user_agent) as client:
                 response = await self._follow(client, url)
-                try:
-                    yield self._body(response, max_bytes)
-                finally:
-                    await response.aclose()
+                async with aclosing(self._body(client, response, max_bytes)) as body:
+                    yield body
         except TimeoutError:
             raise SourceUnreachable("The source took too long to send: try again, or upload the file.") from None
         except (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError):
@@ -146,7 +157,27 @@ class SafeHttp:
         except httpx.TransportError:
             raise SourceUnreachable("The source could not be reached, or broke off: try again, or upload it.") from None
 
-    def _client(self) -> httpx.AsyncClient:
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str], *, within_s: float = 20.0) -> Reply:
+        """Send a body and read no more of the answer than its beginning; redirects are answers like any other. Raises
+        SourceForbidden, SourceUnreachable."""
+        try:
+            async with asyncio.timeout(within_s), self._client(None) as client:
+                _check_url(httpx.URL(url))
+                response = await client.send(
+                    client.build_request("POST", url, content=body, headers=dict(headers)), stream=True
+                )
+                try:
+                    return Reply(response.status_code, response.headers.get("retry-after"))
+                finally:
+                    await response.aclose()
+        except TimeoutError:
+            raise SourceUnreachable(f"There was no answer within {within_s:g} s.") from None
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError):
+            raise SourceForbidden("The URL must be http or https with a host.") from None
+        except httpx.TransportError as error:
+            raise SourceUnreachable(f"The address could not be reached ({type(error).__name__}).") from None
+
+    def _client(self, user_agent: str | None) -> httpx.AsyncClient:
         transport = httpx.AsyncHTTPTransport(trust_env=False)
         pool = transport._pool
         pool._network_backend = GuardedBackend(self._allowed, pool._network_backend)
@@ -154,31 +185,56 @@ class SafeHttp:
             transport=transport,
             trust_env=False,
             timeout=httpx.Timeout(20.0, connect=5.0),
-            headers={"Accept-Encoding": "identity", "User-Agent": "murmuration"},
+            headers={"Accept-Encoding": "identity", "User-Agent": user_agent or "murmuration"},
         )
 
     async def _follow(self, client: httpx.AsyncClient, url: str) -> httpx.Response:
         for _ in range(REDIRECTS + 1):
-            if (httpx.URL(url).port or 80) > 65535:
-                raise SourceForbidden("The source's URL names a port that there is none of.")
-            if httpx.URL(url).userinfo:
-                raise SourceForbidden("The source's URL must not carry credentials.")
+            _check_url(httpx.URL(url))
             response = await client.send(client.build_request("GET", url), stream=True)
             if not response.has_redirect_location:
+                if response.status_code != 200:
+                    await response.aclose()
                 _check_status(response.status_code)
                 return response
             await response.aclose()
             url = str(response.url.join(response.headers["location"]))
         raise SourceUnreachable(f"The source redirects more than {REDIRECTS} times.")
 
-    @staticmethod
-    async def _body(response: httpx.Response, max_bytes: int) -> AsyncIterator[bytes]:
-        received = 0
-        async for chunk in response.aiter_raw(CHUNK):
-            received += len(chunk)
-            if received > max_bytes:
-                raise SourceTooLarge(f"The source is larger than the {max_bytes} bytes allowed: split it.")
-            yield chunk
+    async def _body(
+        self, client: httpx.AsyncClient, response: httpx.Response, max_bytes: int
+    ) -> AsyncGenerator[bytes, None]:
+        received = cuts = 0
+        # A strong validator alone says that it is still the same, byte for byte (RFC 9110, section 13.1.5).
+        tag = response.headers.get("etag", "")
+        validator = "" if tag.startswith("W/") else tag
+        while True:
+            try:
+                # As it comes: what httpx gathers for a chunk of a given size is lost where the connection is.
+                async for chunk in response.aiter_raw():
+                    received += len(chunk)
+                    if received > max_bytes:
+                        raise SourceTooLarge(f"The source is larger than the {max_bytes} bytes allowed: split it.")
+                    yield chunk
+                return
+            except httpx.TransportError:
+                cuts += 1
+                if not validator or not received or cuts > RESUMES:
+                    raise
+            finally:
+                await response.aclose()
+            wanted = {"Range": f"bytes={received}-", "If-Range": validator}
+            response = await client.send(client.build_request("GET", response.url, headers=wanted), stream=True)
+            if response.status_code != 206 or not response.headers.get("content-range", "").startswith(f"bytes {received}-"):
+                await response.aclose()
+                raise SourceUnreachable("The source broke off, and cannot go on from there: try again, or upload it.")
+
+
+def _check_url(url: httpx.URL) -> None:
+    if url.port is not None and not 0 < url.port < 65536:
+        raise SourceForbidden("The URL names a port that there is none of.")
+    if url.userinfo:
+        raise SourceForbidden("The URL must not carry credentials.")
 
 
 def _check_status(status: int) -> None:
@@ -193,5 +249,5 @@ def _check_status(status: int) -> None:
 def networks_ok(entries: Iterable[str]) -> None:
     """Raise ValueError for an entry of the setting that is meant as a network and is none."""
     for entry in entries:
-        if "/" in entry:
+        if "/" in entry and not entry.startswith("s3://"):
             ip_network(entry.strip(), strict=False)

@@ -35,7 +35,7 @@ class Transcriber:
         lanes = engine.workers + (engine.info.device == "cuda")
         self._threads = ThreadPoolExecutor(lanes, "engine")
         scheduler = Scheduler(engine.batch, engine.batch_s)
-        self._batcher: Batcher[Clip, Decode] = Batcher(self._decode, scheduler, lanes)
+        self._batcher: Batcher[Clip, tuple[Decode, float]] = Batcher(self._decode, scheduler, lanes)
 
     async def info(self) -> EngineInfo:
         """Which model on which device."""
@@ -79,17 +79,19 @@ class Transcriber:
         awaited whenever its turn has come. Raises EngineFailed."""
         window: Window | None = request.window
         segments: list[Segment] = []
+        fills: list[float] = []
         language, certainty = None, 0.0
         while window is not None:
             audio = await asyncio.to_thread(read_pcm, self._artifacts, request.pcm_prefix, window.start, window.end)
-            decode, verdict = await self._believable(request, audio, window, begun)
+            decode, verdict = await self._believable(request, audio, window, begun, fills)
             if language is None:
                 language, certainty = decode.language, decode.language_probability
             if not verdict.silent:
                 offset = window.start / SAMPLE_RATE
                 segments += [replace(shifted(s, offset), flags=verdict.flags) for s in decode.segments]
             window = self._rest(window, decode)
-        return WindowResult(request.window.index, tuple(segments), language, self._engine.info.device, certainty)
+        device = self._engine.info.device
+        return WindowResult(request.window.index, tuple(segments), language, device, certainty, len(fills), max(fills))
 
     @staticmethod
     def _rest(window: Window, decode: Decode) -> Window | None:
@@ -104,13 +106,16 @@ class Transcriber:
         audio: NDArray[np.float32],
         window: Window,
         begun: Callable[[], Awaitable[None]] | None,
+        fills: list[float],
     ) -> tuple[Decode, Verdict]:
-        """Decode, and while the result is doubtful decode again with more care; the likeliest counts."""
+        """Decode, and while the result is doubtful decode again with more care; the likeliest counts. `fills` gets how full
+        the batch of each decode was."""
         best: tuple[Decode, Verdict] | None = None
         for how in tries(request.options.temperature):
             if best and best[0].whole and how == Try(request.options.temperature, whole=True):
                 continue  # that is how it was decoded
-            decode = await self._submit(request, Clip(audio, request.options, how), begun)
+            decode, fill = await self._submit(request, Clip(audio, request.options, how), begun)
+            fills.append(fill)
             verdict = judge(
                 decode.text,
                 log_probability=decode.log_probability,
@@ -127,7 +132,9 @@ class Transcriber:
         assert best is not None
         return best
 
-    async def _submit(self, request: TranscribeRequest, clip: Clip, begun: Callable[[], Awaitable[None]] | None) -> Decode:
+    async def _submit(
+        self, request: TranscribeRequest, clip: Clip, begun: Callable[[], Awaitable[None]] | None
+    ) -> tuple[Decode, float]:
         try:
             return await self._batcher.submit(
                 clip,
@@ -142,8 +149,9 @@ class Transcriber:
         except Exception as error:
             raise EngineFailed(f"The model could not decode a part of the audio ({type(error).__name__}).") from error
 
-    async def _decode(self, clips: Sequence[Clip]) -> Sequence[Decode]:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._engine.decode, clips)
+    async def _decode(self, clips: Sequence[Clip]) -> Sequence[tuple[Decode, float]]:
+        decodes = await asyncio.get_running_loop().run_in_executor(self._threads, self._engine.decode, clips)
+        return [(decode, len(clips) / self._engine.batch) for decode in decodes]
 
 
 def _samples(seconds: float) -> int:

@@ -11,21 +11,25 @@ from starlette.datastructures import Headers
 from serve_app.errors import EdgeError
 from serve_app.jobs.models import Principal
 from serve_app.keys import Keys
+from serve_app.limits import Limits
+from serve_app.tokens import Tokens
 
 ANONYMOUS = Principal("anonymous", "default")
 """Who asks without a key where none is required."""
 HEADERS = ("x-api-key", "x-bf-vk")
 """Where a key may stand beside `Authorization: Bearer`."""
 
-bearer = HTTPBearer(auto_error=False, description="An API key of `murmur keys create`.")
+bearer = HTTPBearer(auto_error=False, description="An API key of `murmur keys create`, or a JWT.")
 api_key = APIKeyHeader(name="X-API-Key", auto_error=False, description="The same key, as some clients send it.")
 
 
 class Auth:
-    """Knows keys; `required` says whether anybody is answered without one."""
+    """Knows keys, and tokens where an issuer of them is trusted; `required` says whether anybody is answered without."""
 
-    def __init__(self, keys: Keys, *, required: bool) -> None:
+    def __init__(self, keys: Keys, limits: Limits, tokens: Tokens | None = None, *, required: bool) -> None:
         self._keys = keys
+        self._limits = limits
+        self._tokens = tokens
         self._required = required
 
     async def principal(self, headers: Headers) -> Principal:
@@ -35,9 +39,16 @@ class Auth:
             if self._required:
                 raise EdgeError("unauthenticated", "An API key is required: send it as Authorization: Bearer KEY.")
             return ANONYMOUS
-        principal = await self._keys.principal(key)
+        token = self._tokens if self._tokens and key.count(".") == 2 else None
+        principal = await (token or self._keys).principal(key)
         if principal is None:
-            raise EdgeError("unauthenticated", "The API key is not a valid one, or it has expired or was revoked.")
+            raise EdgeError("unauthenticated", "The API key or token is not a valid one, or it has expired or was revoked.")
+        return principal
+
+    async def admit(self, headers: Headers) -> Principal:
+        """The same, and counted against the tenant's limits. EdgeError `rate_limited`."""
+        principal = await self.principal(headers)
+        await self._limits.request(principal)
         return principal
 
 
@@ -57,7 +68,7 @@ async def caller(
 ) -> Principal:
     """Dependency: who asks. EdgeError `forbidden` where a scope that the route wants is missing."""
     auth: Auth = request.app.state.auth
-    principal = await auth.principal(request.headers)
+    principal = await auth.admit(request.headers)
     for scope in scopes.scopes:
         if not principal.may(scope):
             raise EdgeError("forbidden", f"The API key does not have the scope {scope}.")

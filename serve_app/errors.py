@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 STATUS = {
     "invalid_request": 422,
     "malformed": 400,
@@ -34,17 +36,23 @@ STATUS = {
 
 
 class EdgeError(Exception):
-    """A request cannot be granted: a code of the table, a sentence, the fields at fault where there are any, and the
-    seconds after which it may be tried again where that is known."""
+    """A request cannot be granted: a code of the table, a sentence, the fields at fault where there are any, the seconds
+    after which it may be tried again where that is known, and what else HTTP's headers are to say."""
 
     def __init__(
-        self, code: str, message: str, fields: tuple[tuple[str, str], ...] = (), retry_after_s: int | None = None
+        self,
+        code: str,
+        message: str,
+        fields: tuple[tuple[str, str], ...] = (),
+        retry_after_s: int | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.fields = fields
         self.retry_after_s = retry_after_s
+        self._headers = dict(headers or {})
 
     @property
     def status(self) -> int:
@@ -55,7 +63,7 @@ class EdgeError(Exception):
     def headers(self) -> dict[str, str]:
         """What HTTP wants said beside the body, in every dialect."""
         wait = {"Retry-After": str(self.retry_after_s)} if self.retry_after_s is not None else {}
-        return wait | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})
+        return wait | self._headers | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})
 
 
 def not_found() -> EdgeError:

@@ -7,10 +7,10 @@ import re
 from fastapi import Response
 from fastapi.responses import StreamingResponse
 
-from serve_app.jobs.jobs import Artifact, Jobs
+from serve_app.jobs.results import Artifact, Results
 
 
-def file_response(jobs: Jobs, artifact: Artifact, wanted: str | None) -> Response:
+def file_response(results: Results, artifact: Artifact, wanted: str | None) -> Response:
     """The artifact, or the part of it that a Range header wants; 416 where there is no such part."""
     headers = {"Accept-Ranges": "bytes"}
     start, end, status = 0, artifact.size, 200
@@ -21,7 +21,7 @@ def file_response(jobs: Jobs, artifact: Artifact, wanted: str | None) -> Respons
         (start, end), status = span, 206
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{artifact.size}"
     headers["Content-Length"] = str(end - start)
-    body = jobs.content(artifact, start, end - start)
+    body = results.content(artifact, start, end - start)
     return StreamingResponse(body, status, headers=headers, media_type=artifact.content_type)
 
 

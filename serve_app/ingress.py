@@ -15,15 +15,17 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
 from deployments.errors import WorkError
+from serve_app import deliveries
 from serve_app.auth import Auth
 from serve_app.dialects.base import Dialect, Edge
-from serve_app.dialects.native import NATIVE, invalid
+from serve_app.dialects.native import NATIVE, PROBLEMS, invalid
 from serve_app.errors import EdgeError
 from serve_app.guard import Guard
 from serve_app.jobs.connection import OUTAGES
 from serve_app.jobs.events import Events
 from serve_app.jobs.store import Store
 from serve_app.metrics import exposition
+from serve_app.trace import RequestIds
 
 log = logging.getLogger(__name__)
 
@@ -52,9 +54,11 @@ def create_api(
 
     api = FastAPI(title="Murmuration", version=version, lifespan=lifespan, redoc_url=None)
     api.state.auth = auth
+    api.add_middleware(RequestIds)
     guard = Depends(Guard(edge.allowed_hosts))
     for dialect in dialects:
         api.include_router(dialect.routes(edge), dependencies=[guard])
+    api.include_router(deliveries.routes(edge.outbox, PROBLEMS), dependencies=[guard])
     _add_health(api, store, version, devices)
     _add_errors(api, dialects)
     return api

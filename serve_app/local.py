@@ -145,7 +145,7 @@ class LocalService:
 
     def _start(self) -> None:
         settings = self._settings
-        check_host(settings.host, keyed=settings.api_keys_required, open_to_all=settings.allow_anonymous)
+        check_host(settings.host, keyed=settings.keyed, open_to_all=settings.allow_anonymous)
         check_port(settings.host, settings.port)
         self._exit.enter_context(locked(settings.data_dir))
         try:
@@ -218,16 +218,17 @@ class LocalService:
         from ray.serve.exceptions import RayServeException
 
         settings = self._settings
+        told = LOGGING | {"encoding": settings.log_format.upper()}
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         try:
             serve.start(
                 proxy_location="HeadOnly",
                 http_options={"host": settings.host, "port": settings.port, "request_timeout_s": None},
-                logging_config=LOGGING,
+                logging_config=told,
             )
             logging.getLogger("ray.serve").setLevel(logging.ERROR)
             self._exit.callback(self._undeploy)
-            target = serve.RunTarget(application, APPLICATION, "/", LOGGING)
+            target = serve.RunTarget(application, APPLICATION, "/", told)
             serve.run_many([target], wait_for_applications_running=False)
             self._wait_until_running()
             with build_opener(ProxyHandler({})).open(f"{self.url}/readyz", timeout=30) as answer:

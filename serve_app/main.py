@@ -23,6 +23,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from deployments.artifacts import Artifacts
+from deployments.buckets import Buckets
 from deployments.engines import load
 from deployments.engines.base import EngineConfig
 from deployments.engines.memory import CPU_BATCH
@@ -37,18 +38,24 @@ from serve_app.auth import Auth
 from serve_app.dialects.base import Edge
 from serve_app.flow import pace_replica
 from serve_app.guard import ANY
-from serve_app.ingress import create_api
+from serve_app.ingress import DIALECTS, create_api
 from serve_app.jobs.connection import connect
 from serve_app.jobs.events import Events
 from serve_app.jobs.jobs import Jobs, Model
+from serve_app.jobs.outbox import Outbox
+from serve_app.jobs.results import Results
 from serve_app.jobs.runner import Runner, RunnerLimits
 from serve_app.jobs.store import Store
 from serve_app.jobs.sweeper import Sweeper
 from serve_app.jobs.terms import Leases
+from serve_app.jobs.webhooks import Webhooks
 from serve_app.keys import Keys
+from serve_app.limits import Limits, TenantLimits
 from serve_app.scaling import LOAD
 from serve_app.settings import Settings
 from serve_app.stages import ServeStages
+from serve_app.tokens import Tokens
+from serve_app.trace import Ids
 
 VERSION = version("murmuration")
 DRAIN_S = 8.0
@@ -58,6 +65,8 @@ NICENESS = 10
 
 def prepare_replica(settings: Settings) -> None:
     """What every replica does first: log where Serve logs, and listen where the service listens."""
+    for handler in logging.getLogger("ray.serve").handlers:
+        handler.addFilter(Ids())
     for package in ("serve_app", "deployments"):
         logger = logging.getLogger(package)
         logger.handlers = logging.getLogger("ray.serve").handlers
@@ -94,20 +103,24 @@ class IngressReplica:
         artifacts, store = Artifacts(settings.storage), Store(redis)
         self._store = store
         self._events = Events(store, artifacts)
+        limits = Limits(store, TenantLimits(settings.tenant_requests_per_minute, settings.tenant_minutes_per_month))
         jobs = Jobs(
             store,
             self._events,
             artifacts,
             models,
+            limits=limits,
+            allowed=Allowed.parse(settings.fetch_allow),
             result_ttl_s=settings.result_ttl_s,
             queue_limit=settings.tenant_queued_jobs,
         )
-        self._auth = Auth(Keys(redis), required=settings.api_keys_required)
+        tokens = Tokens(settings.token_rules) if settings.token_rules else None
+        self._auth = Auth(Keys(redis), limits, tokens, required=settings.keyed)
         # A page that aims here from a browser has no key: with keys, any name of this machine will do.
-        hosts = (ANY,) if settings.api_keys_required else settings.allowed_hosts
+        hosts = (ANY,) if settings.keyed else settings.allowed_hosts
         self._devices: dict[str, str] = {}
         self._asking = [asyncio.get_running_loop().create_task(self._ask(*each)) for each in transcribers.items()]
-        self._edge = Edge(jobs, artifacts, settings.max_upload_bytes, settings.sse_max_age_s, hosts)
+        self._edge = Edge(jobs, Outbox(redis), artifacts, settings.max_upload_bytes, settings.sse_max_age_s, hosts)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return create_api(self._edge, self._auth, self._store, self._events, version=VERSION, devices=self._devices)
@@ -142,11 +155,16 @@ class RunnerReplica:
             max_source_bytes=settings.max_upload_bytes,
         )
         artifacts = Artifacts(settings.storage)
-        store = Store(connect(settings.redis_url, "runner"), Leases(settings.lease_s))
+        redis = connect(settings.redis_url, "runner")
+        store = Store(redis, Leases(settings.lease_s))
         sweeper = Sweeper(store, artifacts, period_s=settings.lease_s / 6, stream_grace_s=settings.stream_grace_s)
         stages = ServeStages(ingestion, transcoder, transcribers)
         self._runner = Runner(f"runner-{uuid4().hex[:8]}", store, stages, artifacts, sweeper, self._limits)
+        http = SafeHttp(Allowed.parse(settings.fetch_allow))
+        renders = {dialect.name: dialect.render for dialect in DIALECTS}
+        webhooks = Webhooks(Outbox(redis), store, Results(artifacts), http, renders, settings.webhook_retries_s)
         self._starting = asyncio.get_running_loop().create_task(self._runner.start())
+        self._telling = asyncio.get_running_loop().create_task(webhooks.run())
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Its load, for serve_app.scaling."""
@@ -154,11 +172,12 @@ class RunnerReplica:
 
     def check_health(self) -> None:
         """Asked by Serve; a replica that looks for work no more is replaced."""
-        if self._starting.done() and not self._runner.well:
+        if self._telling.done() or (self._starting.done() and not self._runner.well):
             raise RuntimeError("the runner has stopped looking for work")
 
     async def drain(self) -> None:
         """Claim no more, and give back at once what is not finished."""
+        self._telling.cancel()
         await self._starting
         await self._runner.stop()
 
@@ -171,7 +190,8 @@ class IngestionReplica(Ingestion):
 
     def __init__(self, settings: Settings) -> None:
         prepare_replica(settings)
-        super().__init__(Artifacts(settings.storage), SafeHttp(Allowed.parse(settings.fetch_allow)))
+        allowed = Allowed.parse(settings.fetch_allow)
+        super().__init__(Artifacts(settings.storage), SafeHttp(allowed), Buckets(allowed))
 
 
 class TranscoderReplica(Transcoder):

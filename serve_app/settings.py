@@ -6,10 +6,12 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from deployments.safe_http import networks_ok
+from serve_app.jobs.webhooks import RETRIES_S
+from serve_app.tokens import TokenRules
 
 Words = Annotated[tuple[str, ...], NoDecode]
 Weights = Annotated[dict[str, Annotated[float, Field(gt=0, le=1000)]], NoDecode]
@@ -39,6 +41,9 @@ class Settings(BaseSettings):
     ray_address: str = Field("", description="Ray cluster to join; empty starts Ray on this machine.")
     storage_uri: str = Field("", description="Where artifacts go: file://, s3:// or gs://; empty for the data directory.")
 
+    log_format: Literal["text", "json"] = Field(
+        "text", description="How the logs under the data directory are written."
+    )
     models: Words = Field(("base",), description="Models on offer, separated by commas; the first is the default.")
     engine: Literal["faster_whisper", "fake"] = Field("faster_whisper", description="Engine; `fake` is for tests.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Device the models run on.")
@@ -49,9 +54,15 @@ class Settings(BaseSettings):
     )
 
     fetch_allow: Words = Field(
-        (), description="Hosts, host:port pairs or CIDRs that sources may be fetched from although they are private."
+        (),
+        description="Hosts, host:port pairs, CIDRs that may be reached although they are private; s3://BUCKET to read from.",
     )
     api_keys_required: bool = Field(False, description="Answer only requests with an API key (see `murmur keys`).")
+    jwt_issuer: str = Field("", description="Issuer whose JSON Web Tokens are taken as well as keys; empty for none.")
+    jwt_audience: str = Field("", description="Audience that a token must name.")
+    jwt_secret: SecretStr = Field(SecretStr(""), description="Shared secret of tokens signed with HS256, HS384 or HS512.")
+    jwt_jwks_url: str = Field("", description="Where the issuer's public keys (JWK set) are, for tokens signed with those.")
+    jwt_tenant_claim: str = Field("tenant", description="Claim of a token that names the tenant; `default` without it.")
     allow_anonymous: bool = Field(False, description="Serve beyond loopback without API keys.")
     allowed_hosts: Words = Field(
         ("localhost", "127.0.0.1", "::1"),
@@ -59,6 +70,9 @@ class Settings(BaseSettings):
     )
     max_audio_s: float = Field(86_400.0, gt=0, description="Longest audio accepted, in seconds, by what was decoded.")
     max_upload_bytes: int = Field(2 << 30, gt=0, description="Largest upload or fetched source, in bytes.")
+    webhook_retries_s: Annotated[tuple[float, ...], NoDecode] = Field(
+        RETRIES_S, description="Seconds to wait before each further try of a webhook; after the last it is given up."
+    )
     result_ttl_s: float = Field(604_800.0, gt=0, description="Seconds that a job and its results are kept after its end.")
     stream_grace_s: float = Field(600.0, gt=0, description="Seconds that Redis keeps a job's events after its end.")
     sse_max_age_s: float = Field(600.0, gt=0, description="Age in seconds at which an event stream ends, to be resumed.")
@@ -69,6 +83,10 @@ class Settings(BaseSettings):
     tenant_queued_jobs: int = Field(10_000, ge=0, description="Jobs of one tenant that wait at once; 0 for no limit.")
     tenant_running_jobs: int = Field(0, ge=0, description="Jobs of one tenant that run at once; 0 for no cap.")
 
+    tenant_requests_per_minute: int = Field(0, ge=0, description="Requests of one tenant a minute; 0 for no limit.")
+    tenant_minutes_per_month: float = Field(
+        0.0, ge=0, description="Minutes of audio heard for one tenant a calendar month (UTC); 0 for no limit."
+    )
     tenant_weights: Weights = Field(
         {}, description="Turns that tenants have for one of the others', as in `acme=3,lab=0.5`; 1 for the rest."
     )
@@ -87,7 +105,7 @@ class Settings(BaseSettings):
     transcriber_max_replicas: int = Field(1, ge=1, description="Transcriber replicas a model, at most.")
     transcriber_gpus: float = Field(0.0, ge=0, description="GPUs, or the share of one, that a Transcriber replica takes.")
 
-    @field_validator("models", "fetch_allow", "allowed_hosts", mode="before")
+    @field_validator("models", "fetch_allow", "allowed_hosts", "webhook_retries_s", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -114,6 +132,25 @@ class Settings(BaseSettings):
     def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         networks_ok(value)
         return value
+
+    @model_validator(mode="after")
+    def _tokens(self) -> Settings:
+        signed = bool(self.jwt_secret.get_secret_value()) + bool(self.jwt_jwks_url)
+        if (self.jwt_issuer or signed) and not (self.jwt_issuer and self.jwt_audience and signed == 1):
+            raise ValueError("tokens need jwt_issuer, jwt_audience and one of jwt_secret and jwt_jwks_url")
+        return self
+
+    @property
+    def keyed(self) -> bool:
+        """Whether nobody is answered without a key or a token."""
+        return self.api_keys_required or bool(self.jwt_issuer)
+
+    @property
+    def token_rules(self) -> TokenRules | None:
+        """Whose tokens are taken, if any."""
+        secret = self.jwt_secret.get_secret_value()
+        rules = TokenRules(self.jwt_issuer, self.jwt_audience, secret, self.jwt_jwks_url, self.jwt_tenant_claim)
+        return rules if self.jwt_issuer else None
 
     @property
     def storage(self) -> str:

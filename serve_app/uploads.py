@@ -147,6 +147,22 @@ async def receive(
     return form
 
 
+async def receive_raw(body: AsyncIterator[bytes], artifacts: Artifacts, key: str, max_bytes: int) -> Form:
+    """Read a body that is the file itself; it is stored under `key`, or nothing is when this raises."""
+    form, digest = Form(), hashlib.sha256()
+    with artifacts.writer(key) as writer:
+        async for chunk in body:
+            form.size += len(chunk)
+            if form.size > max_bytes:
+                raise EdgeError("source_too_large", f"The body is larger than the {max_bytes} bytes allowed.")
+            digest.update(chunk)
+            await asyncio.to_thread(writer.write, chunk)
+        if not form.size:
+            raise EdgeError("invalid_request", "The body is empty: send the recording.")
+    form.sha256 = digest.hexdigest()
+    return form
+
+
 async def read_json(body: AsyncIterator[bytes]) -> object:
     """A JSON body of at most `MAX_JSON_BYTES`."""
     document = bytearray()

@@ -14,7 +14,15 @@ from serve_app.jobs.connection import connect
 from serve_app.jobs.store import Store
 from serve_app.jobs.terms import Leases
 from serve_app.valkey import Valkey
+from tests.storage import Storage, storage
 from tests.support import SAMPLE
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[Storage]:
+    """A server of buckets."""
+    with storage() as server:
+        yield server
 
 
 @pytest.fixture

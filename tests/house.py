@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deployments.artifacts import Artifacts
+from deployments.buckets import Buckets
 from deployments.engines.base import EngineConfig
 from deployments.engines.fake import FakeEngine
 from deployments.ingestion import Ingestion
@@ -22,6 +23,7 @@ from serve_app.jobs.models import Event, EventKind, Job, JobSpec, Phase, Princip
 from serve_app.jobs.runner import Runner, RunnerLimits
 from serve_app.jobs.store import Store
 from serve_app.jobs.sweeper import Sweeper
+from serve_app.limits import Limits, TenantLimits
 
 ME = Principal("me", "t")
 QUEUE_LIMIT = 20
@@ -32,7 +34,8 @@ class PlainStages:
     """The stages as plain objects, with a gate before each decode for tests that need to look between two windows."""
 
     def __init__(self, artifacts: Artifacts, ffmpeg: str, allow: tuple[str, ...] = (), engine: str = "fake") -> None:
-        self._ingestion = Ingestion(artifacts, SafeHttp(Allowed.parse(allow)))
+        allowed = Allowed.parse(allow)
+        self._ingestion = Ingestion(artifacts, SafeHttp(allowed), Buckets(allowed))
         self._transcoder = Transcoder(artifacts, ffmpeg)
         self._transcriber = Transcriber(artifacts, FakeEngine(EngineConfig("fake", engine, "")))
         self.gate = asyncio.Semaphore(10_000)
@@ -111,7 +114,16 @@ async def open_house(
     stages = PlainStages(artifacts, ffmpeg, allow)
     sweeper = Sweeper(store, artifacts, period_s=0.2, stream_grace_s=3600)
     runner = Runner("runner", store, stages, artifacts, sweeper, limits or RunnerLimits())
-    jobs = Jobs(store, events, artifacts, MODELS, result_ttl_s=3600, queue_limit=QUEUE_LIMIT)
+    jobs = Jobs(
+        store,
+        events,
+        artifacts,
+        MODELS,
+        limits=Limits(store, TenantLimits()),
+        allowed=Allowed.parse(allow),
+        result_ttl_s=3600,
+        queue_limit=QUEUE_LIMIT,
+    )
     await events.start()
     await runner.start()
     try:

@@ -77,7 +77,9 @@ def test_only_the_root_wraps() -> None:
 def test_only_the_store_names_redis_keys() -> None:
     clients = {name for name in MODULES if any(i.split(".")[0] == "redis" for i in named(name))}
     asking = {"serve_app.doctor", "serve_app.preflight", "serve_app.valkey"}  # whether a server answers
-    assert clients == {"serve_app.jobs.store", "serve_app.keys", "serve_app.jobs.connection"} | asking
+    assert (
+        clients == {"serve_app.jobs.store", "serve_app.jobs.outbox", "serve_app.keys", "serve_app.jobs.connection"} | asking
+    )
 
 
 def test_every_package_is_shipped() -> None:

@@ -11,13 +11,16 @@ from fastapi import APIRouter, Header, Response
 from deployments.artifacts import Artifacts
 from serve_app.errors import EdgeError
 from serve_app.jobs.jobs import Jobs
+from serve_app.jobs.outbox import Outbox
+from serve_app.jobs.webhooks import Render
 
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """What routes work with: the core, the storage that uploads go to, and the edge's limits."""
+    """What routes work with: the core, deliveries, the storage that uploads go to, and the edge's limits."""
 
     jobs: Jobs
+    outbox: Outbox
     artifacts: Artifacts
     max_upload_bytes: int
     sse_max_age_s: float
@@ -26,11 +29,14 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """`error` renders an error for paths that start with `prefix`; `routes` binds the routes to an edge."""
+    """`error` renders an error for paths that start with `prefix`; `routes` binds the routes to an edge; `render` tells a
+    webhook that a job made in the dialect called `name` has ended."""
 
+    name: str
     prefix: str
     routes: Callable[[Edge], APIRouter]
     error: Callable[[EdgeError], Response]
+    render: Render
 
 
 IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", description="Sent again, it makes no second job.")]

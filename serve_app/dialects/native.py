@@ -18,10 +18,17 @@ from serve_app.errors import EdgeError
 from serve_app.files import file_response
 from serve_app.formats import FORMATS
 from serve_app.jobs.models import Event, Job, JobSpec, Phase, Priority
+from serve_app.jobs.results import Results
+from serve_app.jobs.webhooks import Payload
 from serve_app.sse import last_event_id, stream
-from serve_app.uploads import read_json, receive
+from serve_app.trace import Traced
+from serve_app.uploads import read_json, receive, receive_raw
 
 M = TypeVar("M", bound=BaseModel)
+SIGNING_KEY = r"^whsec_(?:[A-Za-z0-9+/]{4}){8,21}(?:[A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{2}==)?$"
+"""Base64 of 24 to 64 bytes, as Standard Webhooks has it."""
+RAW = ("audio/", "video/", "application/octet-stream")
+"""Types of a body that is the recording itself."""
 
 # Wire models.
 
@@ -45,7 +52,12 @@ class Options(BaseModel):
     min_confidence: float = Field(0.0, ge=0.0, le=1.0, description="Leave out segments below this confidence.")
     segment_duration: float | None = Field(None, ge=6.0, le=30.0, description="Longest window, in seconds.")
     priority: Priority = Field(Priority.INTERACTIVE, description="Interactive work goes before bulk.")
-    webhook: str | None = Field(None, description="URL to call when the job ends.")
+    webhook: str | None = Field(None, max_length=4096, description="URL to call when the job ends.")
+    webhook_secret: str | None = Field(
+        None,
+        pattern=SIGNING_KEY,
+        description="What its calls are signed with (whsec_ and base64), in place of the tenant's secret.",
+    )
     metadata: dict[str, str] = Field({}, max_length=20, description="Anything of yours; given back with the job.")
     result_ttl_s: int | None = Field(None, ge=1, le=31_536_000, description="Seconds to keep job and results after the end.")
     max_attempts: int = Field(3, ge=1, le=10, description="Tries before a failure that may pass is final.")
@@ -61,7 +73,7 @@ class Options(BaseModel):
         return value
 
 
-SHOWN = tuple(name for name in Options.model_fields if name not in ("model", "metadata"))
+SHOWN = tuple(name for name in Options.model_fields if name not in ("model", "metadata", "webhook_secret"))
 """The options that a job shows as such."""
 
 
@@ -70,11 +82,12 @@ class Source(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    url: str = Field(max_length=4096, description="An http or https URL.")
+    url: str = Field(max_length=4096, description="An http, https or s3 URL.")
 
 
 class JobRequest(Options):
-    """A job for a source that is fetched. To send a file, use multipart/form-data with the field `file`."""
+    """A job for a source that is fetched. To send a file, use multipart/form-data with the field `file`, or send it as the
+    body, with a type of audio or video, and the options in the query."""
 
     source: Source
 
@@ -223,6 +236,22 @@ def from_job(job: Job, artifacts: list[ArtifactBody]) -> JobBody:
     )
 
 
+async def shown(job: Job, results: Results) -> JobBody:
+    """A job with its files."""
+    at = f"/v1/jobs/{job.id}/artifacts"
+    files = await results.files(job)
+    return from_job(
+        job, [ArtifactBody(name=f.name, url=f"{at}/{f.name}", content_type=f.content_type, size=f.size) for f in files]
+    )
+
+
+async def render(job: Job, results: Results) -> Payload:
+    """What a webhook is told: the job without its text, as Standard Webhooks wants it, thin."""
+    data = (await shown(job, results)).model_dump(mode="json")
+    at = datetime.fromtimestamp(job.completed_at or job.created_at, UTC).isoformat()
+    return Payload(orjson.dumps({"type": f"transcription.{job.phase}", "timestamp": at, "data": data}))
+
+
 def _moment(seconds: float | None) -> datetime | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
@@ -256,6 +285,7 @@ BODY = {
         "required": True,
         "content": {
             "application/json": {"schema": JobRequest.model_json_schema(ref_template="#/components/schemas/{model}")},
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
@@ -278,30 +308,36 @@ class Routes:
         self._edge = edge
         self._jobs = edge.jobs
 
-    async def submit(self, request: Request, who: Writer, key: IdempotencyKey = None) -> Response:
-        """Submit a recording, by URL (JSON) or as a file (multipart). The job is durable when this answers. Sent again with
-        the same `Idempotency-Key`, the same request is answered with the job that it made."""
-        content_type = request.headers.get("content-type", "")
-        kind = content_type.lower()
-        async with self._jobs.draft(who, key) as draft:
-            sha256 = ""
-            if kind.startswith("multipart/form-data"):
-                limit = self._edge.max_upload_bytes
-                form = await receive(request.stream(), content_type, self._edge.artifacts, draft.source, "file", limit)
-                spec = to_spec(form_options(form.fields), self._jobs.models[0].id, filename=form.filename)
-                sha256 = form.sha256
-            elif kind.startswith("application/json"):
-                asked = _validated(JobRequest, await read_json(request.stream()))
-                spec = to_spec(asked, self._jobs.models[0].id, url=asked.source.url)
-            else:
-                raise EdgeError(
-                    "unsupported_media", "Send application/json with a source, or multipart/form-data with a file."
-                )
+    async def submit(self, request: Request, who: Writer, trace: Traced, key: IdempotencyKey = None) -> Response:
+        """Submit a recording, by URL (JSON), as a file (multipart) or as the body itself, with the options in the query. The
+        job is durable when this answers. Sent again with the same `Idempotency-Key`, the same request is answered with the
+        job that it made."""
+        async with self._jobs.draft(who, key, trace) as draft:
+            spec, sha256 = await self._read(request, draft.source)
             job = await self._jobs.submit(who, spec, draft, sha256)
         headers = {"Location": f"/v1/jobs/{job.id}"}
         if job.id != draft.id:
             headers["Idempotent-Replayed"] = "true"
-        return Response((await self._shown(job)).model_dump_json(), 202, headers, "application/json")
+        return Response((await shown(job, self._jobs.results)).model_dump_json(), 202, headers, "application/json")
+
+    async def _read(self, request: Request, source: str) -> tuple[JobSpec, str]:
+        """What a submit asks for, with the SHA-256 of what it uploads to `source`, '' where it names a URL."""
+        content_type = request.headers.get("content-type", "")
+        kind, limit, default = content_type.lower(), self._edge.max_upload_bytes, self._jobs.models[0].id
+        if kind.startswith("application/json"):
+            asked = _validated(JobRequest, await read_json(request.stream()))
+            return to_spec(asked, default, url=asked.source.url), ""
+        if kind.startswith("multipart/form-data"):
+            form = await receive(request.stream(), content_type, self._edge.artifacts, source, "file", limit)
+            return to_spec(form_options(form.fields), default, filename=form.filename), form.sha256
+        if kind.startswith(RAW):
+            query = {name: request.query_params.getlist(name) for name in request.query_params}
+            filename = query.pop("filename", [""])[-1] or None
+            options = form_options(query)  # a wrong one is told before the recording is sent
+            form = await receive_raw(request.stream(), self._edge.artifacts, source, limit)
+            return to_spec(options, default, filename=filename), form.sha256
+        message = "Send application/json with a source, multipart/form-data with a file, or the recording as audio/*."
+        raise EdgeError("unsupported_media", message)
 
     async def page(
         self,
@@ -311,11 +347,11 @@ class Routes:
     ) -> JobPage:
         """List jobs, newest first."""
         page, following = await self._jobs.page(who, limit=limit, cursor=cursor)
-        return JobPage(jobs=[await self._shown(job) for job in page], next_cursor=following)
+        return JobPage(jobs=[await shown(job, self._jobs.results) for job in page], next_cursor=following)
 
     async def get(self, who: Reader, job_id: str) -> JobBody:
         """A job as it is now."""
-        return await self._shown(await self._jobs.kept(who, job_id))
+        return await shown(await self._jobs.kept(who, job_id), self._jobs.results)
 
     async def events(
         self, who: Reader, job_id: str, last: Annotated[str | None, Header(alias="Last-Event-ID")] = None
@@ -340,15 +376,15 @@ class Routes:
         self, who: Reader, job_id: str, name: str, wanted: Annotated[str | None, Header(alias="Range")] = None
     ) -> Response:
         """A file of a job, whole or a range of its bytes."""
-        return file_response(self._jobs, await self._jobs.artifact(who, job_id, name), wanted)
+        return file_response(self._jobs.results, await self._jobs.artifact(who, job_id, name), wanted)
 
     async def cancel(self, who: Writer, job_id: str) -> JobBody:
         """Cancel a job: at once if it waits, within a window if it runs."""
-        return await self._shown(await self._jobs.cancel(who, job_id))
+        return await shown(await self._jobs.cancel(who, job_id), self._jobs.results)
 
     async def retry(self, who: Writer, job_id: str) -> JobBody:
         """Queue a failed job again while it has attempts left; it goes on from the last window that was committed."""
-        return await self._shown(await self._jobs.retry(who, job_id))
+        return await shown(await self._jobs.retry(who, job_id), self._jobs.results)
 
     async def delete(self, who: Deleter, job_id: str, purge: bool = True) -> None:
         """Remove an ended job with its results, audio and events. With `purge=false` it is marked only: it leaves the lists
@@ -358,12 +394,6 @@ class Routes:
     async def models(self, _who: Reader) -> ModelList:
         """The models on offer."""
         return ModelList(models=[ModelBody(id=m.id, languages=list(m.languages)) for m in self._jobs.models])
-
-    async def _shown(self, job: Job) -> JobBody:
-        files = await self._jobs.artifacts(job)
-        at = f"/v1/jobs/{job.id}/artifacts"
-        shown = [ArtifactBody(name=f.name, url=f"{at}/{f.name}", content_type=f.content_type, size=f.size) for f in files]
-        return from_job(job, shown)
 
 
 def routes(edge: Edge) -> APIRouter:
@@ -383,4 +413,4 @@ def routes(edge: Edge) -> APIRouter:
     return router
 
 
-NATIVE = Dialect("/v1", routes, error)
+NATIVE = Dialect("native", "/v1", routes, error, render)

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import Coroutine
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -17,6 +19,9 @@ from serve_app.jobs.models import JobSpec, Principal, job_folder, source_key
 from serve_app.jobs.record import SPEC
 from serve_app.jobs.store import Store
 from serve_app.jobs.terms import Once, Receipt, Verdict
+from serve_app.trace import Trace
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 KEY_BYTES = 255
@@ -27,8 +32,16 @@ KEPT_S = 10.0
 class Draft:
     """Use it in an `async with`. An upload is stored under `source`, then `submit` makes the job."""
 
-    def __init__(self, store: Store, artifacts: Artifacts, principal: Principal, key: str | None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        artifacts: Artifacts,
+        principal: Principal,
+        key: str | None,
+        trace: Trace = Trace(),  # noqa: B008
+    ) -> None:
         self.id = uuid4().hex
+        self._trace = trace
         self._store = store
         self._artifacts = artifacts
         self._principal = principal
@@ -66,8 +79,9 @@ class Draft:
         NEW, SAME with the id of the job that an equal request made before, or FULL."""
         once = self._place and Once(self._place, hashlib.sha256(SPEC.dump_json(spec) + sha256.encode()).hexdigest())
         who = self._principal
+        traced = replace(spec, request_id=self._trace.request_id or None, traceparent=self._trace.traceparent)
         asked = self._store.submit(
-            self.id, who.owner, who.tenant, spec, ttl_s=ttl_s, queue_limit=queue_limit, once=once or None
+            self.id, who.owner, who.tenant, traced, ttl_s=ttl_s, queue_limit=queue_limit, once=once or None
         )
         try:
             receipt = await _to_its_end(asked)
@@ -83,6 +97,7 @@ class Draft:
         if receipt.verdict is Verdict.BUSY:
             raise _busy()
         self._made = receipt.verdict is Verdict.NEW
+        log.info("job_id=%s request_id=%s %s", receipt.job_id, self._trace.request_id, receipt.verdict)
         return receipt
 
     async def _keep(self, place: str) -> None:

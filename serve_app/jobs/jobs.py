@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from batching.types import Transcript
 from deployments.artifacts import Artifacts
+from deployments.buckets import object_of
+from deployments.safe_http import Allowed
 from serve_app.errors import EdgeError, not_found
 from serve_app.jobs.drafts import Draft, check_key
 from serve_app.jobs.events import Events
-from serve_app.jobs.models import Event, Job, JobSpec, Phase, Principal, job_folder, source_key, transcript_key
+from serve_app.jobs.models import Event, Job, JobSpec, Phase, Principal, job_folder
+from serve_app.jobs.results import Artifact, Results
 from serve_app.jobs.store import Store
 from serve_app.jobs.terms import Verdict
-from serve_app.jobs.transcripts import order, read_transcript
+from serve_app.jobs.transcripts import order
+from serve_app.limits import Limits
+from serve_app.trace import Trace
 
 FEATURES = {
     "diarize": "speaker diarization",
     "redact": "redaction",
     "label_audio": "audio labels",
-    "webhook": "webhooks",
     "fallbacks": "fallback models",
 }
 """Options that need a part which this installation does not have."""
@@ -40,16 +45,6 @@ class Model:
     languages: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Artifact:
-    """A stored file of a job."""
-
-    name: str
-    key: str
-    content_type: str
-    size: int
-
-
 class Jobs:
     """What may be done with jobs, and by whom."""
 
@@ -60,9 +55,14 @@ class Jobs:
         artifacts: Artifacts,
         models: tuple[Model, ...],
         *,
+        limits: Limits,
+        allowed: Allowed,
         result_ttl_s: float,
         queue_limit: int = 0,
     ) -> None:
+        self.results = Results(artifacts)
+        self._limits = limits
+        self._allowed = allowed
         self._store = store
         self._events = events
         self._artifacts = artifacts
@@ -89,11 +89,22 @@ class Jobs:
             if getattr(spec, option):
                 raise EdgeError("feature_unavailable", f"The option {option} is refused: {name} are not installed here.")
         if spec.url is not None:
-            _check_url(spec.url)
+            _check_source(spec.url)
+        if spec.webhook is not None:
+            self._check_webhook(spec.webhook)
 
-    def draft(self, principal: Principal, idempotency_key: str | None = None) -> Draft:
-        """A job to be: `async with jobs.draft(...) as draft`, store what is uploaded, then `submit` it."""
-        return Draft(self._store, self._artifacts, principal, check_key(idempotency_key))
+    @asynccontextmanager
+    async def draft(
+        self,
+        principal: Principal,
+        idempotency_key: str | None = None,
+        trace: Trace = Trace(),  # noqa: B008 - frozen
+    ) -> AsyncIterator[Draft]:
+        """A job to be: `async with jobs.draft(...) as draft`, store what is uploaded, then `submit` it. EdgeError
+        `quota_exceeded`."""
+        await self._limits.minutes(principal)
+        async with Draft(self._store, self._artifacts, principal, check_key(idempotency_key), trace) as draft:
+            yield draft
 
     async def submit(self, principal: Principal, spec: JobSpec, draft: Draft, sha256: str = "") -> Job:
         """Make a job; it is durable when this returns. Where the draft's idempotency key stands for an equal request's
@@ -104,6 +115,12 @@ class Jobs:
         if receipt.verdict is Verdict.FULL:
             raise await self._queue_full(principal.tenant)
         return receipt.job or await self.get(principal, receipt.job_id)
+
+    def _check_webhook(self, url: str) -> None:
+        parts = _check_address(url, "webhook")
+        if parts.scheme != "https" and not self._allowed.names(parts.hostname or "", parts.port or 80):
+            message = "A webhook's URL must be https, unless MURMUR_FETCH_ALLOW names its host."
+            raise EdgeError("source_forbidden", message, (("webhook", "scheme"),))
 
     async def _queue_full(self, tenant: str) -> EdgeError:
         """There is room again when the next job of the tenant is taken."""
@@ -173,34 +190,11 @@ class Jobs:
 
     async def transcript(self, principal: Principal, job_id: str) -> Transcript:
         """The transcript of a completed job; 409 for any other."""
-        job = await self.kept(principal, job_id)
-        if job.transcript is None:
-            raise EdgeError("conflict", f"There is no transcript: the job is {job.phase}.")
-        try:
-            return await asyncio.to_thread(read_transcript, self._artifacts, transcript_key(job_id, job.transcript))
-        except FileNotFoundError:  # purged meanwhile
-            raise not_found() from None
-
-    async def artifacts(self, job: Job) -> list[Artifact]:
-        """The files of a job that can be fetched."""
-        if job.spec.url is not None and job.started_at is None:
-            return []  # nothing of it has been fetched yet
-        named = [("source", source_key(job.id), "application/octet-stream")]
-        if job.transcript is not None:
-            named.append(("transcript.jsonl", transcript_key(job.id, job.transcript), "application/x-ndjson"))
-        sizes = await asyncio.to_thread(lambda: [self._artifacts.size(key) for _, key, _ in named])
-        return [Artifact(*each, size) for each, size in zip(named, sizes, strict=True) if size is not None]
+        return await self.results.transcript(await self.kept(principal, job_id))
 
     async def artifact(self, principal: Principal, job_id: str, name: str) -> Artifact:
-        """One of them by name."""
-        found = [a for a in await self.artifacts(await self.kept(principal, job_id)) if a.name == name]
-        if not found:
-            raise EdgeError("not_found", "The job has no such artifact.")
-        return found[0]
-
-    def content(self, artifact: Artifact, start: int, length: int) -> Iterator[bytes]:
-        """Bytes of an artifact, a megabyte at a time."""
-        return self._artifacts.chunks(artifact.key, start, length)
+        """A file of the job, by name."""
+        return await self.results.file(await self.kept(principal, job_id), name)
 
 
 async def purge(store: Store, artifacts: Artifacts, job_id: str) -> None:
@@ -213,13 +207,22 @@ async def purge(store: Store, artifacts: Artifacts, job_id: str) -> None:
     await asyncio.to_thread(artifacts.delete, job_folder(job_id))
 
 
-def _check_url(url: str) -> None:
+def _check_source(url: str) -> None:
+    if url.startswith("s3://"):
+        object_of(url)
+        return
+    _check_address(url, "url")
+
+
+def _check_address(url: str, name: str) -> SplitResult:
+    """EdgeError for what is no http or https URL, or carries a password."""
     try:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError:
-        raise EdgeError("source_forbidden", "The source's URL is not a valid one.", (("url", "invalid"),)) from None
+        raise EdgeError("source_forbidden", "The URL is not a valid one.", ((name, "invalid"),)) from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise EdgeError("source_forbidden", "The source's URL must be http or https with a host.", (("url", "scheme"),))
+        raise EdgeError("source_forbidden", "The URL must be http or https with a host.", ((name, "scheme"),))
     if parts.username or parts.password:
-        raise EdgeError("source_forbidden", "The source's URL must not carry credentials.", (("url", "credentials"),))
+        raise EdgeError("source_forbidden", "The URL must not carry credentials.", ((name, "credentials"),))
+    return parts

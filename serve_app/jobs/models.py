@@ -82,7 +82,8 @@ class Principal:
 
 @dataclass(frozen=True, slots=True)
 class JobSpec:
-    """What was asked for. `url` is None for an upload, which lies in the artifacts before the job exists."""
+    """What was asked for. `url` is None for an upload, which lies in the artifacts before the job exists. `dialect` names
+    the words that its webhook is told in, `request_id` and `traceparent` the request that made it."""
 
     model: str
     url: str | None = None
@@ -101,9 +102,14 @@ class JobSpec:
     segment_duration: float | None = None
     priority: Priority = Priority.INTERACTIVE
     webhook: str | None = None
+    webhook_secret: str | None = None
     metadata: dict[str, str] = field(default_factory=dict)
     result_ttl_s: int | None = None
     max_attempts: int = 3
+    dialect: str = "native"
+    user_agent: str | None = None
+    request_id: str | None = None
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +173,8 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """The result of one window: its segments as JSON objects, and where the timeline stands after it."""
+    """The result of one window: its segments as JSON objects, where the timeline stands after it, how often it was decoded
+    and how full its batch was."""
 
     window: int
     segments: tuple[str, ...]
@@ -175,6 +182,8 @@ class Commit:
     language: str | None
     device: str
     progress: Mapping[str, Any]
+    decodes: int = 1
+    fill: float = 1.0
 
 
 JOBS = "jobs"

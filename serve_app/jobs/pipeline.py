@@ -174,6 +174,8 @@ class Pipeline:
             language=result.language if result.segments and not self._job.checkpoint.language else None,
             device=result.device,
             progress=self._progress(window, done_s),
+            decodes=result.decodes,
+            fill=result.fill,
         )
         if not await self._store.commit(self._claim, commit):
             raise LeaseLost

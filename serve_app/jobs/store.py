@@ -3,7 +3,7 @@
 Keys, all under one hash tag: `job:ID` hash, `events:ID` stream, `index:TENANT/OWNER` ids by order of creation, `wait:TENANT`
 queue by urgency and order, `tenants` start tags of those with a queue, `weights`, `finish` and `clock` of the fair queueing,
 `running` jobs a tenant, `claimed` and `pace` of its queue, `leases` and `delayed` and `expiry` and `ended` ids by time,
-`webhooks` deliveries by time, `shared:WORKER` that a
+`webhooks` deliveries by time, `bucket:TENANT` and `used:TENANT` of its limits, `shared:WORKER` that a
 lost worker had several jobs, `once:HASH` idempotency keys, `metrics` figures that only grow, `seq` and `token` counters.
 Channels: `work` (a job waits), `wake` (a stream grew), `cancel` (a running job is to stop).
 """
@@ -29,7 +29,8 @@ SCRIPTS = Path(__file__).parent / "lua"
 
 
 @cache
-def _script(name: str) -> str:
+def script(name: str) -> str:
+    """A script of lua/, with what all share before it."""
     return (SCRIPTS / "lib.lua").read_text() + (SCRIPTS / f"{name}.lua").read_text()
 
 
@@ -39,7 +40,7 @@ class Store:
     def __init__(self, redis: Redis, leases: Leases | None = None) -> None:
         self._redis = redis
         self._leases = leases or Leases()
-        self._scripts = {path.stem: redis.register_script(_script(path.stem)) for path in SCRIPTS.glob("*.lua")}
+        self._scripts = {path.stem: redis.register_script(script(path.stem)) for path in SCRIPTS.glob("*.lua")}
 
     @property
     def lease_s(self) -> float:
@@ -96,6 +97,14 @@ class Store:
         """Seconds from one claim of a tenant's job to the next, lately; None where it was never measured."""
         pace_ms = await answer(self._redis.hget(self._key("pace"), tenant))
         return None if pace_ms is None else float(pace_ms) / 1000
+
+    async def take(self, tenant: str, per_minute: int) -> float:
+        """Take one of a tenant's tokens; 0, or the seconds until there is one."""
+        return int(await self._run("take", tenant, per_minute)) / 1000
+
+    async def used_s(self, tenant: str) -> float:
+        """Seconds of audio that were heard for a tenant this month (UTC)."""
+        return int(await self._run("used", tenant)) / 1000
 
     async def get(self, job_id: str) -> Job | None:
         """The job, None where there is none."""
@@ -160,7 +169,8 @@ class Store:
         """Append a window's segments; one that was committed before is passed over."""
         progress = commit.progress
         arguments = [commit.window, commit.end_s, progress["audio_done_s"], _or_blank(progress["eta_s"])]
-        arguments += [commit.language or "", commit.device, orjson.dumps(dict(progress)), *commit.segments]
+        arguments += [commit.language or "", commit.device, orjson.dumps(dict(progress))]
+        arguments += [commit.decodes, int(commit.fill * 1000), *commit.segments]
         return bool(await self._run("commit", claim.job_id, claim.token, *arguments))
 
     async def finish(self, claim: Claim, phase: Phase, error: JobError | None = None, language: str | None = None) -> bool:
@@ -186,7 +196,17 @@ class Store:
             for tenant in tenants:
                 pipe.zcard(self._key(f"wait:{tenant.decode()}"))
             grown, running, delayed, webhooks, *waiting = await answer(pipe.execute())
-        return Figures({k.decode(): int(v) for k, v in grown.items()}, sum(waiting), running, delayed, webhooks)
+        figures = {k.decode(): int(v) for k, v in grown.items()}
+        return Figures(figures, sum(waiting), running, delayed, webhooks, await self._queue_age_s(tenants))
+
+    async def _queue_age_s(self, tenants: Sequence[bytes]) -> float:
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for tenant in tenants:
+                pipe.zrange(self._key(f"wait:{tenant.decode()}"), 0, 0)
+            heads = [ids[0].decode() for ids in await answer(pipe.execute()) if ids]
+        made = [job.created_at for job in await self.get_many(heads) if job]
+        seconds, micros = await answer(self._redis.time())
+        return max((seconds + micros / 1e6 - at for at in made), default=0.0)
 
     async def reap(self) -> int:
         """Take back jobs whose lease expired; returns how many."""

@@ -57,10 +57,12 @@ class Leases:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """`grown` counts and histograms that only grow (lua/lib.lua); jobs waiting, running and delayed; webhooks queued."""
+    """`grown` counts and histograms that only grow (lua/lib.lua); jobs waiting, running and delayed; webhooks queued; the
+    age of the oldest job whose turn is next."""
 
     grown: Mapping[str, int]
     waiting: int
     running: int
     delayed: int
     webhooks: int
+    queue_age_s: float = 0.0

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from deployments.artifacts import Artifacts
+from deployments.buckets import Buckets
 from deployments.errors import SourceForbidden, SourceNotFound, SourceTooLarge, SourceUnreachable, WorkError
 from deployments.ingestion import Ingestion
 from deployments.messages import FetchRequest, StoredSource
@@ -27,7 +28,8 @@ async def site() -> AsyncIterator[Site]:
 
 @pytest.fixture
 def ingestion(artifacts: Artifacts) -> Ingestion:
-    return Ingestion(artifacts, SafeHttp(Allowed.parse(["127.0.0.1"])))
+    allowed = Allowed.parse(["127.0.0.1"])
+    return Ingestion(artifacts, SafeHttp(allowed), Buckets(allowed))
 
 
 def wanted(site: Site, path: str = "/song", limit: int = 1 << 20) -> FetchRequest:

@@ -36,7 +36,7 @@ async def test_a_job_ends_with_a_transcript_on_the_sources_clock(house: House, s
     starts = [s.start for s in transcript.segments]
     assert starts == sorted(starts)
     assert transcript.segments[-1].end <= transcript.duration_s
-    assert {a.name for a in await house.jobs.artifacts(job)} == {"source", "transcript.jsonl"}
+    assert {a.name for a in await house.jobs.results.files(job)} == {"source", "transcript.jsonl", "audio.wav"}
 
 
 async def test_the_same_recording_gives_the_same_segments_as_often_as_it_is_sent(house: House, sample: Path) -> None:
@@ -290,7 +290,7 @@ async def test_a_stranger_sees_nothing(house: House, sample: Path) -> None:
         (JobSpec("fake", diarize=True), "feature_unavailable"),
         (JobSpec("fake", redact=True), "feature_unavailable"),
         (JobSpec("fake", label_audio=True), "feature_unavailable"),
-        (JobSpec("fake", webhook="https://a/b"), "feature_unavailable"),
+        (JobSpec("fake", webhook="http://a/b"), "source_forbidden"),
         (JobSpec("fake", fallbacks=("second",)), "feature_unavailable"),
         (JobSpec("fake", url="file:///etc/hostname"), "source_forbidden"),
         (JobSpec("fake", url="http://user:word@host/a"), "source_forbidden"),

@@ -16,8 +16,10 @@ from serve_app.dialects.base import Edge
 from serve_app.ingress import create_api
 from serve_app.jobs.connection import connect
 from serve_app.jobs.events import Events
+from serve_app.jobs.outbox import Outbox
 from serve_app.jobs.store import Store
 from serve_app.keys import Keys
+from serve_app.limits import Limits, TenantLimits
 from serve_app.valkey import Valkey
 from tests.house import House, open_house
 from tests.service.murmur import Up, murmur, up
@@ -38,12 +40,18 @@ class Served:
 async def served(valkey: Valkey, store: Store, artifacts: Artifacts, ffmpeg: str) -> AsyncIterator[Served]:
     """The API at work, with the fake engine. Sources on loopback may be fetched."""
     async with open_house(store, artifacts, ffmpeg, allow=("127.0.0.0/8",)) as house:
-        edge = Edge(
-            house.jobs, artifacts, MAX_UPLOAD_BYTES, sse_max_age_s=30.0, allowed_hosts=("localhost", "127.0.0.1", "::1")
-        )
         redis = connect(valkey.url)
+        edge = Edge(
+            house.jobs,
+            Outbox(redis),
+            artifacts,
+            MAX_UPLOAD_BYTES,
+            sse_max_age_s=30.0,
+            allowed_hosts=("localhost", "127.0.0.1", "::1"),
+        )
         own = Store(redis)
-        api = create_api(edge, Auth(Keys(redis), required=False), own, Events(own, artifacts), version="0")
+        auth = Auth(Keys(redis), Limits(own, TenantLimits()), required=False)
+        api = create_api(edge, auth, own, Events(own, artifacts), version="0")
         server = uvicorn.Server(uvicorn.Config(api, port=0, log_level="warning"))
         serving = asyncio.create_task(server.serve())
         while not server.started:  # noqa: ASYNC110 - uvicorn tells nobody

@@ -13,10 +13,12 @@ from ray import serve
 from deployments.artifacts import Artifacts
 from deployments.errors import WorkError
 from deployments.messages import FetchRequest, TranscodeRequest
+from deployments.safe_http import Allowed
 from serve_app.jobs.events import Events
 from serve_app.jobs.jobs import Jobs
 from serve_app.jobs.models import JobSpec, Phase
 from serve_app.jobs.store import Store
+from serve_app.limits import Limits, TenantLimits
 from serve_app.main import build, find_models
 from serve_app.settings import Settings
 from serve_app.stages import ServeStages
@@ -68,7 +70,8 @@ async def test_jobs_go_through_the_graph(settings: Settings, store: Store, artif
     runner = served(settings, "Runner")
     events = Events(store, artifacts)
     await events.start()
-    jobs = Jobs(store, events, artifacts, find_models(settings), result_ttl_s=3600)
+    limits = Limits(store, TenantLimits())
+    jobs = Jobs(store, events, artifacts, find_models(settings), limits=limits, allowed=Allowed(), result_ttl_s=3600)
     for model in ("fake", "second"):
         async with jobs.draft(ME) as draft:
             artifacts.put(draft.source, sample.read_bytes())

@@ -1,14 +1,21 @@
--- ARGV: id, token, window, end_s, audio_done_s, eta_s, language, device, progress, segment, ... Returns 1; 0 when the lease is
--- lost; 2 when the window was committed before. Refused too once a cancel was asked for.
+-- ARGV: id, token, window, end_s, audio_done_s, eta_s, language, device, progress, decodes, fill
+-- (thousandths), segment, ... Returns 1; 0 when the lease is lost; 2 when the window was committed before. Refused too once a
+-- cancel was asked for.
 local id, window = ARGV[1], tonumber(ARGV[3])
 if not holds(id, ARGV[2]) then return 0 end
 if redis.call('HGET', job_key(id), 'cancelling') then return 0 end
 if window ~= tonumber(redis.call('HGET', job_key(id), 'next_window')) then return 2 end
-for i = 10, #ARGV do emit(id, 'segment', ARGV[i]) end
+for i = 12, #ARGV do emit(id, 'segment', ARGV[i]) end
 -- Progress clears a job of the suspicion that it kills its workers.
 redis.call('HSET', job_key(id), 'stalls', 0, 'losses', 0, 'next_window', window + 1, 'end_s', ARGV[4],
   'audio_done_s', ARGV[5], 'device', ARGV[8])
-redis.call('HINCRBY', job_key(id), 'segments', #ARGV - 9)
+redis.call('HINCRBY', job_key(id), 'segments', #ARGV - 11)
+count('windows')
+if tonumber(ARGV[10]) > 1 then count('windows_redone') end
+observe('batch_fill', tonumber(ARGV[11]))
+if #ARGV >= 12 and redis.call('HSETNX', job_key(id), 'first_at', now()) == 1 then
+  observe('first_segment_ms', now() - tonumber(redis.call('HGET', job_key(id), 'created_at')))
+end
 if ARGV[6] ~= '' then redis.call('HSET', job_key(id), 'eta_s', ARGV[6]) end
 if ARGV[7] ~= '' then redis.call('HSET', job_key(id), 'language', ARGV[7]) end
 emit(id, 'progress', ARGV[9])

@@ -16,16 +16,24 @@ end
 -- Whether nobody can be following the jobs that a script tells of.
 local quiet = false
 
+-- A moment's month as YYYY-MM (days to a date after H. Hinnant, chrono-compatible low-level date algorithms).
+local function month(t)
+  local days = math.floor(t / 86400000) + 719468
+  local era = math.floor(days / 146097)
+  local day = days - era * 146097
+  local year = math.floor((day - math.floor(day / 1460) + math.floor(day / 36524) - math.floor(day / 146096)) / 365)
+  local of_year = day - (365 * year + math.floor(year / 4) - math.floor(year / 100))
+  local from_march = math.floor((5 * of_year + 2) / 153)
+  local number = from_march < 10 and from_march + 3 or from_march - 9
+  return string.format('%04d-%02d', year + era * 400 + (number <= 2 and 1 or 0), number)
+end
+
 local function emit(id, kind, data)
   local event = redis.call('XADD', key('events:' .. id), '*', 'kind', kind, 'data', data)
   if not quiet then redis.call('PUBLISH', key('wake'), id) end
   return event
 end
 
-local function set_phase(id, phase)
-  redis.call('HSET', job_key(id), 'phase', phase)
-  return emit(id, 'phase', cjson.encode({ phase = phase }))
-end
 
 -- Figures that only grow, for all replicas and restarts: `name` counts, `name:sum` and `name:le:BOUND` make a histogram.
 local BOUNDS = { 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000, 300000 }
@@ -41,6 +49,13 @@ local function observe(name, ms)
       return
     end
   end
+end
+
+local function set_phase(id, phase)
+  local t, before = now(), redis.call('HMGET', job_key(id), 'phase', 'phase_at')
+  if before[2] then observe('phase_ms:' .. before[1], t - tonumber(before[2])) end
+  redis.call('HSET', job_key(id), 'phase', phase, 'phase_at', t)
+  return emit(id, 'phase', cjson.encode({ phase = phase }))
 end
 
 -- A waiting job's place, told in its stream.
@@ -114,11 +129,24 @@ end
 -- What a webhook's delivery is known by: a job that is tried again ends again.
 local function delivery(id, done_event) return id .. ':' .. done_event end
 
+-- What was heard of a job counts for its tenant's month; what was counted when it ended before does not count again.
+local function use(id, tenant, t)
+  local fields = redis.call('HMGET', job_key(id), 'audio_done_s', 'counted_ms')
+  local heard = math.floor(tonumber(fields[1]) * 1000)
+  local more = heard - tonumber(fields[2] or '0')
+  if more > 0 then
+    redis.call('HINCRBY', key('used:' .. tenant), month(t), more)
+    redis.call('HSET', job_key(id), 'counted_ms', heard)
+  end
+end
+
 -- The end of a job, whatever it is: once, for good. Its webhook is queued here and nowhere else.
 local function finish(id, phase, code, message)
   local t = now()
+  local tenant = redis.call('HGET', job_key(id), 'tenant')
   release(id)
-  leave_queue(id, redis.call('HGET', job_key(id), 'tenant'))
+  leave_queue(id, tenant)
+  use(id, tenant, t)
   redis.call('HSET', job_key(id), 'completed_at', t)
   redis.call('HDEL', job_key(id), 'eta_s')
   local done = { phase = phase }
@@ -131,6 +159,10 @@ local function finish(id, phase, code, message)
   redis.call('HSET', job_key(id), 'done_event', event)
   if redis.call('HGET', job_key(id), 'webhook') == '1' then redis.call('ZADD', key('webhooks'), t, delivery(id, event)) end
   count('jobs_' .. phase)
+  local told = redis.call('HMGET', job_key(id), 'started_at', 'audio_total_s')
+  if phase == 'completed' and told[2] and tonumber(told[2]) > 0 then
+    observe('real_time', math.floor((t - tonumber(told[1])) / tonumber(told[2])))
+  end
   local asked = redis.call('HGET', job_key(id), 'cancelling')
   if phase == 'cancelled' then observe('cancel_ms', t - tonumber(asked or t)) end
   redis.call('ZADD', key('expiry'), t + tonumber(redis.call('HGET', job_key(id), 'ttl_ms')), id)

@@ -1,0 +1,121 @@
+"""Webhooks of the native API: how each delivery has fared, another try, and the secrets that they are signed with."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Security
+from pydantic import BaseModel, ConfigDict, Field
+
+from serve_app.auth import Reader, Writer, caller
+from serve_app.errors import EdgeError
+from serve_app.jobs.models import Principal
+from serve_app.jobs.outbox import Delivery, Outbox, State
+
+Admin = Annotated[Principal, Security(caller, scopes=["admin"])]
+CURSOR = r"^[0-9]{1,15}(\.[0-9]{1,6})?$"
+
+
+class AttemptBody(BaseModel):
+    """One try: the status that was answered, or why there was none."""
+
+    at: datetime
+    status: int | None
+    error: str | None
+
+
+class DeliveryBody(BaseModel):
+    """A delivery; `id` is the webhook-id of all its tries."""
+
+    id: str
+    job_id: str
+    url: str
+    state: State
+    created_at: datetime
+    next_at: datetime | None
+    attempts: list[AttemptBody]
+
+
+class DeliveryPage(BaseModel):
+    """A page of deliveries, newest first. `next_cursor` is null on the last."""
+
+    deliveries: list[DeliveryBody]
+    next_cursor: str | None
+
+
+class Secrets(BaseModel):
+    """The secrets that deliveries are signed with now, newest first: one, or two while an old one is still good."""
+
+    secrets: list[str]
+
+
+class Rotation(BaseModel):
+    """How long the secret before goes on signing, in seconds."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    overlap_s: Annotated[float, Field(ge=0, le=2_592_000)] = 86_400.0
+
+
+class Routes:
+    """What the paths do."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+
+    async def page(
+        self,
+        who: Reader,
+        state: State | None = None,
+        limit: Annotated[int, Query(ge=1, le=100)] = 20,
+        cursor: Annotated[str | None, Query(pattern=CURSOR)] = None,
+    ) -> DeliveryPage:
+        """Deliveries of the caller's jobs, newest first; `state=dead` are those given up. They are told for 30 days."""
+        before = None if cursor is None else float(cursor)
+        found, following = await self._outbox.page(who.owner, who.tenant, limit=limit, before=before, state=state)
+        return DeliveryPage(
+            deliveries=[told(d) for d in found], next_cursor=None if following is None else f"{following:.0f}"
+        )
+
+    async def again(self, who: Writer, delivery_id: str) -> DeliveryBody:
+        """Deliver once more, now, with all tries before it."""
+        if await self._outbox.again(delivery_id, who.owner, who.tenant) and (found := await self._outbox.get(delivery_id)):
+            return told(found)
+        raise EdgeError("not_found", "There is no such delivery.")
+
+    async def secrets(self, who: Admin) -> Secrets:
+        """What the tenant's webhooks are signed with."""
+        return Secrets(secrets=await self._outbox.secrets(who.tenant))
+
+    async def rotate(self, who: Admin, rotation: Rotation | None = None) -> Secrets:
+        """Make a new secret; the one before signs too for a while."""
+        return Secrets(secrets=await self._outbox.rotate(who.tenant, (rotation or Rotation()).overlap_s))
+
+
+def told(delivery: Delivery) -> DeliveryBody:
+    """A delivery as it is shown."""
+    return DeliveryBody(
+        id=delivery.id,
+        job_id=delivery.job_id,
+        url=delivery.url,
+        state=delivery.state,
+        created_at=_moment(delivery.created_at),
+        next_at=None if delivery.next_at is None else _moment(delivery.next_at),
+        attempts=[AttemptBody(at=_moment(a.at), status=a.status, error=a.error) for a in delivery.attempts],
+    )
+
+
+def _moment(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def routes(outbox: Outbox, responses: dict[int | str, dict[str, Any]]) -> APIRouter:
+    """The routes under /v1/webhooks; `responses` documents their errors."""
+    hooks = Routes(outbox)
+    router = APIRouter(prefix="/v1/webhooks", responses=responses)
+    router.get("/deliveries", response_model=DeliveryPage)(hooks.page)
+    router.post("/deliveries/{delivery_id}/redeliver", status_code=202, response_model=DeliveryBody)(hooks.again)
+    router.get("/secrets", response_model=Secrets)(hooks.secrets)
+    router.post("/secrets/rotate", response_model=Secrets)(hooks.rotate)
+    return router

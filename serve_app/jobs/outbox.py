@@ -1,0 +1,155 @@
+"""Webhooks on their way, in Redis: which are due, how each has fared, the secrets they are signed with.
+
+Keys, under the store's hash tag: `webhooks` deliveries by the time they are due (the store's finish adds them),
+`delivery:ID` hash, `deliveries:TENANT/OWNER` ids by time, `hook:TENANT` secrets. What must change together changes in one
+script (lua/hook_*.lua).
+"""
+
+from __future__ import annotations
+
+import base64
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import orjson
+from redis.asyncio import Redis
+
+from serve_app.jobs.connection import answer
+from serve_app.jobs.store import PREFIX, script
+
+SECRET_BYTES = 32
+KEPT_S = 30 * 86_400
+"""How long it is told how a delivery has fared."""
+
+
+class State(StrEnum):
+    """How a delivery stands."""
+
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    DEAD = "dead"
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try: when (Unix seconds), the status that was answered, or why there was none."""
+
+    at: float
+    status: int | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A terminal event of a job on its way to a URL. `id` is the `webhook-id` of every try."""
+
+    id: str
+    job_id: str
+    url: str
+    state: State
+    created_at: float
+    next_at: float | None
+    attempts: tuple[Attempt, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A delivery whose time has come; `tries` were made before."""
+
+    id: str
+    job_id: str
+    tries: int
+
+
+class Outbox:
+    """Everything about deliveries that is kept."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        names = ("hook_take", "hook_note", "hook_again")
+        self._scripts = {name: redis.register_script(script(name)) for name in names}
+
+    async def take(self, limit: int, hold_s: float) -> list[Due]:
+        """Deliveries that are due, at most `limit`; they are due again after `hold_s` if nothing is noted of them."""
+        found: Any = await self._run("hook_take", limit, int(hold_s * 1000))
+        return [Due(name.decode(), name.decode().partition(":")[0], int(tries)) for name, tries in found]
+
+    async def note(
+        self, due: Due, owner: str, tenant: str, url: str, attempt: Attempt, state: State, next_s: float = 0.0
+    ) -> None:
+        """How a try went; one that is still pending is due again after `next_s`."""
+        told = orjson.dumps({"at": attempt.at, "status": attempt.status, "error": attempt.error})
+        await self._run("hook_note", due.id, f"{tenant}/{owner}", url, told, state, int(next_s * 1000), KEPT_S * 1000)
+
+    async def drop(self, due: Due) -> None:
+        """Forget a delivery whose job is gone."""
+        await answer(self._redis.zrem(f"{PREFIX}webhooks", due.id))
+
+    async def again(self, delivery_id: str, owner: str, tenant: str) -> bool:
+        """Have a delivery made again, now. False where the owner has none of this id."""
+        return bool(await self._run("hook_again", delivery_id, f"{tenant}/{owner}"))
+
+    async def page(
+        self, owner: str, tenant: str, *, limit: int, before: float | None = None, state: State | None = None
+    ) -> tuple[list[Delivery], float | None]:
+        """An owner's deliveries, newest first, those in one state if asked; and what to ask on from (None at the end)."""
+        index, top, found = f"{PREFIX}deliveries:{tenant}/{owner}", before, list[Delivery]()
+        while True:
+            bound = "+inf" if top is None else f"({top!r}"
+            ids: Any = await answer(self._redis.zrevrangebyscore(index, bound, "-inf", start=0, num=limit, withscores=True))
+            for name, score in ids:
+                delivery = await self.get(name.decode())
+                top = score
+                if delivery and state in (None, delivery.state):
+                    found.append(delivery)
+                    if len(found) == limit:
+                        return found, top
+            if len(ids) < limit:
+                return found, None
+
+    async def get(self, delivery_id: str) -> Delivery | None:
+        """One of them."""
+        fields: Mapping[bytes, bytes] = await answer(self._redis.hgetall(f"{PREFIX}delivery:{delivery_id}"))
+        if not fields:
+            return None
+        due = await answer(self._redis.zscore(f"{PREFIX}webhooks", delivery_id))
+        state = State(fields[b"state"].decode())
+        tries = (orjson.loads(one) for one in fields[b"log"].split(b"\n") if one)
+        return Delivery(
+            id=delivery_id,
+            job_id=delivery_id.partition(":")[0],
+            url=fields[b"url"].decode(),
+            state=state,
+            created_at=int(fields[b"created_at"]) / 1000,
+            next_at=due / 1000 if due is not None and state is State.PENDING else None,
+            attempts=tuple(Attempt(one["at"], one["status"], one["error"]) for one in tries),
+        )
+
+    # What a tenant's deliveries are signed with.
+
+    async def secrets(self, tenant: str) -> list[str]:
+        """The secrets that are good now, the newest first; the first is made when it is first asked for."""
+        place = f"{PREFIX}hook:{tenant}"
+        await answer(self._redis.hsetnx(place, "secret", new_secret()))
+        fields: Mapping[bytes, bytes] = await answer(self._redis.hgetall(place))
+        old_is_good = time.time() < float(fields.get(b"old_until", b"0"))
+        return [fields[b"secret"].decode(), *([fields[b"old"].decode()] if old_is_good else [])]
+
+    async def rotate(self, tenant: str, overlap_s: float) -> list[str]:
+        """Make a new secret; both sign for `overlap_s`."""
+        current = (await self.secrets(tenant))[0]
+        fields: Mapping[Any, Any] = {"secret": new_secret(), "old": current, "old_until": str(time.time() + overlap_s)}
+        await answer(self._redis.hset(f"{PREFIX}hook:{tenant}", mapping=fields))
+        return await self.secrets(tenant)
+
+    async def _run(self, name: str, *arguments: Any) -> Any:
+        return await answer(self._scripts[name](keys=[PREFIX], args=arguments))
+
+
+def new_secret() -> str:
+    """As Standard Webhooks writes one."""
+    return "whsec_" + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()

@@ -1,0 +1,71 @@
+"""What a job leaves behind: its files, and its transcript."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from batching.types import SAMPLE_RATE, Transcript
+from deployments.artifacts import Artifacts
+from deployments.pcm import SAMPLE_BYTES, WAV_HEADER_BYTES, wav_chunks
+from serve_app.errors import EdgeError, not_found
+from serve_app.jobs.models import Job, pcm_prefix, source_key, transcript_key
+from serve_app.jobs.transcripts import read_transcript
+
+AUDIO, SOURCE, TRANSCRIPT = "audio.wav", "source", "transcript.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A file of a job. `key` is where it lies, or for the audio what its parts have in common."""
+
+    name: str
+    key: str
+    content_type: str
+    size: int
+
+
+class Results:
+    """Reads what lies in the artifacts. Whether the caller may have it, is for others to say."""
+
+    def __init__(self, artifacts: Artifacts) -> None:
+        self._artifacts = artifacts
+
+    async def transcript(self, job: Job) -> Transcript:
+        """The transcript of a completed job. EdgeError `conflict` for any other."""
+        if job.transcript is None:
+            raise EdgeError("conflict", f"There is no transcript: the job is {job.phase}.")
+        try:
+            return await asyncio.to_thread(read_transcript, self._artifacts, transcript_key(job.id, job.transcript))
+        except FileNotFoundError:  # purged meanwhile
+            raise not_found() from None
+
+    async def files(self, job: Job) -> list[Artifact]:
+        """The files of a job that can be fetched: its source, what was heard of it as 16 kHz WAV, the transcript."""
+        if job.spec.url is not None and job.started_at is None:
+            return []  # nothing of it has been fetched yet
+        named = [(SOURCE, source_key(job.id), "application/octet-stream")]
+        if job.transcript is not None:
+            named.append((TRANSCRIPT, transcript_key(job.id, job.transcript), "application/x-ndjson"))
+        sizes = await asyncio.to_thread(lambda: [self._artifacts.size(key) for _, key, _ in named])
+        files = [Artifact(*each, size) for each, size in zip(named, sizes, strict=True) if size is not None]
+        if job.transcript is not None and job.audio_total_s is not None and files:
+            # All of it was decoded, or there were no transcript.
+            size = WAV_HEADER_BYTES + round(job.audio_total_s * SAMPLE_RATE) * SAMPLE_BYTES
+            files.append(Artifact(AUDIO, pcm_prefix(job.id), "audio/wav", size))
+        return files
+
+    async def file(self, job: Job, name: str) -> Artifact:
+        """One of them by name. EdgeError `not_found`."""
+        found = [file for file in await self.files(job) if file.name == name]
+        if not found:
+            raise EdgeError("not_found", "The job has no such artifact.")
+        return found[0]
+
+    def content(self, file: Artifact, start: int, length: int) -> Iterator[bytes]:
+        """Bytes of a file, a piece at a time."""
+        if file.name == AUDIO:
+            samples = (file.size - WAV_HEADER_BYTES) // SAMPLE_BYTES
+            return wav_chunks(self._artifacts, file.key, samples, start, length)
+        return self._artifacts.chunks(file.key, start, length)

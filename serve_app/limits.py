@@ -1,0 +1,51 @@
+"""What a tenant may ask for: requests a minute, and minutes of audio a month. Counted in Redis, for all replicas."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from serve_app.errors import EdgeError
+from serve_app.jobs.models import Principal
+from serve_app.jobs.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class TenantLimits:
+    """Of every tenant; 0 for none."""
+
+    requests_per_minute: int = 0
+    minutes_per_month: float = 0.0
+
+
+class Limits:
+    """Refuses what is too much."""
+
+    def __init__(self, store: Store, limits: TenantLimits) -> None:
+        self._store = store
+        self._limits = limits
+
+    async def request(self, who: Principal) -> None:
+        """Count a request. EdgeError `rate_limited` where the tenant has sent too many of late."""
+        rate = self._limits.requests_per_minute
+        if not rate:
+            return
+        wait_s = await self._store.take(who.tenant, rate)
+        if wait_s:
+            seconds = math.ceil(wait_s)
+            # draft-ietf-httpapi-ratelimit-headers
+            told = {"RateLimit-Policy": f'"requests";q={rate};w=60', "RateLimit": f'"requests";r=0;t={seconds}'}
+            message = f"More than {rate} requests a minute: try again in {seconds} s."
+            raise EdgeError("rate_limited", message, retry_after_s=seconds, headers=told)
+
+    async def minutes(self, who: Principal) -> None:
+        """EdgeError `quota_exceeded` where the tenant has had its audio of this month."""
+        limit = self._limits.minutes_per_month
+        if limit and await self._store.used_s(who.tenant) >= limit * 60:
+            now = datetime.now(UTC)
+            following = datetime(now.year + now.month // 12, now.month % 12 + 1, 1, tzinfo=UTC)
+            seconds = math.ceil((following - now).total_seconds())
+            told = {"RateLimit-Policy": f'"minutes";q={limit:g}', "RateLimit": f'"minutes";r=0;t={seconds}'}
+            message = f"The {limit:g} minutes of audio of this month are used up: there are more from {following:%d %B} on."
+            raise EdgeError("quota_exceeded", message, retry_after_s=seconds, headers=told)

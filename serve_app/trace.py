@@ -1,0 +1,77 @@
+"""Which request is it, and whose work is it part of? Ids for the log and the trace (W3C Trace Context, level 1)."""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+from dataclasses import dataclass
+from typing import Annotated
+from uuid import uuid4
+
+from fastapi import Depends, Request
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+HEADER = b"x-request-id"
+OURS = ("serve_app", "deployments")
+NAMED = re.compile(r"\b(job_id|request_id|webhook_id)=([^\s]+)")
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})")
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """The id of a request, and the trace that it belongs to where its sender said so."""
+
+    request_id: str = ""
+    traceparent: str | None = None
+
+
+class RequestIds:
+    """Gives every request an id, or leaves it the one it came with; the answer tells it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See the class."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        sent = dict(scope["headers"]).get(HEADER, b"")
+        request_id = sent.decode() if REQUEST_ID.fullmatch(sent) else uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+
+        async def told(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).setdefault("x-request-id", request_id)
+            await send(message)
+
+        await self._app(scope, receive, told)
+
+
+class Ids(logging.Filter):
+    """Gives a line of the log, which names what it is about as `job_id=...`, the same as fields for those who read it as
+    JSON."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """See the class."""
+        if record.name.startswith(OURS):
+            record.__dict__.update(NAMED.findall(record.getMessage()))
+        return True
+
+
+def trace_of(request: Request) -> Trace:
+    """Dependency: what is known of a request."""
+    parent = request.headers.get("traceparent", "")
+    return Trace(request.state.request_id, parent if TRACEPARENT.fullmatch(parent) else None)
+
+
+def child(traceparent: str) -> str:
+    """A span of our own in the same trace."""
+    found = TRACEPARENT.fullmatch(traceparent)
+    return f"00-{found[1]}-{secrets.token_hex(8)}-{found[2]}" if found else traceparent
+
+
+Traced = Annotated[Trace, Depends(trace_of)]

@@ -1,0 +1,138 @@
+"""Jobs do the same whatever their files lie in: a folder, or buckets of an object storage."""
+
+from __future__ import annotations
+
+import io
+import wave
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from deployments.artifacts import Artifacts
+from deployments.buckets import Buckets, object_of
+from deployments.errors import SourceForbidden, SourceNotFound, SourceTooLarge
+from deployments.ingestion import Ingestion
+from deployments.messages import FetchRequest
+from deployments.safe_http import Allowed, SafeHttp
+from serve_app.errors import EdgeError
+from serve_app.jobs.models import EventKind, JobSpec, Phase, job_folder
+from serve_app.jobs.store import Store
+from tests.house import ME, House, open_house
+from tests.storage import KEY, REGION, SECRET, Storage
+
+MANY_WINDOWS = JobSpec("fake", segment_duration=6.0)
+
+
+@pytest.fixture(params=["file", "s3"])
+async def house(
+    request: pytest.FixtureRequest, store: Store, ffmpeg: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[House]:
+    server: Storage = request.getfixturevalue("s3")
+    folder = Artifacts((tmp_path / "artifacts").as_uri())
+    credentials(server, monkeypatch)
+    async with open_house(
+        store, folder if request.param == "file" else server.artifacts(), ffmpeg, allow=("s3://recordings",)
+    ) as house:
+        yield house
+
+
+def credentials(server: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an operator gives them to the service."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("AWS_REGION", REGION)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{server.host}")
+
+
+async def test_a_recording_is_heard_and_its_files_are_there(house: House, sample: Path) -> None:
+    job = await house.ended(job_id := await house.submit(sample, MANY_WINDOWS))
+    assert job.phase is Phase.COMPLETED
+    assert len((await house.jobs.transcript(ME, job_id)).segments) > 5
+    files = {file.name: file for file in await house.jobs.results.files(job)}
+    assert set(files) == {"source", "transcript.jsonl", "audio.wav"}
+    for file in files.values():
+        assert len(b"".join(house.jobs.results.content(file, 0, file.size))) == file.size
+    source = files["source"]
+    assert b"".join(house.jobs.results.content(source, 0, source.size)) == sample.read_bytes()
+
+
+async def test_what_was_heard_is_one_wav_file_in_any_ranges(house: House, sample: Path) -> None:
+    job = await house.ended(await house.submit(sample, MANY_WINDOWS))
+    file = await house.jobs.results.file(job, "audio.wav")
+    whole = b"".join(house.jobs.results.content(file, 0, file.size))
+    with wave.open(io.BytesIO(whole)) as sound:
+        assert (sound.getframerate(), sound.getnchannels(), sound.getsampwidth()) == (16_000, 1, 2)
+        assert sound.getnframes() == pytest.approx(57.4 * 16_000, abs=1600)
+        assert any(sound.readframes(16_000 * 5))
+    for start, length in ((0, 10), (40, 10), (43, 2), (44, 1), (100_001, 77), (file.size - 5, 5)):
+        assert b"".join(house.jobs.results.content(file, start, length)) == whole[start : start + length]
+
+
+async def test_a_job_is_cancelled_and_tried_again_and_purged(house: House, sample: Path) -> None:
+    job_id = await house.submit(sample, MANY_WINDOWS)
+    await house.until(job_id, EventKind.SEGMENT)
+    await house.jobs.cancel(ME, job_id)
+    assert (await house.ended(job_id)).phase in (Phase.CANCELLED, Phase.COMPLETED)
+    await house.jobs.purge(ME, job_id)
+    assert house.artifacts.keys(job_folder(job_id)) == []
+    with pytest.raises(EdgeError):
+        await house.jobs.get(ME, job_id)
+
+
+async def test_bad_files_end_as_bad_files(house: House) -> None:
+    job = await house.ended(await house.submit(b"this is no sound"))
+    assert job.error
+    assert (job.phase, job.error.code) == (Phase.FAILED, "unsupported_media")
+
+
+async def test_an_object_of_a_bucket_is_a_source(house: House, s3: Storage, sample: Path) -> None:
+    s3.client.create_bucket(Bucket="recordings")
+    s3.client.put_object(Bucket="recordings", Key="meetings/one two.flac", Body=sample.read_bytes())
+    s3.client.create_bucket(Bucket="secrets")
+    s3.client.put_object(Bucket="secrets", Key="x.flac", Body=sample.read_bytes())
+    heard = await house.ended(await house.ask(JobSpec("fake", url="s3://recordings/meetings/one two.flac")))
+    assert heard.phase is Phase.COMPLETED
+    for url, code in (
+        ("s3://recordings/nothing.flac", "source_not_found"),
+        ("s3://secrets/x.flac", "source_forbidden"),
+        ("s3://recordings-other/x.flac", "source_forbidden"),
+    ):
+        job = await house.ended(await house.ask(JobSpec("fake", url=url)))
+        assert job.error
+        assert job.error.code == code
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://recordings",
+        "s3://recordings/",
+        "s3:///x",
+        "s3://recordings/x?endpoint_override=127.0.0.1:6379",
+        "s3://key:secret@recordings/x",
+        "s3://Recordings/x",
+        "s3://recordings:80/x",
+        "s3://../x",
+        "https://recordings/x",
+    ],
+)
+def test_what_is_no_object_is_refused(url: str) -> None:
+    with pytest.raises(SourceForbidden):
+        object_of(url)
+
+
+async def test_an_object_that_is_too_large_is_not_read(
+    s3: Storage, artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    credentials(s3, monkeypatch)
+    bucket = s3.bucket()
+    s3.client.put_object(Bucket=bucket, Key="x", Body=bytes(100))
+    allowed = Allowed.parse([f"s3://{bucket}"])
+    ingestion = Ingestion(artifacts, SafeHttp(allowed), Buckets(allowed))
+    with pytest.raises(SourceTooLarge):
+        await ingestion.fetch(FetchRequest(f"s3://{bucket}/x", "jobs/j/source", 99))
+    with pytest.raises(SourceNotFound):
+        await ingestion.fetch(FetchRequest(f"s3://{bucket}/y", "jobs/j/source", 99))
+    assert artifacts.keys("jobs") == []
+    assert (await ingestion.fetch(FetchRequest(f"s3://{bucket}/x", "jobs/j/source", 100))).size == 100

@@ -1,0 +1,96 @@
+"""Two tenants: whatever route the one tries with the other's ids, nothing of the other's is read, changed or told."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from serve_app.jobs.connection import connect
+from serve_app.keys import Keys
+from serve_app.valkey import Valkey
+from tests.service.conftest import Served
+from tests.service.test_native import finished, upload
+
+OPEN = {"/healthz", "/readyz", "/metrics", "/docs", "/docs/oauth2-redirect", "/openapi.json"}
+"""What tells nothing of anybody's."""
+OWN = {"/v1/models", "/v1/webhooks/secrets", "/v1/webhooks/secrets/rotate"}
+"""What answers each with their own; looked at below."""
+
+
+@pytest.fixture
+async def mallory(served: Served, valkey: Valkey) -> AsyncIterator[httpx.AsyncClient]:
+    """Somebody of another tenant, with every scope."""
+    key = await Keys(redis := connect(valkey.url)).create("mallory", "evil", ["admin"])
+    async with httpx.AsyncClient(base_url=served.url, headers={"Authorization": f"Bearer {key}"}, timeout=30) as http:
+        yield http
+    await redis.aclose()
+
+
+@pytest.fixture
+async def alices(served: Served, valkey: Valkey, sample: Path) -> AsyncIterator[dict[str, str]]:
+    """What alice has: ids of a job that has ended, and of its delivery."""
+    key = await Keys(redis := connect(valkey.url)).create("alice", "acme", ["admin"])
+    served.http.headers["Authorization"] = f"Bearer {key}"
+    job = await upload(served, sample)
+    await finished(served, job["id"])
+    yield {"job_id": job["id"], "name": "audio.wav", "delivery_id": f"{job['id']}:1-0"}
+    await redis.aclose()
+
+
+def walk(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Every method and path of the API."""
+    for path, methods in document["paths"].items():
+        for method in methods:
+            yield method.upper(), path
+
+
+async def test_every_route_keeps_tenants_apart(served: Served, mallory: httpx.AsyncClient, alices: dict[str, str]) -> None:
+    before = (await served.http.get(f"/v1/jobs/{alices['job_id']}")).json()
+    walked = 0
+    for method, path in walk((await served.http.get("/openapi.json")).json()):
+        if path in OPEN | OWN:
+            continue
+        filled = re.sub(r"\{(\w+)\}", lambda m: alices[m[1]], path)
+        answer = await mallory.request(method, filled)
+        if "{" in path:
+            assert answer.status_code == 404, (method, path, answer.text)
+        else:
+            assert answer.status_code in (200, 415), (method, path, answer.text)
+        assert alices["job_id"] not in answer.text
+        walked += 1
+    assert walked >= 10
+    assert (await served.http.get(f"/v1/jobs/{alices['job_id']}")).json() == before
+
+
+async def test_there_is_no_route_that_the_document_does_not_name(served: Served) -> None:
+    """Else the walk above would walk past it."""
+    document = (await served.http.get("/openapi.json")).json()
+    assert OPEN - {"/docs", "/docs/oauth2-redirect", "/openapi.json"} <= set(document["paths"])
+
+
+async def test_webhooks_secrets_are_a_tenants_own(
+    served: Served, mallory: httpx.AsyncClient, alices: dict[str, str]
+) -> None:
+    mine = (await served.http.get("/v1/webhooks/secrets")).json()
+    theirs = (await mallory.get("/v1/webhooks/secrets")).json()
+    assert mine != theirs
+    rotated = (await mallory.post("/v1/webhooks/secrets/rotate", json={"overlap_s": 60})).json()
+    assert rotated["secrets"][1:] == theirs["secrets"]
+    assert (await served.http.get("/v1/webhooks/secrets")).json() == mine
+
+
+async def test_the_secrets_are_for_admins(served: Served, valkey: Valkey) -> None:
+    key = await Keys(redis := connect(valkey.url)).create("bob", "acme", ["speech:transcriptions:read"])
+    for method, path in (("GET", "/v1/webhooks/secrets"), ("POST", "/v1/webhooks/secrets/rotate")):
+        answer = await served.http.request(method, path, headers={"Authorization": f"Bearer {key}"})
+        assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
+    assert (await served.http.get("/v1/webhooks/deliveries", headers={"X-API-Key": key})).json() == {
+        "deliveries": [],
+        "next_cursor": None,
+    }
+    await redis.aclose()
