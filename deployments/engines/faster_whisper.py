@@ -116,8 +116,9 @@ class FasterWhisper:
         )
 
     def kind(self, clip: Clip) -> Hashable:
-        """Clips of a batch cost the encoder the same, and none of them is searched with a beam if the others are not."""
-        return self._frames(clip), clip.how.beam
+        """Clips of a batch cost the encoder the same. What is heard again goes with its like: there are few of them, and whoever
+        is heard for the first time need not wait for a beam or another temperature."""
+        return self._frames(clip), clip.how if clip.how.whole else clip.how.beam
 
     @staticmethod
     def _frames(clip: Clip) -> int:
