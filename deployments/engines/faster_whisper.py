@@ -116,8 +116,8 @@ class FasterWhisper:
         )
 
     def kind(self, clip: Clip) -> Hashable:
-        """Clips of a batch cost the encoder the same. What is heard again goes with its like: there are few of them, and whoever
-        is heard for the first time need not wait for a beam or another temperature."""
+        """Clips of a batch cost the encoder the same. What is heard again goes with its like: whoever is heard for the first
+        time need not wait for a beam or another temperature."""
         return self._frames(clip), clip.how if clip.how.whole else clip.how.beam
 
     @staticmethod
