@@ -7,21 +7,24 @@ here, an offset that the whole container starts at does not count. In MPEG-TS ff
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import re
 import resource
 import shutil
 import signal
 import subprocess
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 
 import ffmpeg
 import imageio_ffmpeg
 
 from batching.types import SAMPLE_RATE
 from deployments.errors import CorruptMedia, NoAudio, StageDied, UnsupportedMedia, WorkError
+
+LOG = logging.getLogger(__name__)
 
 OLDEST_SAFE = (8, 1, 3)
 """Older ones follow playlists inside a file they were given (CVE-2026-107697)."""
@@ -92,20 +95,22 @@ def decode_command(program: str, seconds: float) -> list[str]:
     return arguments
 
 
-def _cage(seconds: float) -> None:
-    """In the child, before it is ffmpeg. A group of its own, to be killed whole; no session, in which Linux would weigh its
-    niceness by itself alone. No file to write, few to open, bounded memory and processor time."""
-    os.setpgrp()
-    for what, most in (
-        (resource.RLIMIT_CPU, int(CPU_S + seconds * CPU_PER_S)),
-        (resource.RLIMIT_AS, MEMORY_BYTES),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_NOFILE, OPEN_FILES),
-        (resource.RLIMIT_CORE, 0),
+def cage(pid: int, seconds: float) -> None:
+    """Leave a decoder no file to write, few to open, bounded memory and processor time. From outside, as Linux alone can:
+    between fork and exec a child of a large parent needs more than that itself."""
+    if sys.platform != "linux":
+        return
+    cpu_s = int(CPU_S + seconds * CPU_PER_S)
+    for what, soft, hard in (
+        # Past the soft limit of processor time the kernel says why it kills; at the hard one it does not.
+        (resource.RLIMIT_CPU, cpu_s, cpu_s + 5),
+        (resource.RLIMIT_AS, MEMORY_BYTES, MEMORY_BYTES),
+        (resource.RLIMIT_FSIZE, 0, 0),
+        (resource.RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES),
+        (resource.RLIMIT_CORE, 0, 0),
     ):
-        with suppress(ValueError, OSError):  # a system that knows no such limit, or has a lower one already
-            # Past the soft limit of processor time the kernel says why it kills; at the hard one it does not.
-            resource.setrlimit(what, (most, most + 5 if what == resource.RLIMIT_CPU else most))
+        with suppress(ProcessLookupError, ValueError, PermissionError):  # it has ended, or may have less already
+            resource.prlimit(pid, what, (soft, hard))
 
 
 class Decoder:
@@ -128,9 +133,11 @@ class Decoder:
             stdin=descriptor,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            preexec_fn=partial(_cage, seconds),
+            # A group of its own, to be killed whole; no session, in which Linux would weigh its niceness by itself alone.
+            preexec_fn=os.setpgrp,
             env={},
         )
+        cage(process.pid, seconds)
         return cls(process)
 
     async def read(self, samples: int) -> bytes:
@@ -154,6 +161,8 @@ class Decoder:
         if status == -signal.SIGXCPU:
             raise CorruptMedia("The source takes too much work to decode: send it in another format.")
         if status < 0 or "Exiting normally, received signal" in log:
+            said = log.strip().rpartition("\n")[2]
+            LOG.warning("ffmpeg ended with status %d after %d samples: %s", status, self.samples, said)
             raise StageDied("The decoder was stopped before its end: try the job again.")
         if self.samples == 0 and (error := explain(log, status)):
             raise error

@@ -4,57 +4,57 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
-import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
 
-from deployments import ffmpeg as cage
+from deployments import ffmpeg
 from deployments.errors import CorruptMedia
 from deployments.ffmpeg import Decoder
 
-PROBE = """
-import resource
-for name in ("CPU", "AS", "FSIZE", "NOFILE", "CORE"):
-    print(*resource.getrlimit(getattr(resource, "RLIMIT_" + name)))
-"""
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds another process")
+
+CAGED = "import resource as r, time\nwhile r.getrlimit(r.RLIMIT_CORE)[0] != 0: time.sleep(0.01)\n"
+"""A program's beginning that waits until its limits are set, of which this is the last."""
 
 
-def caged(program: str, seconds: float = 60.0) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, preexec_fn=partial(cage._cage, seconds), timeout=60
-    )
+async def spinning(monkeypatch: pytest.MonkeyPatch, program: str, seconds: float = 1.0) -> Decoder:
+    """A decoder that is a program of ours."""
+    monkeypatch.setattr(ffmpeg, "decode_command", lambda *_: [sys.executable, "-c", program])
+    with Path(os.devnull).open("rb") as nothing:  # noqa: ASYNC230
+        return await Decoder.start("", nothing.fileno(), seconds)
 
 
-def test_its_limits_are_set() -> None:
-    cpu, memory, files, descriptors, cores = (line.split()[0] for line in caged(PROBE, 600.0).stdout.splitlines())
-    assert (cpu, files, cores) == ("180", "0", "0")
-    assert int(memory) <= cage.MEMORY_BYTES
-    assert int(descriptors) <= cage.OPEN_FILES
+async def told(decoder: Decoder) -> str:
+    """All that it says, which comes as pairs of bytes."""
+    words = b""
+    while some := await decoder.read(1000):
+        words += some
+    await decoder.stop()
+    return words.decode().strip()
 
 
-def test_it_writes_no_file(tmp_path: Path) -> None:
-    done = caged(f"open({str(tmp_path / 'x')!r}, 'wb', buffering=0).write(b'x')")
-    assert done.returncode != 0
+async def test_its_limits_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = '("CPU", "AS", "FSIZE", "NOFILE", "CORE")'
+    program = f"{CAGED}print(*(r.getrlimit(getattr(r, 'RLIMIT_' + name))[0] for name in {names}), '  ')"
+    limits = [int(word) for word in (await told(await spinning(monkeypatch, program, 600.0))).split()]
+    assert limits == [180, ffmpeg.MEMORY_BYTES, 0, ffmpeg.OPEN_FILES, 0]
+
+
+async def test_it_writes_no_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program = f"{CAGED}open({str(tmp_path / 'x')!r}, 'wb', buffering=0).write(b'x')"
+    assert not await told(await spinning(monkeypatch, program))
     assert not (tmp_path / "x").read_bytes()
 
 
-def test_it_has_no_more_memory_than_it_may() -> None:
-    assert "MemoryError" in caged(f"bytearray({cage.MEMORY_BYTES})").stderr
-
-
-async def spinning(monkeypatch: pytest.MonkeyPatch, program: str) -> Decoder:
-    """A decoder that is a program of ours."""
-    monkeypatch.setattr(cage, "decode_command", lambda *_: [sys.executable, "-c", program])
-    with Path(os.devnull).open("rb") as nothing:  # noqa: ASYNC230
-        return await Decoder.start("", nothing.fileno(), 1.0)
+async def test_it_has_no_more_memory_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = f"{CAGED}\ntry: bytearray({ffmpeg.MEMORY_BYTES})\nexcept MemoryError: print('bounded  ')"
+    assert await told(await spinning(monkeypatch, program)) == "bounded"
 
 
 async def test_a_source_that_takes_too_much_work_is_a_bad_source(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cage, "CPU_S", 1)
+    monkeypatch.setattr(ffmpeg, "CPU_S", 1)
     decoder = await spinning(monkeypatch, "while True: pass")
     assert await decoder.read(100) == b""
     with pytest.raises(CorruptMedia, match="too much work"):
@@ -63,7 +63,7 @@ async def test_a_source_that_takes_too_much_work_is_a_bad_source(monkeypatch: py
 
 
 async def test_a_decoder_that_gives_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cage, "STALLED_S", 0.2)
+    monkeypatch.setattr(ffmpeg, "STALLED_S", 0.2)
     decoder = await spinning(monkeypatch, "import time; time.sleep(600)")
     with pytest.raises(CorruptMedia, match="too long"):
         await decoder.read(100)
@@ -75,4 +75,3 @@ async def test_it_is_a_group_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None
     assert await decoder.read(2) == b"True"
     await decoder.verdict()
     await asyncio.wait_for(decoder.stop(), 10)
-    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 0
