@@ -50,6 +50,7 @@ bench: setup
 	@$(BIN)/python -m benchmarks.throughput
 	@$(BIN)/python -m benchmarks.wer
 	@$(BIN)/python -m benchmarks.memory
+	@$(BIN)/python -m benchmarks.upload
 	@$(BIN)/python -m benchmarks.chaos
 	@$(BIN)/python -m benchmarks.readers
 	@$(BIN)/python -m benchmarks.submit

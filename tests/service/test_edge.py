@@ -1,0 +1,227 @@
+"""The edge of a service that faces others: tokens, limits, webhooks, raw bodies, traces and figures, through `murmur up`."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import httpx_sse
+import jwt
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from standardwebhooks import Webhook
+
+from tests.service.conftest import MAX_UPLOAD_BYTES, Served
+from tests.service.murmur import Up, up
+from tests.service.test_native import finished, problem
+
+SECRET = "a secret that is long enough for any of the three hashes, so that no one warns of it"
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+@dataclass(slots=True)
+class Sink:
+    """Somebody's server for webhooks, in a thread of its own."""
+
+    url: str = ""
+    calls: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
+    came: threading.Event = field(default_factory=threading.Event)
+
+
+@pytest.fixture(scope="module")
+def sink() -> Iterator[Sink]:
+    sink = Sink()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            sink.calls.append(({k.lower(): v for k, v in self.headers.items()}, body))
+            self.send_response(204)
+            self.end_headers()
+            sink.came.set()
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    sink.url = f"http://127.0.0.1:{server.server_port}/hook"
+    yield sink
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """`murmur up` with the fake engine, tokens and limits."""
+    asked = {
+        "MURMUR_ENGINE": "fake",
+        "MURMUR_MODELS": "fake",
+        "MURMUR_FETCH_ALLOW": "127.0.0.1",
+        "MURMUR_JWT_ISSUER": "https://id.example",
+        "MURMUR_JWT_AUDIENCE": "murmur",
+        "MURMUR_JWT_SECRET": SECRET,
+        "MURMUR_TENANT_REQUESTS_PER_MINUTE": "60",
+        "MURMUR_TENANT_MINUTES_PER_MONTH": "1",
+        "MURMUR_LOG_FORMAT": "json",
+    }
+    with up(tmp_path_factory.mktemp("edge"), **asked) as up_:
+        assert up_.ready(), up_.said.read_text()
+        yield up_
+
+
+def client(edge: Up, tenant: str, scope: str = "admin", subject: str = "alice") -> httpx.Client:
+    """Somebody with a token."""
+    now = time.time()
+    claims = {
+        "iss": "https://id.example",
+        "aud": "murmur",
+        "sub": subject,
+        "exp": now + 600,
+        "tenant": tenant,
+        "scope": scope,
+    }
+    token = jwt.encode(claims, SECRET, "HS256")
+    return httpx.Client(
+        base_url=edge.url, headers={"Authorization": f"Bearer {token}"}, trust_env=False, timeout=30, http2=False
+    )
+
+
+def ended(http: httpx.Client, job_id: str) -> dict[str, Any]:
+    with httpx_sse.connect_sse(http, "GET", f"/v1/jobs/{job_id}/events") as source:
+        for event in source.iter_sse():
+            if event.event == "done":
+                break
+    body: dict[str, Any] = http.get(f"/v1/jobs/{job_id}").json()
+    return body
+
+
+def test_a_token_is_as_good_as_a_key_and_nobody_is_answered_without(edge: Up) -> None:
+    with client(edge, "tokens") as http:
+        assert http.get("/v1/jobs").status_code == 200
+        problem(http.get("/v1/jobs", headers={"Authorization": "Bearer a.b.c"}), 401, "unauthenticated")
+    problem(httpx.get(f"{edge.url}/v1/jobs", trust_env=False), 401, "unauthenticated")
+    with client(edge, "tokens", scope="speech:transcriptions:read") as http:
+        problem(http.post("/v1/jobs", json={"source": {"url": "https://a/b"}}), 403, "forbidden")
+
+
+def test_a_webhook_is_told_with_its_trace_and_the_figures_count_it(edge: Up, sink: Sink, sample: Path) -> None:
+    with client(edge, "hooks") as http:
+        (secret,) = http.get("/v1/webhooks/secrets").json()["secrets"]
+        made = http.post(
+            "/v1/jobs",
+            content=sample.read_bytes(),
+            params={"webhook": sink.url, "metadata": '{"a": "b"}', "filename": "two voices.flac"},
+            headers={"content-type": "audio/flac", "traceparent": TRACE, "x-request-id": "req-7"},
+        )
+        assert (made.status_code, made.headers["x-request-id"]) == (202, "req-7")
+        job = ended(http, made.json()["id"])
+        assert job["phase"] == "completed"
+        assert sink.came.wait(30)
+        headers, body = sink.calls[0]
+        assert Webhook(secret).verify(body, headers)["data"]["id"] == job["id"]
+        assert headers["traceparent"].split("-")[1] == TRACE.split("-")[1]
+        (delivery,) = settled(http)
+        assert (delivery["job_id"], delivery["attempts"][0]["status"]) == (job["id"], 204)
+        again = http.post(f"/v1/webhooks/deliveries/{delivery['id']}/redeliver")
+        assert (again.status_code, again.json()["state"]) == (202, "pending")
+    figures = {m.name: m for m in text_string_to_metric_families(httpx.get(f"{edge.url}/metrics", trust_env=False).text)}
+    samples = {(s.name, *sorted(s.labels.values())): s.value for m in figures.values() for s in m.samples}
+    assert samples["murmur_webhook_tries_total", "delivered"] >= 1
+    assert samples["murmur_windows_total",] >= 2
+    assert samples["murmur_first_segment_seconds_count",] >= 1
+    assert samples["murmur_real_time_factor_count",] >= 1
+    assert samples["murmur_phase_seconds_count", "transcribing"] >= 1
+    assert ("murmur_queue_age_seconds",) in samples
+    assert ("murmur_windows_redone_total",) in samples
+
+
+def settled(http: httpx.Client) -> list[dict[str, Any]]:
+    """Deliveries, once one has arrived."""
+    for _ in range(200):
+        found: list[dict[str, Any]] = http.get("/v1/webhooks/deliveries", params={"state": "delivered"}).json()["deliveries"]
+        if found:
+            return found
+        time.sleep(0.6)  # within the limit of requests
+    raise AssertionError("not delivered")
+
+
+def test_the_month_of_a_tenant_ends_and_no_others(edge: Up, sample: Path) -> None:
+    with client(edge, "months") as http, client(edge, "months-other") as other:
+        for _ in range(2):
+            assert (
+                ended(http, http.post("/v1/jobs", files={"file": sample.read_bytes()}).json()["id"])["phase"] == "completed"
+            )
+        refused = http.post("/v1/jobs", files={"file": sample.read_bytes()})
+        problem(refused, 429, "quota_exceeded")
+        assert int(refused.headers["retry-after"]) > 0
+        assert refused.headers["ratelimit-policy"] == '"minutes";q=1'
+        assert other.post("/v1/jobs", files={"file": sample.read_bytes()}).status_code == 202
+
+
+def test_too_many_requests_are_told_when_to_come_back(edge: Up) -> None:
+    with client(edge, "rates") as http, client(edge, "rates", subject="bob") as same, client(edge, "rates-other") as other:
+        answers = [http.get("/v1/models") for _ in range(80)]
+        refused = [answer for answer in answers if answer.status_code == 429]
+        assert refused
+        problem(refused[0], 429, "rate_limited")
+        assert int(refused[0].headers["retry-after"]) >= 1
+        assert refused[0].headers["ratelimit-policy"] == '"requests";q=60;w=60'
+        assert same.get("/v1/models").status_code == 429
+        assert other.get("/v1/models").status_code == 200
+
+
+async def test_a_raw_body_is_the_recording(served: Served, sample: Path) -> None:
+    made = await served.http.post(
+        "/v1/jobs?language=de&word_timestamps=true&filename=a.flac",
+        content=sample.read_bytes(),
+        headers={"content-type": "application/octet-stream"},
+    )
+    assert made.status_code == 202
+    assert (made.json()["language"], made.json()["options"]["word_timestamps"]) == ("de", True)
+    assert (await finished(served, made.json()["id"]))["phase"] == "completed"
+
+
+@pytest.mark.parametrize(
+    ("query", "body", "status", "code"),
+    [
+        ("", b"", 422, "invalid_request"),
+        ("?nonsense=1", b"x", 422, "invalid_request"),
+        ("?language=de&language=en", b"x", 422, "invalid_request"),
+        ("?webhook_secret=short", b"x", 422, "invalid_request"),
+        ("?webhook=http://example.com/", b"x", 422, "source_forbidden"),
+        ("", b"x" * (MAX_UPLOAD_BYTES + 1), 413, "source_too_large"),
+    ],
+)
+async def test_a_raw_body_that_cannot_be_taken_is_refused(
+    served: Served, query: str, body: bytes, status: int, code: str
+) -> None:
+    answer = await served.http.post(f"/v1/jobs{query}", content=body, headers={"content-type": "audio/wav"})
+    problem(answer, status, code)
+    assert served.house.artifacts.keys("jobs") == []
+
+
+async def test_what_was_heard_is_a_wav_file(served: Served, sample: Path) -> None:
+    with sample.open("rb") as file:
+        made = await served.http.post("/v1/jobs", files={"file": file})
+    job = await finished(served, made.json()["id"])
+    (audio,) = [a for a in job["artifacts"] if a["name"] == "audio.wav"]
+    whole = await served.http.get(audio["url"])
+    assert (whole.headers["content-type"], len(whole.content)) == ("audio/wav", audio["size"])
+    part = await served.http.get(audio["url"], headers={"Range": "bytes=40-99"})
+    assert (part.status_code, part.content) == (206, whole.content[40:100])
+
+
+async def test_every_answer_names_its_request(served: Served) -> None:
+    named = await served.http.get("/healthz", headers={"x-request-id": "abc-1"})
+    assert named.headers["x-request-id"] == "abc-1"
+    first, second = [(await served.http.get("/healthz")).headers["x-request-id"] for _ in range(2)]
+    assert first != second
+    assert (await served.http.get("/healthz", headers={"x-request-id": "a b"})).headers["x-request-id"] != "a b"
+    assert json.loads((await served.http.get("/v1/nothing")).text)["code"] == "not_found"
