@@ -17,6 +17,7 @@ import psutil
 
 from deployments.errors import ModelUnavailable
 from deployments.ffmpeg import NoFfmpeg, find_ffmpeg
+from serve_app.logs import turn_over
 from serve_app.preflight import (
     StartError,
     check_host,
@@ -148,6 +149,7 @@ class LocalService:
         check_host(settings.host, keyed=settings.keyed, open_to_all=settings.allow_anonymous)
         check_port(settings.host, settings.port)
         self._exit.enter_context(locked(settings.data_dir))
+        turn_over(settings.data_dir)
         try:
             find_ffmpeg()
         except NoFfmpeg as error:

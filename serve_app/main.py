@@ -51,11 +51,11 @@ from serve_app.jobs.terms import Leases
 from serve_app.jobs.webhooks import Webhooks
 from serve_app.keys import Keys
 from serve_app.limits import Limits, TenantLimits
+from serve_app.logs import OURS, log_file
 from serve_app.scaling import LOAD
 from serve_app.settings import Settings
 from serve_app.stages import ServeStages
 from serve_app.tokens import Tokens
-from serve_app.trace import Ids
 
 VERSION = version("murmuration")
 DRAIN_S = 8.0
@@ -64,12 +64,14 @@ NICENESS = 10
 
 
 def prepare_replica(settings: Settings) -> None:
-    """What every replica does first: log where Serve logs, and listen where the service listens."""
-    for handler in logging.getLogger("ray.serve").handlers:
-        handler.addFilter(Ids())
-    for package in ("serve_app", "deployments"):
+    """What every replica does first: log where Serve logs, and on one machine to a file that outlives Ray's; listen where
+    the service listens."""
+    handlers = [*logging.getLogger("ray.serve").handlers]
+    if not settings.ray_address:
+        handlers.append(log_file(settings.data_dir, settings.log_format))
+    for package in OURS:
         logger = logging.getLogger(package)
-        logger.handlers = logging.getLogger("ray.serve").handlers
+        logger.handlers = handlers
         logger.setLevel(logging.INFO)
     _loopback_only(settings)
 

@@ -41,7 +41,7 @@ class Settings(BaseSettings):
     ray_address: str = Field("", description="Ray cluster to join; empty starts Ray on this machine.")
     storage_uri: str = Field("", description="Where artifacts go: file://, s3:// or gs://; empty for the data directory.")
 
-    log_format: Literal["text", "json"] = Field("text", description="How the logs under the data directory are written.")
+    log_format: Literal["text", "json"] = Field("text", description="How the log under the data directory is written.")
     models: Words = Field(("base",), description="Models on offer, separated by commas; the first is the default.")
     engine: Literal["faster_whisper", "fake"] = Field("faster_whisper", description="Engine; `fake` is for tests.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Device the models run on.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import secrets
 from dataclasses import dataclass
@@ -14,8 +13,6 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HEADER = b"x-request-id"
-OURS = ("serve_app", "deployments")
-NAMED = re.compile(r"\b(job_id|request_id|webhook_id)=([^\s]+)")
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})")
 
@@ -49,17 +46,6 @@ class RequestIds:
             await send(message)
 
         await self._app(scope, receive, told)
-
-
-class Ids(logging.Filter):
-    """Gives a line of the log, which names what it is about as `job_id=...`, the same as fields for those who read it as
-    JSON."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """See the class."""
-        if record.name.startswith(OURS):
-            record.__dict__.update(NAMED.findall(record.getMessage()))
-        return True
 
 
 def trace_of(request: Request) -> Trace:

@@ -244,7 +244,7 @@ class Runner:
         """An upload lies there already; what lies elsewhere is fetched."""
         key = source_key(job.id)
         if job.spec.url is not None:
-            await self._stages.fetch(FetchRequest(job.spec.url, key, self._limits.max_source_bytes))
+            await self._stages.fetch(FetchRequest(job.spec.url, key, self._limits.max_source_bytes, job.spec.user_agent))
         elif await asyncio.to_thread(self._artifacts.size, key) is None:
             raise SourceNotFound("The uploaded file is no longer there: send it again.")
 

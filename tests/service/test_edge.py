@@ -142,6 +142,16 @@ def test_a_webhook_is_told_with_its_trace_and_the_figures_count_it(edge: Up, sin
     assert ("murmur_windows_redone_total",) in samples
 
 
+def test_the_log_names_jobs_and_requests(edge: Up, sample: Path) -> None:
+    with client(edge, "logs") as http:
+        headers = {"content-type": "audio/flac", "x-request-id": "req-of-the-log"}
+        job = ended(http, http.post("/v1/jobs", content=sample.read_bytes(), headers=headers).json()["id"])
+    lines = [json.loads(line) for line in (edge.data_dir / "logs" / "murmur.log").read_text().splitlines()]
+    mine = [line for line in lines if line.get("job_id") == job["id"]]
+    assert "req-of-the-log" in {line.get("request_id") for line in mine}
+    assert all({"time", "level", "logger", "message"} <= set(line) for line in lines)
+
+
 def settled(http: httpx.Client) -> list[dict[str, Any]]:
     """Deliveries, once one has arrived."""
     for _ in range(200):
