@@ -19,6 +19,7 @@ from serve_app import deliveries
 from serve_app.auth import Auth
 from serve_app.dialects.base import Dialect, Edge
 from serve_app.dialects.native import NATIVE, PROBLEMS, invalid
+from serve_app.dialects.openai import OPENAI
 from serve_app.errors import EdgeError
 from serve_app.guard import Guard
 from serve_app.jobs.connection import OUTAGES
@@ -29,7 +30,7 @@ from serve_app.trace import RequestIds
 
 log = logging.getLogger(__name__)
 
-DIALECTS = (NATIVE,)
+DIALECTS = (NATIVE, OPENAI)
 
 
 def create_api(

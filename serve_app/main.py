@@ -113,6 +113,7 @@ class IngressReplica:
             models,
             limits=limits,
             allowed=Allowed.parse(settings.fetch_allow),
+            aliases=settings.model_aliases,
             result_ttl_s=settings.result_ttl_s,
             queue_limit=settings.tenant_queued_jobs,
         )

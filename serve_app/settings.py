@@ -43,6 +43,10 @@ class Settings(BaseSettings):
 
     log_format: Literal["text", "json"] = Field("text", description="How the log under the data directory is written.")
     models: Words = Field(("base",), description="Models on offer, separated by commas; the first is the default.")
+    model_aliases: Annotated[dict[str, str], NoDecode] = Field(
+        {"whisper-1": "", "qwen3-asr": ""},
+        description="Names that stand for a model, as in `a=base,b=`; the default for none.",
+    )
     engine: Literal["faster_whisper", "fake"] = Field("faster_whisper", description="Engine; `fake` is for tests.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Device the models run on.")
     compute_type: str = Field("auto", description="CTranslate2 compute type; auto is int8 on CPU, float16 on GPU.")
@@ -110,7 +114,7 @@ class Settings(BaseSettings):
             return tuple(word.strip() for word in value.split(",") if word.strip())
         return value
 
-    @field_validator("tenant_weights", mode="before")
+    @field_validator("tenant_weights", "model_aliases", mode="before")
     @classmethod
     def _pairs(cls, value: object) -> object:
         if isinstance(value, str):

@@ -121,6 +121,7 @@ async def open_house(
         MODELS,
         limits=Limits(store, TenantLimits()),
         allowed=Allowed.parse(allow),
+        aliases={"whisper-1": "", "other": "second", "broken": "nothing"},
         result_ttl_s=3600,
         queue_limit=QUEUE_LIMIT,
     )

@@ -147,16 +147,21 @@ class JobPage(BaseModel):
 
 
 class ModelBody(BaseModel):
-    """A model on offer."""
+    """A model on offer; `object`, `created` and `owned_by` are there for clients of OpenAI's API."""
 
     id: str
     languages: list[str]
+    object: Literal["model"] = "model"
+    created: int = 0
+    owned_by: str = "murmuration"
 
 
 class ModelList(BaseModel):
-    """The models on offer; the first is the default."""
+    """The models on offer, the first of which is the default; `object` and `data` say the same in OpenAI's words."""
 
     models: list[ModelBody]
+    object: Literal["list"] = "list"
+    data: list[ModelBody]
 
 
 class Problem(BaseModel):
@@ -393,7 +398,16 @@ class Routes:
 
     async def models(self, _who: Reader) -> ModelList:
         """The models on offer."""
-        return ModelList(models=[ModelBody(id=m.id, languages=list(m.languages)) for m in self._jobs.models])
+        models = [ModelBody(id=m.id, languages=list(m.languages)) for m in self._jobs.models]
+        return ModelList(models=models, data=models)
+
+    async def model(self, _who: Reader, model_id: str) -> ModelBody:
+        """One of them, by its name or an alias."""
+        name = self._jobs.model_of(model_id)
+        for model in self._jobs.models:
+            if model.id == name:
+                return ModelBody(id=model.id, languages=list(model.languages))
+        raise EdgeError("not_found", f"There is no model {model_id!r} here.")
 
 
 def routes(edge: Edge) -> APIRouter:
@@ -410,6 +424,7 @@ def routes(edge: Edge) -> APIRouter:
     router.post("/jobs/{job_id}/retry", status_code=202, response_model=JobBody)(native.retry)
     router.delete("/jobs/{job_id}", status_code=204)(native.delete)
     router.get("/models", response_model=ModelList)(native.models)
+    router.get("/models/{model_id:path}", response_model=ModelBody)(native.model)
     return router
 
 

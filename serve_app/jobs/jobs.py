@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from urllib.parse import SplitResult, urlsplit
 
 from batching.types import Transcript
@@ -57,12 +58,14 @@ class Jobs:
         *,
         limits: Limits,
         allowed: Allowed,
+        aliases: Mapping[str, str] = MappingProxyType({}),
         result_ttl_s: float,
         queue_limit: int = 0,
     ) -> None:
         self.results = Results(artifacts)
         self._limits = limits
         self._allowed = allowed
+        self._aliases = aliases
         self._store = store
         self._events = events
         self._artifacts = artifacts
@@ -74,6 +77,11 @@ class Jobs:
     def models(self) -> tuple[Model, ...]:
         """The models on offer; the first is the default."""
         return tuple(self._models.values())
+
+    def model_of(self, name: str) -> str:
+        """The model that a name or an alias stands for; one that stands for nothing else means the default."""
+        name = self._aliases.get(name, name)
+        return name or self.models[0].id
 
     def check(self, spec: JobSpec) -> None:
         """Raise EdgeError for what cannot be done, before a byte of it is stored."""
@@ -109,6 +117,7 @@ class Jobs:
     async def submit(self, principal: Principal, spec: JobSpec, draft: Draft, sha256: str = "") -> Job:
         """Make a job; it is durable when this returns. Where the draft's idempotency key stands for an equal request's
         job, that is the answer. `sha256` is of what was uploaded."""
+        spec = replace(spec, model=self.model_of(spec.model))
         self.check(spec)
         ttl_s = self._result_ttl_s if spec.result_ttl_s is None else spec.result_ttl_s
         receipt = await draft.submit(spec, sha256, ttl_s=ttl_s, queue_limit=self._queue_limit)

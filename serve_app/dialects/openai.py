@@ -1,0 +1,284 @@
+"""OpenAI's audio API: answers that wait for their job, or stream it. Whoever hangs up cancels the job."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager, suppress
+from typing import Annotated, Any, Literal
+
+import orjson
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from serve_app.auth import Writer
+from serve_app.dialects.base import Dialect, Edge, IdempotencyKey
+from serve_app.errors import EdgeError
+from serve_app.formats import FORMATS
+from serve_app.jobs.connection import OUTAGES
+from serve_app.jobs.jobs import Jobs
+from serve_app.jobs.models import Event, EventKind, Job, JobSpec, Phase, Principal
+from serve_app.jobs.results import Results
+from serve_app.jobs.webhooks import Payload
+from serve_app.sse import HEADERS, PING_S
+from serve_app.trace import Trace, Traced
+from serve_app.uploads import Form, receive
+from serve_app.verbose import brief, plain, verbose
+
+# Wire models.
+
+Task = Literal["transcribe", "translate"]
+LISTS = {"timestamp_granularities[]": "timestamp_granularities", "include[]": "include"}
+"""What a form writes with brackets, because it may come several times."""
+IGNORED = ("chunking_strategy",)
+"""Fields of OpenAI's that change nothing here: windows are always cut in silence."""
+
+
+class Asked(BaseModel):
+    """The fields of a form."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str
+    language: str | None = None
+    prompt: Annotated[str | None, Field(max_length=2000)] = None
+    response_format: Literal["json", "text", "srt", "verbose_json", "vtt"] = "json"
+    temperature: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    timestamp_granularities: frozenset[Literal["segment", "word"]] = frozenset()
+    stream: bool = False
+    include: tuple[str, ...] = ()
+
+
+# To the core.
+
+
+def asked_of(form: Form) -> Asked:
+    """What a form asks for. EdgeError names what is wrong."""
+    fields: dict[str, Any] = {}
+    for name, values in form.fields.items():
+        if name in IGNORED:
+            continue
+        if name in LISTS or name in LISTS.values():
+            fields.setdefault(LISTS.get(name, name), []).extend(values)
+        elif len(values) > 1:
+            raise EdgeError("malformed", f"The field {name} is given twice.", ((name, "given twice"),))
+        elif values[0]:
+            fields[name] = values[0]
+    try:
+        asked = Asked.model_validate(fields)
+    except ValidationError as problem:
+        found = tuple((str(e["loc"][0]), str(e["msg"])) for e in problem.errors())
+        raise EdgeError("malformed", f"{found[0][0]}: {found[0][1]}.", found) from None
+    if asked.include:
+        raise EdgeError("feature_unavailable", "include is not supported here.", (("include", "unsupported"),))
+    if asked.timestamp_granularities and asked.response_format != "verbose_json":
+        message = "timestamp_granularities needs response_format=verbose_json."
+        raise EdgeError("malformed", message, (("timestamp_granularities", "needs verbose_json"),))
+    return asked
+
+
+def to_spec(asked: Asked, task: Task, filename: str | None) -> JobSpec:
+    """The same in the core's words."""
+    return JobSpec(
+        model=asked.model,
+        filename=filename,
+        language=asked.language if task == "transcribe" else None,
+        task=task,
+        prompt=asked.prompt,
+        temperature=asked.temperature,
+        word_timestamps="word" in asked.timestamp_granularities,
+        dialect="openai",
+    )
+
+
+# From the core.
+
+
+async def from_job(job: Job, results: Results, asked: Asked) -> Response:
+    """The answer to a job that is completed."""
+    transcript = await results.transcript(job)
+    headers = {"X-Job-Id": job.id}
+    if asked.response_format == "json":
+        return JSONResponse(brief(transcript), headers=headers)
+    if asked.response_format == "verbose_json":
+        granularities = frozenset(asked.timestamp_granularities) or frozenset(("segment",))
+        return JSONResponse(verbose(transcript, job.spec.task, asked.temperature, granularities), headers=headers)
+    if asked.response_format == "text":
+        return PlainTextResponse(plain(transcript) + "\n", headers=headers)
+    form = FORMATS[asked.response_format]
+    return Response(form.render(transcript), headers=headers, media_type=form.content_type)
+
+
+class Deltas:
+    """A job's events as frames: what each segment adds, and at the end the whole text."""
+
+    def __init__(self) -> None:
+        self._text = ""
+
+    def from_event(self, event: Event) -> ServerSentEvent | None:
+        """The frame of an event, if it has one."""
+        told = orjson.loads(event.data)
+        if event.kind is EventKind.SEGMENT:
+            words = " ".join(told["text"].split())
+            delta = f" {words}" if self._text and words else words
+            self._text += delta
+            return _frame({"type": "transcript.text.delta", "delta": delta})
+        if event.kind is not EventKind.DONE:
+            return None
+        if told["phase"] == Phase.COMPLETED:
+            return _frame({"type": "transcript.text.done", "text": self._text})
+        failure = told.get("error") or {"code": "internal", "message": "The job was not completed."}
+        return _frame({"type": "error", **_error(EdgeError(failure["code"], failure["message"]))})
+
+
+def _frame(told: Mapping[str, Any]) -> ServerSentEvent:
+    return ServerSentEvent(data=orjson.dumps(told).decode())
+
+
+TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+
+
+def error(problem: EdgeError) -> Response:
+    """An error as OpenAI writes it; what is wrong with a request is always a 400 there."""
+    return JSONResponse(_error(problem), _status(problem), problem.headers)
+
+
+def _status(problem: EdgeError) -> int:
+    if problem.code == "model_unavailable":
+        return 404
+    return 400 if problem.status in (415, 422) else problem.status
+
+
+def _error(problem: EdgeError) -> dict[str, Any]:
+    status = _status(problem)
+    kind = TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    code = {"unauthenticated": "invalid_api_key", "model_unavailable": "model_not_found"}.get(problem.code, problem.code)
+    param = problem.fields[0][0] if problem.fields else None
+    return {"error": {"message": problem.message, "type": kind, "param": param, "code": code}}
+
+
+async def render(job: Job, _results: Results) -> Payload:
+    """OpenAI's API has no webhooks, so a job made in it has none to be told of."""
+    return Payload(orjson.dumps({"id": job.id, "status": job.phase}))
+
+
+# Routes.
+
+BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file", "model"],
+                    "properties": {
+                        "file": {"type": "string", "format": "binary"},
+                        **Asked.model_json_schema()["properties"],
+                    },
+                }
+            }
+        },
+    }
+}
+ERROR = {"content": {"application/json": {"schema": {"type": "object", "required": ["error"]}}}}
+KINDS = ("application/json", "text/plain", "text/vtt", "application/x-subrip", "text/event-stream")
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The transcript, in the format asked for.", "content": {kind: {} for kind in KINDS}},
+    **{status: {"description": "Why not.", **ERROR} for status in (400, 401, 403, 404, 409, 413, 429)},
+}
+
+
+class Routes:
+    """What the paths do."""
+
+    def __init__(self, edge: Edge) -> None:
+        self._edge = edge
+        self._jobs = edge.jobs
+
+    async def transcribe(self, request: Request, who: Writer, trace: Traced, key: IdempotencyKey = None) -> Response:
+        """Transcribe a file and wait for the text, or with `stream=true` get it as it is heard."""
+        return await self._hear(request, who, "transcribe", trace, key)
+
+    async def translate(self, request: Request, who: Writer, trace: Traced, key: IdempotencyKey = None) -> Response:
+        """The same, into English."""
+        return await self._hear(request, who, "translate", trace, key)
+
+    async def _hear(self, request: Request, who: Principal, task: Task, trace: Trace, key: str | None) -> Response:
+        job_id, asked = await self._made(request, who, task, trace, key)
+        if asked.stream:
+            frames = self._frames(who, job_id)
+            return EventSourceResponse(frames, ping=PING_S, headers=HEADERS | {"X-Job-Id": job_id})
+        async with cancelled_unless_ended(self._jobs, who, job_id):
+            await _first(self._end(who, job_id), _hung_up(request))
+            job = await self._jobs.get(who, job_id)
+            if job.error:
+                raise EdgeError(job.error.code, job.error.message)
+            return await from_job(job, self._jobs.results, asked)
+
+    async def _made(self, request: Request, who: Principal, task: Task, trace: Trace, key: str | None) -> tuple[str, Asked]:
+        kind = request.headers.get("content-type", "")
+        if not kind.lower().startswith("multipart/form-data"):
+            raise EdgeError("malformed", "Send multipart/form-data with a file and a model.")
+        async with self._jobs.draft(who, key, trace) as draft:
+            limit = self._edge.max_upload_bytes
+            form = await receive(request.stream(), kind, self._edge.artifacts, draft.source, "file", limit)
+            asked = asked_of(form)
+            job = await self._jobs.submit(who, to_spec(asked, task, form.filename), draft, form.sha256)
+        return job.id, asked
+
+    async def _end(self, who: Principal, job_id: str) -> None:
+        async with aclosing(await self._jobs.follow(who, job_id, "0")) as events:
+            async for _ in events:
+                pass
+
+    async def _frames(self, who: Principal, job_id: str) -> AsyncIterator[ServerSentEvent]:
+        deltas = Deltas()
+        async with cancelled_unless_ended(self._jobs, who, job_id):
+            events: AsyncGenerator[Event, None] = await self._jobs.follow(who, job_id, "0")
+            async with aclosing(events):
+                async for event in events:
+                    if frame := deltas.from_event(event):
+                        yield frame
+
+
+@asynccontextmanager
+async def cancelled_unless_ended(jobs: Jobs, who: Principal, job_id: str) -> AsyncIterator[None]:
+    """Cancel a job if it has not ended at the end of this: nobody waits for it any more."""
+    try:
+        yield
+    finally:
+        with suppress(EdgeError, *OUTAGES):  # it has ended, as it should
+            await asyncio.shield(jobs.cancel(who, job_id))
+
+
+async def _first(work: Any, other: Any) -> None:
+    """Wait for one of two, and end the other."""
+    tasks = [asyncio.ensure_future(work), asyncio.ensure_future(other)]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _hung_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def routes(edge: Edge) -> APIRouter:
+    """The routes under /v1/audio."""
+    openai = Routes(edge)
+    router = APIRouter(prefix="/v1/audio", responses=RESPONSES)
+    router.post("/transcriptions", openapi_extra=BODY, response_class=JSONResponse)(openai.transcribe)
+    router.post("/translations", openapi_extra=BODY, response_class=JSONResponse)(openai.translate)
+    return router
+
+
+OPENAI = Dialect("openai", "/v1/audio", routes, error, render)

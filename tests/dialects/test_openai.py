@@ -1,0 +1,202 @@
+"""OpenAI's dialect, spoken by OpenAI's own package with only its base URL and key changed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from openai.types.audio import TranscriptionVerbose, TranslationVerbose
+
+from serve_app.jobs.connection import connect
+from serve_app.jobs.models import EventKind, Phase
+from serve_app.keys import Keys
+from serve_app.valkey import Valkey
+from tests.house import ME
+from tests.service.conftest import MAX_UPLOAD_BYTES, Served, served
+
+__all__ = ["served"]
+
+
+@pytest.fixture
+async def key(valkey: Valkey, served: Served) -> AsyncIterator[str]:
+    """A key of the house's owner."""
+    keys = Keys(redis := connect(valkey.url))
+    yield await keys.create(ME.owner, ME.tenant, ["speech:transcriptions:read", "speech:transcriptions:write"])
+    await redis.aclose()
+
+
+@pytest.fixture
+async def client(served: Served, key: str) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with openai.AsyncOpenAI(base_url=f"{served.url}/v1", api_key=key, max_retries=0) as client:
+        yield client
+
+
+async def text_of(served: Served) -> str:
+    """What the last job's transcript says."""
+    jobs, _ = await served.house.jobs.page(ME, limit=1, cursor=None)
+    return (await served.house.jobs.transcript(ME, jobs[0].id)).text
+
+
+async def test_a_file_becomes_text(client: openai.AsyncOpenAI, served: Served, sample: Path) -> None:
+    heard = await client.audio.transcriptions.create(model="whisper-1", file=sample)
+    assert heard.text.split() == (await text_of(served)).split()
+    assert heard.usage
+    assert (heard.usage.type, getattr(heard.usage, "seconds", 0)) == ("duration", 58)
+
+
+async def test_the_synchronous_client_in_a_thread(served: Served, key: str, sample: Path) -> None:
+    with openai.OpenAI(base_url=f"{served.url}/v1", api_key=key, max_retries=0) as client:
+        heard = await asyncio.to_thread(lambda: client.audio.transcriptions.create(model="fake", file=sample))
+    assert heard.text.split() == (await text_of(served)).split()
+
+
+@pytest.mark.parametrize("format", ["text", "srt", "vtt"])
+async def test_formats_are_text(client: openai.AsyncOpenAI, served: Served, sample: Path, format: Any) -> None:
+    heard: Any = await client.audio.transcriptions.create(model="fake", file=sample, response_format=format)
+    assert isinstance(heard, str)
+    first = (await text_of(served)).split()[0]
+    assert first in heard
+    assert heard.startswith({"text": first, "srt": "1\n00:00:00", "vtt": "WEBVTT"}[format])
+
+
+async def test_verbose_json_has_segments_and_words(client: openai.AsyncOpenAI, sample: Path) -> None:
+    heard = await client.audio.transcriptions.create(
+        model="fake",
+        file=sample,
+        response_format="verbose_json",
+        language="de",
+        temperature=0.2,
+        timestamp_granularities=["word", "segment"],
+    )
+    assert isinstance(heard, TranscriptionVerbose)
+    assert (heard.language, round(heard.duration)) == ("german", 57)
+    assert heard.segments
+    assert heard.words
+    assert [s.id for s in heard.segments] == list(range(len(heard.segments)))
+    assert {s.temperature for s in heard.segments} == {0.2}
+    assert all(s.start < s.end for s in heard.segments)
+    assert " ".join(word.word for word in heard.words) == heard.text
+
+
+@pytest.mark.parametrize(
+    ("asked", "segments", "words"), [([], True, False), (["segment"], True, False), (["word"], False, True)]
+)
+async def test_granularities_are_those_asked_for(
+    client: openai.AsyncOpenAI, sample: Path, asked: Any, segments: bool, words: bool
+) -> None:
+    given = {"timestamp_granularities": asked} if asked else {}
+    heard = await client.audio.transcriptions.create(model="fake", file=sample, response_format="verbose_json", **given)
+    assert (heard.segments is not None, heard.words is not None) == (segments, words)
+
+
+async def test_deltas_come_to_the_whole_text(client: openai.AsyncOpenAI, served: Served, sample: Path) -> None:
+    stream = await client.audio.transcriptions.create(model="fake", file=sample, stream=True)
+    events = [event async for event in stream]
+    *deltas, done = events
+    assert {event.type for event in deltas} == {"transcript.text.delta"}
+    assert done.type == "transcript.text.done"
+    assert "".join(getattr(event, "delta", "") for event in deltas) == done.text
+    assert done.text.split() == (await text_of(served)).split()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+async def test_translations(client: openai.AsyncOpenAI, served: Served, sample: Path) -> None:
+    heard = await client.audio.translations.create(model="whisper-1", file=sample, response_format="verbose_json")
+    assert isinstance(heard, TranslationVerbose)
+    assert heard.segments
+    jobs, _ = await served.house.jobs.page(ME, limit=1, cursor=None)
+    assert jobs[0].spec.task == "translate"
+
+
+async def test_models(client: openai.AsyncOpenAI) -> None:
+    assert [model.id async for model in await client.models.list()] == ["fake", "second"]
+    assert (await client.models.retrieve("whisper-1")).id == "fake"
+    assert (await client.models.retrieve("other")).id == "second"
+    with pytest.raises(openai.NotFoundError):
+        await client.models.retrieve("nothing")
+
+
+async def test_an_alias_stands_for_its_model(client: openai.AsyncOpenAI, served: Served, sample: Path) -> None:
+    await client.audio.transcriptions.create(model="other", file=sample)
+    jobs, _ = await served.house.jobs.page(ME, limit=1, cursor=None)
+    assert jobs[0].spec.model == "second"
+    with pytest.raises(openai.NotFoundError) as caught:
+        await client.audio.transcriptions.create(model="broken", file=sample)
+    assert (caught.value.code, caught.value.type) == ("model_not_found", "not_found_error")
+
+
+@pytest.mark.parametrize(
+    ("asked", "param"),
+    [
+        ({"language": "xx"}, None),
+        ({"temperature": 2}, "temperature"),
+        ({"response_format": "pdf"}, "response_format"),
+        ({"timestamp_granularities": ["word"]}, "timestamp_granularities"),
+        ({"include": ["logprobs"]}, "include"),
+        ({"extra_body": {"nonsense": "1"}}, "nonsense"),
+    ],
+)
+async def test_what_cannot_be_done_is_a_400_that_names_it(
+    client: openai.AsyncOpenAI, served: Served, sample: Path, asked: Any, param: str | None
+) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        await client.audio.transcriptions.create(model="fake", file=sample, **asked)
+    assert caught.value.param == param
+    assert caught.value.body
+    assert served.house.artifacts.keys("jobs") == []
+
+
+async def test_what_is_no_sound_is_a_400(client: openai.AsyncOpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        await client.audio.transcriptions.create(model="fake", file=("x.mp3", b"this is no sound"))
+    assert caught.value.code == "unsupported_media"
+
+
+async def test_a_failure_in_a_stream_is_an_error_event(client: openai.AsyncOpenAI) -> None:
+    with pytest.raises(openai.APIError, match="format that can be read"):
+        async for _ in await client.audio.transcriptions.create(model="fake", file=("x.mp3", b"no sound"), stream=True):
+            pass
+
+
+async def test_who_may_not_is_told_so(served: Served, valkey: Valkey, sample: Path) -> None:
+    reader = await Keys(redis := connect(valkey.url)).create("r", "t", ["speech:transcriptions:read"])
+    for key, kind in (("wrong", openai.AuthenticationError), (reader, openai.PermissionDeniedError)):
+        async with openai.AsyncOpenAI(base_url=f"{served.url}/v1", api_key=key, max_retries=0) as client:
+            with pytest.raises(kind):
+                await client.audio.transcriptions.create(model="fake", file=sample)
+    await redis.aclose()
+
+
+async def test_a_file_that_is_too_large_is_a_413(client: openai.AsyncOpenAI) -> None:
+    with pytest.raises(openai.APIStatusError) as caught:
+        await client.audio.transcriptions.create(model="fake", file=("x", bytes(MAX_UPLOAD_BYTES + 1)))
+    assert caught.value.status_code == 413
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_who_hangs_up_cancels_the_job(served: Served, key: str, sample: Path, stream: bool) -> None:
+    served.house.stages.gate = asyncio.Semaphore(0)
+    headers = {"Authorization": f"Bearer {key}"}
+    async with httpx.AsyncClient(base_url=served.url, headers=headers, timeout=30) as http:
+        data = {"model": "fake", "stream": str(stream).lower()}
+        calling = asyncio.create_task(http.post("/v1/audio/transcriptions", data=data, files={"file": sample.read_bytes()}))
+        async with asyncio.timeout(20):
+            while not (jobs := (await served.house.jobs.page(ME, limit=1, cursor=None))[0]):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        await served.house.until_phase(jobs[0].id, Phase.TRANSCRIBING)
+        calling.cancel()
+        await asyncio.gather(calling, return_exceptions=True)
+    events = await served.house.follow(jobs[0].id)
+    assert events[-1].kind is EventKind.DONE
+    assert (await served.house.jobs.get(ME, jobs[0].id)).phase is Phase.CANCELLED
+
+
+async def test_its_jobs_have_events_of_ours(client: openai.AsyncOpenAI, served: Served, key: str, sample: Path) -> None:
+    raw = await client.audio.transcriptions.with_raw_response.create(model="fake", file=sample)
+    answer = await served.http.get(f"/v1/jobs/{raw.headers['x-job-id']}", headers={"Authorization": f"Bearer {key}"})
+    assert answer.json()["phase"] == "completed"
