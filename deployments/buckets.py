@@ -18,9 +18,13 @@ BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
 def object_of(url: str) -> tuple[str, str]:
     """`s3://bucket/key` → (bucket, key). SourceForbidden for anything else: a query could name another endpoint."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise SourceForbidden("The source must be written as s3://bucket/key.") from None
     key = parts.path.removeprefix("/")
-    if parts.scheme != "s3" or not BUCKET.fullmatch(parts.netloc) or not key or parts.query or parts.fragment:
+    well = parts.scheme == "s3" and BUCKET.fullmatch(parts.netloc) and not {"", ".", ".."} & set(key.split("/"))
+    if not well or parts.query or parts.fragment:
         raise SourceForbidden("The source must be written as s3://bucket/key.")
     return parts.netloc, key
 

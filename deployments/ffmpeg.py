@@ -30,8 +30,10 @@ OLDEST_SAFE = (8, 1, 3)
 """Older ones follow playlists inside a file they were given (CVE-2026-107697)."""
 FORMATS = "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dts,eac3,flac,flv,matroska,mov,mp3,mpeg,mpegts,ogg,tta,w64,wav,wv"
 LOG_BYTES = 16_384
-CPU_S, CPU_PER_S = 120, 0.1
+CPU_S, CPU_PER_S = 120, 0.03
 """Processor time for a source: an hour of FLAC takes less than a second of it, of film some tens."""
+OUT_OF_TIME = re.compile(rf"received signal {signal.SIGXCPU:d}\b|Received > 3 system signals")
+"""ffmpeg catches the signal that says that its time is over, and ends as if it had been asked to."""
 MEMORY_BYTES, OPEN_FILES = 2 << 30, 32
 STALLED_S = 300.0
 """A decoder that gives no five seconds of audio in so long never will."""
@@ -158,7 +160,7 @@ class Decoder:
         status = await self._process.wait()
         await self._logging
         log = self._log.decode(errors="replace")
-        if status == -signal.SIGXCPU:
+        if status == -signal.SIGXCPU or OUT_OF_TIME.search(log):
             raise CorruptMedia("The source takes too much work to decode: send it in another format.")
         if status < 0 or "Exiting normally, received signal" in log:
             said = log.strip().rpartition("\n")[2]

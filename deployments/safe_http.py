@@ -140,6 +140,7 @@ class SafeHttp:
     def __init__(self, allowed: Allowed, *, total_s: float = 3600.0) -> None:
         self._allowed = allowed
         self._total_s = total_s
+        self._tls = httpx.create_ssl_context(trust_env=False)  # takes longer than many a request
 
     @asynccontextmanager
     async def get(self, url: str, max_bytes: int, user_agent: str | None = None) -> AsyncIterator[AsyncIterator[bytes]]:
@@ -178,7 +179,7 @@ class SafeHttp:
             raise SourceUnreachable(f"The address could not be reached ({type(error).__name__}).") from None
 
     def _client(self, user_agent: str | None) -> httpx.AsyncClient:
-        transport = httpx.AsyncHTTPTransport(trust_env=False)
+        transport = httpx.AsyncHTTPTransport(trust_env=False, verify=self._tls)
         pool = transport._pool
         pool._network_backend = GuardedBackend(self._allowed, pool._network_backend)
         return httpx.AsyncClient(
@@ -208,6 +209,7 @@ class SafeHttp:
         # A strong validator alone says that it is still the same, byte for byte (RFC 9110, section 13.1.5).
         tag = response.headers.get("etag", "")
         validator = "" if tag.startswith("W/") else tag
+        total = int(response.headers.get("content-length", 0))
         while True:
             try:
                 # As it comes: what httpx gathers for a chunk of a given size is lost where the connection is.
@@ -216,7 +218,11 @@ class SafeHttp:
                     if received > max_bytes:
                         raise SourceTooLarge(f"The source is larger than the {max_bytes} bytes allowed: split it.")
                     yield chunk
-                return
+                if received >= total:
+                    return
+                cuts += 1  # a part may be shorter than what was asked for
+                if cuts > RESUMES:
+                    raise SourceUnreachable("The source breaks off again and again: try again, or upload it.")
             except httpx.TransportError:
                 cuts += 1
                 if not validator or not received or cuts > RESUMES:

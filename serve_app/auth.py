@@ -9,13 +9,13 @@ from fastapi.security import APIKeyHeader, HTTPBearer, SecurityScopes
 from starlette.datastructures import Headers
 
 from serve_app.errors import EdgeError
-from serve_app.jobs.models import Principal
+from serve_app.jobs.models import SCOPES, Principal
 from serve_app.keys import Keys
 from serve_app.limits import Limits
 from serve_app.tokens import Tokens
 
-ANONYMOUS = Principal("anonymous", "default")
-"""Who asks without a key where none is required."""
+ANONYMOUS = Principal("anonymous", "default", frozenset(SCOPES) - {"admin"})
+"""Who asks without a key where none is required: no more than a key that was made without asking for more."""
 HEADERS = ("x-api-key", "x-bf-vk")
 """Where a key may stand beside `Authorization: Bearer`."""
 

@@ -14,7 +14,7 @@ from serve_app.jobs.models import Principal
 from serve_app.jobs.outbox import Delivery, Outbox, State
 
 Admin = Annotated[Principal, Security(caller, scopes=["admin"])]
-CURSOR = r"^[0-9]{1,15}(\.[0-9]{1,6})?$"
+CURSOR = r"^[0-9]{1,15}$"
 
 
 class AttemptBody(BaseModel):
@@ -72,11 +72,9 @@ class Routes:
         cursor: Annotated[str | None, Query(pattern=CURSOR)] = None,
     ) -> DeliveryPage:
         """Deliveries of the caller's jobs, newest first; `state=dead` are those given up. They are told for 30 days."""
-        before = None if cursor is None else float(cursor)
+        before = None if cursor is None else int(cursor)
         found, following = await self._outbox.page(who.owner, who.tenant, limit=limit, before=before, state=state)
-        return DeliveryPage(
-            deliveries=[told(d) for d in found], next_cursor=None if following is None else f"{following:.0f}"
-        )
+        return DeliveryPage(deliveries=[told(d) for d in found], next_cursor=None if following is None else str(following))
 
     async def again(self, who: Writer, delivery_id: str) -> DeliveryBody:
         """Deliver once more, now, with all tries before it."""

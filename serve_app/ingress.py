@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import MappingProxyType
 from typing import Any
@@ -42,9 +42,10 @@ def create_api(
     version: str,
     devices: Mapping[str, str] = MappingProxyType({}),
     dialects: Sequence[Dialect] = DIALECTS,
+    request_id: Callable[[], str] | None = None,
 ) -> FastAPI:
-    """The application. It starts and stops `events` and closes `store` with itself; `devices` may fill as models are heard
-    of."""
+    """The application, which names requests by `request_id` if somebody before it tells their ids. It starts and stops
+    `events` and closes `store` with itself; `devices` may fill as models are heard of."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -55,13 +56,13 @@ def create_api(
 
     api = FastAPI(title="Murmuration", version=version, lifespan=lifespan, redoc_url=None)
     api.state.auth = auth
-    api.add_middleware(RequestIds)
+    api.add_middleware(RequestIds, outer=request_id)
     guard = Depends(Guard(edge.allowed_hosts))
     for dialect in dialects:
         api.include_router(dialect.routes(edge), dependencies=[guard])
     api.include_router(deliveries.routes(edge.outbox, PROBLEMS), dependencies=[guard])
     _add_health(api, store, version, devices)
-    _add_errors(api, dialects)
+    _add_errors(api, dialects, request_id)
     return api
 
 
@@ -86,7 +87,7 @@ def _add_health(api: FastAPI, store: Store, version: str, devices: Mapping[str, 
         return JSONResponse({"status": "ready", "redis": "ok"})
 
 
-def _add_errors(api: FastAPI, dialects: Sequence[Dialect]) -> None:
+def _add_errors(api: FastAPI, dialects: Sequence[Dialect], outer: Callable[[], str] | None) -> None:
     """Every error, whoever raised it, in the form of the dialect whose path was asked for."""
 
     def told(request: Request, error: EdgeError) -> Response:
@@ -123,5 +124,10 @@ def _add_errors(api: FastAPI, dialects: Sequence[Dialect]) -> None:
 
     @api.exception_handler(Exception)
     async def internal(request: Request, error: Exception) -> Response:
-        log.error("request failed", exc_info=error)
-        return told(request, EdgeError("internal", "The service failed to answer this request."))
+        # This one is answered outside of what names requests.
+        request_id = getattr(request.state, "request_id", "")
+        log.error("request_id=%s failed", request_id, exc_info=error)
+        answer = told(request, EdgeError("internal", "The service failed to answer this request."))
+        if outer is None:
+            answer.headers["X-Request-ID"] = request_id
+        return answer

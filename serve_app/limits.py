@@ -39,13 +39,21 @@ class Limits:
             message = f"More than {rate} requests a minute: try again in {seconds} s."
             raise EdgeError("rate_limited", message, retry_after_s=seconds, headers=told)
 
+    @property
+    def month_s(self) -> float:
+        """Seconds of audio that a tenant has a month; 0 for no limit."""
+        return self._limits.minutes_per_month * 60
+
     async def minutes(self, who: Principal) -> None:
         """EdgeError `quota_exceeded` where the tenant has had its audio of this month."""
-        limit = self._limits.minutes_per_month
-        if limit and await self._store.used_s(who.tenant) >= limit * 60:
-            now = datetime.now(UTC)
-            following = datetime(now.year + now.month // 12, now.month % 12 + 1, 1, tzinfo=UTC)
-            seconds = math.ceil((following - now).total_seconds())
-            told = {"RateLimit-Policy": f'"minutes";q={limit:g}', "RateLimit": f'"minutes";r=0;t={seconds}'}
-            message = f"The {limit:g} minutes of audio of this month are used up: there are more from {following:%d %B} on."
-            raise EdgeError("quota_exceeded", message, retry_after_s=seconds, headers=told)
+        if self.month_s and await self._store.used_s(who.tenant) >= self.month_s:
+            raise self.spent()
+
+    def spent(self) -> EdgeError:
+        """What is said to a tenant that has had it."""
+        limit, now = self._limits.minutes_per_month, datetime.now(UTC)
+        following = datetime(now.year + now.month // 12, now.month % 12 + 1, 1, tzinfo=UTC)
+        seconds = math.ceil((following - now).total_seconds())
+        told = {"RateLimit-Policy": f'"minutes";q={limit:g}', "RateLimit": f'"minutes";r=0;t={seconds}'}
+        message = f"The {limit:g} minutes of audio of this month are used up: there are more from {following:%d %B} on."
+        return EdgeError("quota_exceeded", message, retry_after_s=seconds, headers=told)

@@ -36,9 +36,19 @@ class JsonLines(logging.Formatter):
         return orjson.dumps(told).decode()
 
 
-def log_file(data_dir: Path, style: str) -> logging.Handler:
-    """What appends to the service's log. Its lines are short, and each is one write: many processes share the file; one who
-    finds it moved away begins a new one."""
+def log_to_file(data_dir: Path, style: str) -> None:
+    """Have all that the house says appended to its log as well. Lines are short, and each is one write: many processes
+    share the file; one who finds it moved away begins a new one."""
+    handler = _handler(data_dir, style)
+    for package in OURS:
+        logger = logging.getLogger(package)
+        for old in [h for h in logger.handlers if isinstance(h, WatchedFileHandler)]:
+            logger.removeHandler(old)
+            old.close()
+        logger.addHandler(handler)
+
+
+def _handler(data_dir: Path, style: str) -> logging.Handler:
     folder = data_dir / "logs"
     folder.mkdir(parents=True, exist_ok=True)
     handler = WatchedFileHandler(folder / NAME, encoding="utf-8")

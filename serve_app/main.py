@@ -19,6 +19,7 @@ from ray import serve
 from ray.exceptions import RayError
 from ray.serve._private import replica
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
+from ray.serve.context import _get_serve_request_context
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
@@ -51,7 +52,7 @@ from serve_app.jobs.terms import Leases
 from serve_app.jobs.webhooks import Webhooks
 from serve_app.keys import Keys
 from serve_app.limits import Limits, TenantLimits
-from serve_app.logs import OURS, log_file
+from serve_app.logs import OURS, log_to_file
 from serve_app.scaling import LOAD
 from serve_app.settings import Settings
 from serve_app.stages import ServeStages
@@ -66,13 +67,13 @@ NICENESS = 10
 def prepare_replica(settings: Settings) -> None:
     """What every replica does first: log where Serve logs, and on one machine to a file that outlives Ray's; listen where
     the service listens."""
-    handlers = [*logging.getLogger("ray.serve").handlers]
-    if not settings.ray_address:
-        handlers.append(log_file(settings.data_dir, settings.log_format))
     for package in OURS:
         logger = logging.getLogger(package)
-        logger.handlers = handlers
+        for handler in logging.getLogger("ray.serve").handlers:
+            logger.addHandler(handler)
         logger.setLevel(logging.INFO)
+    if not settings.ray_address:
+        log_to_file(settings.data_dir, settings.log_format)
     _loopback_only(settings)
 
 
@@ -83,6 +84,11 @@ def _loopback_only(settings: Settings) -> None:
         return
     bind = replica.add_port_to_grpc_server
     replica.add_port_to_grpc_server = lambda server, address: bind(server, address.replace("[::]", "127.0.0.1"))
+
+
+def _request_id() -> str:
+    """What Serve knows a request by; its proxy tells it in the answer."""
+    return str(_get_serve_request_context().request_id)
 
 
 class IngressReplica:
@@ -126,7 +132,9 @@ class IngressReplica:
         self._edge = Edge(jobs, Outbox(redis), artifacts, settings.max_upload_bytes, settings.sse_max_age_s, hosts)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_api(self._edge, self._auth, self._store, self._events, version=VERSION, devices=self._devices)
+        return create_api(
+            self._edge, self._auth, self._store, self._events, version=VERSION, devices=self._devices, request_id=_request_id
+        )
 
     async def _ask(self, model: str, transcriber: DeploymentHandle) -> None:
         """Learn once what a model runs on; a replica that is not there yet is asked again."""

@@ -44,7 +44,8 @@ class Tokens:
     def __init__(self, rules: TokenRules) -> None:
         self._rules = rules
         self._keys: dict[str | None, jwt.PyJWK] = {}
-        self._fetched_at = float("-inf")
+        self._fetched_at = self._asked_at = float("-inf")
+        self._trouble: EdgeError | None = None
         self._fetching = asyncio.Lock()
 
     async def principal(self, token: str) -> Principal | None:
@@ -76,11 +77,22 @@ class Tokens:
         return Principal(owner_of(claims["sub"]), tenant, frozenset(scopes_of(claims)))
 
     async def _key(self, kid: str | None) -> jwt.PyJWK | None:
+        """The key of this id. Whoever sends an unknown one keeps nobody waiting whose key is known, and an issuer that
+        cannot be reached is not asked again at once."""
+        if kid in self._keys and time.monotonic() - self._fetched_at < KEYS_FOR_S:
+            return self._keys[kid]
         async with self._fetching:
-            age_s = time.monotonic() - self._fetched_at
-            if age_s > KEYS_FOR_S or (kid not in self._keys and age_s > ASK_AGAIN_S):
-                self._keys = await self._fetch()
-                self._fetched_at = time.monotonic()
+            now = time.monotonic()
+            due = now - self._fetched_at > (KEYS_FOR_S if kid in self._keys else ASK_AGAIN_S)
+            if due and now - self._asked_at > ASK_AGAIN_S:
+                self._asked_at = now
+                try:
+                    self._keys, self._trouble = await self._fetch(), None
+                    self._fetched_at = time.monotonic()
+                except EdgeError as error:
+                    self._trouble = error
+        if kid not in self._keys and self._trouble:
+            raise self._trouble
         return self._keys.get(kid)
 
     async def _fetch(self) -> dict[str | None, jwt.PyJWK]:
@@ -98,9 +110,9 @@ class Tokens:
 
 def owner_of(subject: str) -> str:
     """A token's subject as an owner: providers put in it what no name of ours may have."""
-    return (
-        f"jwt.{subject}" if NAME.fullmatch(f"jwt.{subject}") else f"jwt.{hashlib.sha256(subject.encode()).hexdigest()[:48]}"
-    )
+    owner = f"jwt.{subject}"
+    digest = hashlib.sha256(subject.encode(errors="surrogatepass")).hexdigest()
+    return owner if NAME.fullmatch(owner) else f"jwt-{digest[:48]}"
 
 
 def scopes_of(claims: Mapping[str, Any]) -> list[str]:

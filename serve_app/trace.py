@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 from uuid import uuid4
@@ -26,14 +27,20 @@ class Trace:
 
 
 class RequestIds:
-    """Gives every request an id, or leaves it the one it came with; the answer tells it."""
+    """Gives every request an id, or leaves it the one it came with; the answer tells it. Where `outer` knows ids, they are
+    taken, and told by whoever gave them."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, outer: Callable[[], str] | None = None) -> None:
         self._app = app
+        self._outer = outer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the class."""
         if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        if self._outer and (known := self._outer()):
+            scope.setdefault("state", {})["request_id"] = known
             await self._app(scope, receive, send)
             return
         sent = dict(scope["headers"]).get(HEADER, b"")

@@ -329,6 +329,9 @@ class Routes:
         """What a submit asks for, with the SHA-256 of what it uploads to `source`, '' where it names a URL."""
         content_type = request.headers.get("content-type", "")
         kind, limit, default = content_type.lower(), self._edge.max_upload_bytes, self._jobs.models[0].id
+        if request.query_params and not kind.startswith(RAW):
+            name = next(iter(request.query_params))
+            raise EdgeError("invalid_request", "Options are in the body here, not in the query.", ((name, "in the query"),))
         if kind.startswith("application/json"):
             asked = _validated(JobRequest, await read_json(request.stream()))
             return to_spec(asked, default, url=asked.source.url), ""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -73,6 +73,8 @@ def asked_of(form: Form) -> Asked:
         raise EdgeError("malformed", f"{found[0][0]}: {found[0][1]}.", found) from None
     if asked.include:
         raise EdgeError("feature_unavailable", "include is not supported here.", (("include", "unsupported"),))
+    if asked.stream and asked.response_format not in ("json", "text"):
+        raise EdgeError("malformed", "A stream has the format json or text.", (("response_format", "streamed"),))
     if asked.timestamp_granularities and asked.response_format != "verbose_json":
         message = "timestamp_granularities needs response_format=verbose_json."
         raise EdgeError("malformed", message, (("timestamp_granularities", "needs verbose_json"),))
@@ -191,6 +193,10 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
+Ending = Callable[[Jobs, Principal, str], AbstractAsyncContextManager[None]]
+"""What becomes of a job when nobody waits for it any more."""
+
+
 class Routes:
     """What the paths do."""
 
@@ -208,10 +214,12 @@ class Routes:
 
     async def _hear(self, request: Request, who: Principal, task: Task, trace: Trace, key: str | None) -> Response:
         job_id, asked = await self._made(request, who, task, trace, key)
+        # Whoever sends a key means to come back for the same job.
+        ending = cancelled_unless_ended if key is None else _left_alone
         if asked.stream:
-            frames = self._frames(who, job_id)
+            frames = self._frames(who, job_id, ending)
             return EventSourceResponse(frames, ping=PING_S, headers=HEADERS | {"X-Job-Id": job_id})
-        async with cancelled_unless_ended(self._jobs, who, job_id):
+        async with ending(self._jobs, who, job_id):
             await _first(self._end(who, job_id), _hung_up(request))
             job = await self._jobs.get(who, job_id)
             if job.error:
@@ -226,6 +234,8 @@ class Routes:
             limit = self._edge.max_upload_bytes
             form = await receive(request.stream(), kind, self._edge.artifacts, draft.source, "file", limit)
             asked = asked_of(form)
+            if task == "translate" and asked.language:
+                raise EdgeError("malformed", "A translation takes no language: it is heard.", (("language", "unknown"),))
             job = await self._jobs.submit(who, to_spec(asked, task, form.filename), draft, form.sha256)
         return job.id, asked
 
@@ -234,9 +244,9 @@ class Routes:
             async for _ in events:
                 pass
 
-    async def _frames(self, who: Principal, job_id: str) -> AsyncIterator[ServerSentEvent]:
+    async def _frames(self, who: Principal, job_id: str, ending: Ending) -> AsyncIterator[ServerSentEvent]:
         deltas = Deltas()
-        async with cancelled_unless_ended(self._jobs, who, job_id):
+        async with ending(self._jobs, who, job_id):
             events: AsyncGenerator[Event, None] = await self._jobs.follow(who, job_id, "0")
             async with aclosing(events):
                 async for event in events:
@@ -252,6 +262,11 @@ async def cancelled_unless_ended(jobs: Jobs, who: Principal, job_id: str) -> Asy
     finally:
         with suppress(EdgeError, *OUTAGES):  # it has ended, as it should
             await asyncio.shield(jobs.cancel(who, job_id))
+
+
+@asynccontextmanager
+async def _left_alone(_jobs: Jobs, _who: Principal, _job_id: str) -> AsyncIterator[None]:
+    yield
 
 
 async def _first(work: Any, other: Any) -> None:

@@ -74,14 +74,21 @@ class Draft:
         if not self._made:
             await asyncio.shield(self._discard())
 
-    async def submit(self, spec: JobSpec, sha256: str, *, ttl_s: float, queue_limit: int) -> Receipt:
+    async def submit(self, spec: JobSpec, sha256: str, *, ttl_s: float, queue_limit: int, quota_s: float = 0.0) -> Receipt:
         """Make the job: it is durable when this returns. `sha256` is of what was uploaded, '' where nothing was. Returns
-        NEW, SAME with the id of the job that an equal request made before, or FULL."""
+        NEW, SAME with the id of the job that an equal request made before, FULL or SPENT."""
         once = self._place and Once(self._place, hashlib.sha256(SPEC.dump_json(spec) + sha256.encode()).hexdigest())
         who = self._principal
         traced = replace(spec, request_id=self._trace.request_id or None, traceparent=self._trace.traceparent)
         asked = self._store.submit(
-            self.id, who.owner, who.tenant, traced, ttl_s=ttl_s, queue_limit=queue_limit, once=once or None
+            self.id,
+            who.owner,
+            who.tenant,
+            traced,
+            ttl_s=ttl_s,
+            queue_limit=queue_limit,
+            quota_s=quota_s,
+            once=once or None,
         )
         try:
             receipt = await _to_its_end(asked)

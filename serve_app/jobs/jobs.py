@@ -110,7 +110,8 @@ class Jobs:
     ) -> AsyncIterator[Draft]:
         """A job to be: `async with jobs.draft(...) as draft`, store what is uploaded, then `submit` it. EdgeError
         `quota_exceeded`."""
-        await self._limits.minutes(principal)
+        if idempotency_key is None:  # else the job that it stands for may be there, whatever was used since
+            await self._limits.minutes(principal)
         async with Draft(self._store, self._artifacts, principal, check_key(idempotency_key), trace) as draft:
             yield draft
 
@@ -120,9 +121,11 @@ class Jobs:
         spec = replace(spec, model=self.model_of(spec.model))
         self.check(spec)
         ttl_s = self._result_ttl_s if spec.result_ttl_s is None else spec.result_ttl_s
-        receipt = await draft.submit(spec, sha256, ttl_s=ttl_s, queue_limit=self._queue_limit)
+        receipt = await draft.submit(spec, sha256, ttl_s=ttl_s, queue_limit=self._queue_limit, quota_s=self._limits.month_s)
         if receipt.verdict is Verdict.FULL:
             raise await self._queue_full(principal.tenant)
+        if receipt.verdict is Verdict.SPENT:
+            raise self._limits.spent()
         return receipt.job or await self.get(principal, receipt.job_id)
 
     def _check_webhook(self, url: str) -> None:
@@ -179,6 +182,7 @@ class Jobs:
     async def retry(self, principal: Principal, job_id: str) -> Job:
         """Queue a failed job again, from where it stopped. 409 when it has not failed, or has no attempts left."""
         job = await self.kept(principal, job_id)
+        await self._limits.minutes(principal)
         if not await self._store.retry(job_id):
             why = f"it has had its {job.attempts} attempts" if job.phase is Phase.FAILED else f"it is {job.phase}"
             raise EdgeError("conflict", f"The job cannot be tried again: {why}.")

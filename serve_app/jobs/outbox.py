@@ -1,7 +1,7 @@
 """Webhooks on their way, in Redis: which are due, how each has fared, the secrets they are signed with.
 
 Keys, under the store's hash tag: `webhooks` deliveries by the time they are due (the store's finish adds them),
-`delivery:ID` hash, `deliveries:TENANT/OWNER` ids by time, `hook:TENANT` secrets. What must change together changes in one
+`delivery:ID` hash, `deliveries:TENANT/OWNER` ids in order, `hook:TENANT` secrets. What must change together changes in one
 script (lua/hook_*.lua).
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -22,6 +22,7 @@ from serve_app.jobs.connection import answer
 from serve_app.jobs.store import PREFIX, script
 
 SECRET_BYTES = 32
+SCANNED = 1000
 KEPT_S = 30 * 86_400
 """How long it is told how a delivery has fared."""
 
@@ -63,6 +64,7 @@ class Due:
     id: str
     job_id: str
     tries: int
+    tenant: str = ""
 
 
 class Outbox:
@@ -70,13 +72,17 @@ class Outbox:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        names = ("hook_take", "hook_note", "hook_again")
+        names = ("hook_take", "hook_note", "hook_again", "hook_drop")
         self._scripts = {name: redis.register_script(script(name)) for name in names}
 
     async def take(self, limit: int, hold_s: float) -> list[Due]:
         """Deliveries that are due, at most `limit`; they are due again after `hold_s` if nothing is noted of them."""
         found: Any = await self._run("hook_take", limit, int(hold_s * 1000))
-        return [Due(name.decode(), name.decode().partition(":")[0], int(tries)) for name, tries in found]
+        return [Due(i.decode(), i.decode().partition(":")[0], int(tries), tenant.decode()) for i, tries, tenant in found]
+
+    async def put_off(self, due: Due, seconds: float) -> None:
+        """Have a delivery due again after a while."""
+        await self._run("hook_take", 0, int(seconds * 1000), due.id)
 
     async def note(
         self, due: Due, owner: str, tenant: str, url: str, attempt: Attempt, state: State, next_s: float = 0.0
@@ -86,48 +92,46 @@ class Outbox:
         await self._run("hook_note", due.id, f"{tenant}/{owner}", url, told, state, int(next_s * 1000), KEPT_S * 1000)
 
     async def drop(self, due: Due) -> None:
-        """Forget a delivery whose job is gone."""
-        await answer(self._redis.zrem(f"{PREFIX}webhooks", due.id))
+        """Give up a delivery whose job is gone, or has gone on."""
+        await self._run("hook_drop", due.id)
 
     async def again(self, delivery_id: str, owner: str, tenant: str) -> bool:
-        """Have a delivery made again, now. False where the owner has none of this id."""
+        """Have a delivery made again, now. False where the owner has none of this id, or its job is gone
+        or has been tried again since."""
         return bool(await self._run("hook_again", delivery_id, f"{tenant}/{owner}"))
 
     async def page(
-        self, owner: str, tenant: str, *, limit: int, before: float | None = None, state: State | None = None
-    ) -> tuple[list[Delivery], float | None]:
-        """An owner's deliveries, newest first, those in one state if asked; and what to ask on from (None at the end)."""
-        index, top, found = f"{PREFIX}deliveries:{tenant}/{owner}", before, list[Delivery]()
-        while True:
-            bound = "+inf" if top is None else f"({top!r}"
-            ids: Any = await answer(self._redis.zrevrangebyscore(index, bound, "-inf", start=0, num=limit, withscores=True))
-            for name, score in ids:
-                delivery = await self.get(name.decode())
-                top = score
+        self, owner: str, tenant: str, *, limit: int, before: int | None = None, state: State | None = None
+    ) -> tuple[list[Delivery], int | None]:
+        """An owner's deliveries, newest first, those in one state if asked; and what to ask on from, None at the end. At
+        most `SCANNED` are looked at: a page may be short, or empty, and have another after it."""
+        index, top, found, scanned = f"{PREFIX}deliveries:{tenant}/{owner}", before, list[Delivery](), 0
+        while len(found) < limit and scanned < SCANNED:
+            bound = "+inf" if top is None else f"({top}"
+            ids: Any = await answer(self._redis.zrevrangebyscore(index, bound, "-inf", start=0, num=100, withscores=True))
+            deliveries = await self._get_many([name.decode() for name, _ in ids])
+            for (_, score), delivery in zip(ids, deliveries, strict=True):
+                top = int(score)
                 if delivery and state in (None, delivery.state):
                     found.append(delivery)
                     if len(found) == limit:
                         return found, top
-            if len(ids) < limit:
+            if len(ids) < 100:
                 return found, None
+            scanned += len(ids)
+        return found, top
 
     async def get(self, delivery_id: str) -> Delivery | None:
         """One of them."""
-        fields: Mapping[bytes, bytes] = await answer(self._redis.hgetall(f"{PREFIX}delivery:{delivery_id}"))
-        if not fields:
-            return None
-        due = await answer(self._redis.zscore(f"{PREFIX}webhooks", delivery_id))
-        state = State(fields[b"state"].decode())
-        tries = (orjson.loads(one) for one in fields[b"log"].split(b"\n") if one)
-        return Delivery(
-            id=delivery_id,
-            job_id=delivery_id.partition(":")[0],
-            url=fields[b"url"].decode(),
-            state=state,
-            created_at=int(fields[b"created_at"]) / 1000,
-            next_at=due / 1000 if due is not None and state is State.PENDING else None,
-            attempts=tuple(Attempt(one["at"], one["status"], one["error"]) for one in tries),
-        )
+        return (await self._get_many([delivery_id]))[0]
+
+    async def _get_many(self, ids: Sequence[str]) -> list[Delivery | None]:
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for delivery_id in ids:
+                pipe.hgetall(f"{PREFIX}delivery:{delivery_id}")
+                pipe.zscore(f"{PREFIX}webhooks", delivery_id)
+            told = await answer(pipe.execute())
+        return [_delivery(delivery_id, *told[2 * i : 2 * i + 2]) for i, delivery_id in enumerate(ids)]
 
     # What a tenant's deliveries are signed with.
 
@@ -148,6 +152,22 @@ class Outbox:
 
     async def _run(self, name: str, *arguments: Any) -> Any:
         return await answer(self._scripts[name](keys=[PREFIX], args=arguments))
+
+
+def _delivery(delivery_id: str, fields: Mapping[bytes, bytes], due: float | None) -> Delivery | None:
+    if not fields:
+        return None
+    state = State(fields[b"state"].decode())
+    tries = (orjson.loads(one) for one in fields[b"log"].split(b"\n") if one)
+    return Delivery(
+        id=delivery_id,
+        job_id=delivery_id.partition(":")[0],
+        url=fields[b"url"].decode(),
+        state=state,
+        created_at=int(fields[b"created_at"]) / 1000,
+        next_at=due / 1000 if due is not None and state is State.PENDING else None,
+        attempts=tuple(Attempt(one["at"], one["status"], one["error"]) for one in tries),
+    )
 
 
 def new_secret() -> str:

@@ -66,13 +66,15 @@ class Store:
         *,
         ttl_s: float,
         queue_limit: int = 0,
+        quota_s: float = 0.0,
         once: Once | None = None,
     ) -> Receipt:
-        """Record a job and queue it, unless the tenant has `queue_limit` jobs waiting, or `once` stands for a job."""
+        """Record a job and queue it, unless the tenant has `queue_limit` jobs waiting or had `quota_s` of audio this month,
+        or `once` stands for a job."""
         webhook = int(spec.webhook is not None)
         place, fingerprint = (once.place, once.fingerprint) if once else ("", "")
         arguments = [spec.priority.urgency, spec.max_attempts, int(ttl_s * 1000), SPEC.dump_json(spec), queue_limit]
-        told = await self._run("submit", job_id, owner, tenant, *arguments, webhook, place, fingerprint)
+        told = await self._run("submit", job_id, owner, tenant, *arguments, webhook, place, fingerprint, int(quota_s * 1000))
         verdict, made, *new = told
         job = placed(_job(dict(zip(new[0][::2], new[0][1::2], strict=True))), new[1], *new[2:3]) if new else None
         return Receipt(Verdict(verdict.decode()), made.decode(), job)

@@ -17,6 +17,7 @@ class Verdict(StrEnum):
     OTHER = "other"
     BUSY = "busy"
     FULL = "full"
+    SPENT = "spent"
 
 
 @dataclass(frozen=True, slots=True)

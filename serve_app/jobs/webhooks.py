@@ -31,7 +31,8 @@ log = logging.getLogger(__name__)
 RETRIES_S = (5.0, 300.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0)
 """The waits that the specification suggests: 75 hours and a half in all."""
 JITTER = 0.1
-AT_ONCE, HOLD_S, ANSWER_S = 16, 120.0, 20.0
+AT_ONCE, OF_A_TENANT, HOLD_S, ANSWER_S = 64, 8, 120.0, 20.0
+"""Deliveries under way: in all, and of one tenant, whose slow server must keep no other waiting."""
 IDLE_S = 1.0
 LONGEST_WAIT_S = 86_400.0
 STOPPED = (410,)
@@ -73,14 +74,17 @@ class Webhooks:
 
     async def run(self) -> None:
         """Deliver until cancelled. One that is cut off is due again when its hold is over."""
-        under_way: set[asyncio.Task[None]] = set()
+        under_way: dict[asyncio.Task[None], str] = {}
         try:
             while True:
                 try:
                     for due in await self._outbox.take(AT_ONCE - len(under_way), HOLD_S) if len(under_way) < AT_ONCE else ():
+                        if list(under_way.values()).count(due.tenant) >= OF_A_TENANT:
+                            await self._outbox.put_off(due, 2 * IDLE_S)
+                            continue
                         task = asyncio.create_task(self._serve(due))
-                        under_way.add(task)
-                        task.add_done_callback(under_way.discard)
+                        under_way[task] = due.tenant
+                        task.add_done_callback(lambda done: under_way.pop(done, None))
                 except OUTAGES as outage:
                     log.warning("no webhooks taken: %s", outage)
                 except Exception:  # a loop that ends would leave all that follow undelivered
@@ -99,9 +103,9 @@ class Webhooks:
             log.exception("webhook_id=%s was not delivered", due.id)
 
     async def deliver(self, due: Due) -> State | None:
-        """Make one try, and note how it went; None where the job is gone or has no webhook any more."""
+        """Make one try, and note how it went; None where the job is gone, or goes on: it will end again."""
         job = await self._store.get(due.job_id)
-        if job is None or job.spec.webhook is None:
+        if job is None or job.spec.webhook is None or due.id != f"{job.id}:{job.done_event}":
             await self._outbox.drop(due)
             return None
         attempt, retry_after_s = await self._try(due, job, job.spec.webhook)
@@ -128,6 +132,11 @@ class Webhooks:
             reply = await self._http.post(url, payload.body, headers, within_s=ANSWER_S)
         except WorkError as error:
             return Attempt(now, None, error.message), 0.0
+        except OUTAGES:
+            raise
+        except Exception:  # it counts as a try: one that is never noted would be made for ever
+            log.exception("job_id=%s webhook_id=%s could not be made", job.id, due.id)
+            return Attempt(now, None, "The service could not make this delivery."), 0.0
         return Attempt(now, reply.status, None), retry_after(reply)
 
     def _verdict(self, attempt: Attempt, tries: int, retry_after_s: float) -> tuple[State, float]:
@@ -155,5 +164,5 @@ def retry_after(reply: Reply) -> float:
         return float(told[:9])
     try:
         return max(parsedate_to_datetime(told).timestamp() - time.time(), 0.0)
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0

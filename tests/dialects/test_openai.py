@@ -138,6 +138,7 @@ async def test_an_alias_stands_for_its_model(client: openai.AsyncOpenAI, served:
         ({"response_format": "pdf"}, "response_format"),
         ({"timestamp_granularities": ["word"]}, "timestamp_granularities"),
         ({"include": ["logprobs"]}, "include"),
+        ({"stream": True, "response_format": "srt"}, "response_format"),
         ({"extra_body": {"nonsense": "1"}}, "nonsense"),
     ],
 )
@@ -200,3 +201,22 @@ async def test_its_jobs_have_events_of_ours(client: openai.AsyncOpenAI, served: 
     raw = await client.audio.transcriptions.with_raw_response.create(model="fake", file=sample)
     answer = await served.http.get(f"/v1/jobs/{raw.headers['x-job-id']}", headers={"Authorization": f"Bearer {key}"})
     assert answer.json()["phase"] == "completed"
+
+
+async def test_who_means_to_come_back_hangs_up_on_nothing(served: Served, key: str, sample: Path) -> None:
+    served.house.stages.gate = asyncio.Semaphore(0)
+    headers = {"Authorization": f"Bearer {key}", "Idempotency-Key": "one"}
+    data, files = {"model": "fake"}, {"file": sample.read_bytes()}
+    async with httpx.AsyncClient(base_url=served.url, headers=headers, timeout=30) as http:
+        calling = asyncio.create_task(http.post("/v1/audio/transcriptions", data=data, files=files))
+        async with asyncio.timeout(20):
+            while not (jobs := (await served.house.jobs.page(ME, limit=1, cursor=None))[0]):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        await served.house.until_phase(jobs[0].id, Phase.TRANSCRIBING)
+        calling.cancel()
+        await asyncio.gather(calling, return_exceptions=True)
+        again = asyncio.create_task(http.post("/v1/audio/transcriptions", data=data, files=files))
+        for _ in range(100):
+            served.house.stages.gate.release()
+        answer = await again
+    assert (answer.status_code, answer.headers["x-job-id"]) == (200, jobs[0].id)

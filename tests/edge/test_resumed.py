@@ -22,6 +22,7 @@ class Flaky:
     cuts: int = 1
     tags: list[str] = field(default_factory=lambda: ['"one"'])
     ranges: bool = True
+    short: int = 0
     asked: list[str | None] = field(default_factory=list)
     agents: list[str] = field(default_factory=list)
     port: int = 0
@@ -34,9 +35,9 @@ class Flaky:
         self.asked.append(wanted and wanted[1])
         tag = self.tags.pop(0) if len(self.tags) > 1 else self.tags[0]
         start = int(wanted[1]) if wanted and self.ranges and wanted[2] == tag.lower() else 0
-        status = f"206 Part\r\nContent-Range: bytes {start}-{len(BODY) - 1}/{len(BODY)}" if start else "200 OK"
-        writer.write(f"HTTP/1.1 {status}\r\nETag: {tag}\r\nContent-Length: {len(BODY) - start}\r\n\r\n".encode())
-        end = len(BODY)
+        end = min(len(BODY), start + self.short) if start and self.short else len(BODY)
+        status = f"206 Part\r\nContent-Range: bytes {start}-{end - 1}/{len(BODY)}" if start else "200 OK"
+        writer.write(f"HTTP/1.1 {status}\r\nETag: {tag}\r\nContent-Length: {end - start}\r\n\r\n".encode())
         if self.cuts:
             self.cuts -= 1
             end = start + (len(BODY) - start) // 2
@@ -91,6 +92,14 @@ async def test_a_file_that_has_changed_is_not_glued_to_the_old_one(flaky: Flaky)
 async def test_a_server_that_knows_no_ranges_is_not_believed_to(flaky: Flaky) -> None:
     flaky.ranges = False
     with pytest.raises(SourceUnreachable, match="cannot go on"):
+        await fetch(flaky)
+
+
+async def test_a_part_that_is_shorter_than_asked_for_is_not_the_rest(flaky: Flaky) -> None:
+    flaky.short = 30_000
+    assert await fetch(flaky) == BODY
+    flaky.short, flaky.cuts = 5_000, 1
+    with pytest.raises(SourceUnreachable, match="again and again"):
         await fetch(flaky)
 
 

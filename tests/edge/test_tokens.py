@@ -76,7 +76,7 @@ async def test_without_a_tenant_it_is_the_default_and_subjects_are_made_fit(toke
     who = await tokens.principal(signed(tenant=None, sub="auth0|../é/" + "x" * 300))
     assert who
     assert who.tenant == "default"
-    assert who.owner.startswith("jwt.")
+    assert who.owner.startswith("jwt-"), "a subject that is such a name itself is another's"
     assert len(who.owner) == 52
     other = await tokens.principal(signed(tenant=None, sub="auth0|../é/"))
     assert other
@@ -151,6 +151,29 @@ async def test_a_public_key_is_no_secret(site: Site) -> None:
 async def test_a_secret_in_a_set_of_public_keys_signs_nothing(site: Site) -> None:
     publish(site, {"kid": "s", "kty": "oct", "alg": "HS256", "k": "c2VjcmV0IHRoYXQgZXZlcnlib2R5IGtub3dz"})
     assert await by_keys(site).principal(forged(b"secret that everybody knows", "s")) is None
+
+
+async def test_known_keys_are_good_while_the_issuer_is_away(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = by_keys(site)
+    good = signed("RS256", RSA, {"kid": "one"})
+    assert await tokens.principal(good)
+    monkeypatch.setattr("serve_app.tokens.KEYS_FOR_S", 0.0)
+    monkeypatch.setattr("serve_app.tokens.ASK_AGAIN_S", 0.0)
+    site.replies["/jwks"] = answer(503)
+    assert await tokens.principal(good)
+    with pytest.raises(EdgeError):
+        await tokens.principal(signed("RS256", RSA, {"kid": "two"}))
+    assert await tokens.principal(good)
+    assert len(site.asked) > 2
+
+
+async def test_an_issuer_that_is_away_is_not_asked_for_every_token(site: Site) -> None:
+    site.replies["/jwks"] = answer(503)
+    tokens = by_keys(site)
+    for kid in ("a", "b", "c"):
+        with pytest.raises(EdgeError):
+            await tokens.principal(signed("RS256", RSA, {"kid": kid}))
+    assert len(site.asked) == 1
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b"no json", b'{"keys": [{}]}'])

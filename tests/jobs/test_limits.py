@@ -10,6 +10,7 @@ import pytest
 from serve_app.errors import EdgeError
 from serve_app.jobs.models import JobSpec, Phase, Principal
 from serve_app.jobs.store import SCRIPTS, Store
+from serve_app.jobs.terms import Once, Verdict
 from serve_app.limits import Limits, TenantLimits
 
 ALICE, BOB, OTHER = Principal("alice", "acme"), Principal("bob", "acme"), Principal("alice", "else")
@@ -82,6 +83,18 @@ async def test_what_was_heard_before_a_retry_counts_once(store: Store) -> None:
     await store.enter(claim, audio_done_s=50.0)
     await store.finish(claim, Phase.COMPLETED)
     assert await store.used_s("acme") == 50.0
+
+
+async def test_a_request_that_comes_again_gets_its_job_though_the_month_is_over(store: Store) -> None:
+    once = Once("place", "fingerprint")
+    made = await store.submit("j", "alice", "acme", JobSpec("fake"), ttl_s=60, quota_s=10, once=once)
+    claim = await store.claim("worker")
+    assert claim
+    await store.enter(claim, audio_done_s=11.0)
+    await store.finish(claim, Phase.COMPLETED)
+    again = await store.submit("k", "alice", "acme", JobSpec("fake"), ttl_s=60, quota_s=10, once=once)
+    other = await store.submit("l", "alice", "acme", JobSpec("fake"), ttl_s=60, quota_s=10)
+    assert (made.verdict, again.verdict, again.job_id, other.verdict) == (Verdict.NEW, Verdict.SAME, "j", Verdict.SPENT)
 
 
 async def test_the_month_is_that_of_the_calendar(store: Store) -> None:

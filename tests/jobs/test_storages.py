@@ -114,6 +114,11 @@ async def test_an_object_of_a_bucket_is_a_source(house: House, s3: Storage, samp
         "s3://Recordings/x",
         "s3://recordings:80/x",
         "s3://../x",
+        "s3://recordings/../other/x",
+        "s3://recordings/a//b",
+        "s3://recordings/a/./b",
+        "s3://[x/k",
+        "s3://a\u2100b/k",
         "https://recordings/x",
     ],
 )

@@ -306,6 +306,56 @@ async def test_a_worker_that_dies_with_a_delivery_leaves_it_due(valkey: Valkey, 
 
 async def test_a_purged_job_is_told_of_no_more(post: Post, sink: Sink, sample: Path) -> None:
     assert await post.webhooks.deliver(Due("gone:1-0", "gone", 0)) is None
+    job_id = await post.ended(sink, sample)
+    await post.settled(job_id, State.DELIVERED)
+    (delivery,) = await post.page()
+    await post.house.jobs.purge(ME, job_id)
+    assert await post.page() == []
+    assert not await post.outbox.again(delivery.id, ME.owner, ME.tenant)
+
+
+async def test_an_end_that_was_none_is_not_told_again(post: Post, sink: Sink) -> None:
+    job_id = await post.house.submit(b"no sound", JobSpec("fake", webhook=sink.url))
+    await post.house.ended(job_id)
+    await post.settled(job_id, State.DELIVERED)
+    (first,) = await post.page()
+    await post.house.jobs.retry(ME, job_id)
+    await post.house.ended(job_id)
+    async with asyncio.timeout(30):
+        while len(await post.page()) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    assert not await post.outbox.again(first.id, ME.owner, ME.tenant)
+    assert await post.webhooks.deliver(Due(first.id, job_id, 1)) is None
+    assert len({call.id for call in await sink.called(2)}) == 2
+
+
+async def test_a_delivery_that_cannot_be_made_counts_as_a_try(post: Post, sink: Sink, sample: Path) -> None:
+    job_id = await post.ended(sink, sample, dialect="of another day")
+    await post.settled(job_id, State.DEAD)
+    attempts = (await post.page())[0].attempts
+    assert {a.error for a in attempts} == {"The service could not make this delivery."}
+    assert sink.calls == []
+
+
+async def test_a_tenant_with_a_slow_server_keeps_no_other_waiting(
+    post: Post, sink: Sink, sample: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve_app.jobs.webhooks.OF_A_TENANT", 1)
+    held = asyncio.Event()
+
+    async def stall(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await held.wait()
+        writer.close()
+
+    server = await asyncio.start_server(stall, "127.0.0.1", 0)
+    slow = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    for number in range(3):
+        await store.submit(f"slow-{number}", "x", "slow", JobSpec("fake", webhook=slow), ttl_s=60)
+        await store.cancel(f"slow-{number}")
+    await post.ended(sink, sample)
+    await sink.called(1)
+    held.set()
+    server.close()
 
 
 BAD = [
@@ -342,6 +392,7 @@ def test_three_days_are_tried() -> None:
     ("told", "least", "most"),
     [
         (None, 0, 0),
+        ("Mon, 01 Jan 2024 00:00:00 +99999999999999999999", 0, 0),
         ("", 0, 0),
         ("120", 120, 120),
         ("soon", 0, 0),

@@ -55,6 +55,7 @@ def sink() -> Iterator[Sink]:
     sink.url = f"http://127.0.0.1:{server.server_port}/hook"
     yield sink
     server.shutdown()
+    server.server_close()
 
 
 @pytest.fixture(scope="module")

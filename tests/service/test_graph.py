@@ -29,6 +29,7 @@ from tests.house import ME
 @pytest.fixture
 def settings(valkey: Valkey, tmp_path: Path) -> Settings:
     given = {"engine": "fake", "models": "fake,second", "storage_uri": (tmp_path / "artifacts").as_uri()}
+    given["data_dir"] = str(tmp_path / "data")
     return Settings.model_validate(given | {"redis_url": valkey.url})
 
 

@@ -127,7 +127,7 @@ async def test_a_source_is_fetched_from_its_url(served: Served, sample: Path) ->
         assert sent.status_code == 202
         job = await finished(served, sent.json()["id"])
     assert job["phase"] == "completed"
-    assert [a["name"] for a in job["artifacts"]] == ["source", "transcript.jsonl"]
+    assert [a["name"] for a in job["artifacts"]] == ["source", "transcript.jsonl", "audio.wav"]
 
 
 async def test_a_source_that_is_not_there_fails_the_job_by_name(served: Served) -> None:
@@ -269,7 +269,8 @@ async def test_models_health_and_docs_are_there(served: Served) -> None:
     assert (await served.http.get("/readyz")).json() == {"status": "ready", "redis": "ok"}
     assert (await served.http.get("/docs")).status_code == 200
     schema = (await served.http.get("/openapi.json")).json()
-    assert set(schema["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]) == {"application/json", "multipart/form-data"}
+    taken = set(schema["paths"]["/v1/jobs"]["post"]["requestBody"]["content"])
+    assert taken == {"application/json", "multipart/form-data", "application/octet-stream"}
     problem(await served.http.get("/v1/nothing"), 404, "not_found")
     problem(await served.http.put("/v1/jobs"), 405, "not_allowed")
 

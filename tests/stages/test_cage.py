@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -39,7 +40,7 @@ async def test_its_limits_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
     names = '("CPU", "AS", "FSIZE", "NOFILE", "CORE")'
     program = f"{CAGED}print(*(r.getrlimit(getattr(r, 'RLIMIT_' + name))[0] for name in {names}), '  ')"
     limits = [int(word) for word in (await told(await spinning(monkeypatch, program, 600.0))).split()]
-    assert limits == [180, ffmpeg.MEMORY_BYTES, 0, ffmpeg.OPEN_FILES, 0]
+    assert limits == [138, ffmpeg.MEMORY_BYTES, 0, ffmpeg.OPEN_FILES, 0]
 
 
 async def test_it_writes_no_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -60,6 +61,24 @@ async def test_a_source_that_takes_too_much_work_is_a_bad_source(monkeypatch: py
     with pytest.raises(CorruptMedia, match="too much work"):
         await decoder.verdict()
     await decoder.stop()
+
+
+@pytest.mark.parametrize("times", [1, 4])
+async def test_ffmpeg_itself_does_not_hide_that_its_time_was_over(
+    sample: Path, times: int, request: pytest.FixtureRequest
+) -> None:
+    """It catches the signal, and ends as if it had been asked to; at the fourth it gives up at once."""
+    program: str = request.getfixturevalue("ffmpeg")
+    with sample.open("rb") as source:
+        decoder = await Decoder.start(program, source.fileno(), 100.0)
+        assert await decoder.read(1000)
+        for _ in range(times):
+            os.kill(decoder._process.pid, signal.SIGXCPU)
+        while await decoder.read(100_000):
+            pass
+        with pytest.raises(CorruptMedia, match="too much work"):
+            await decoder.verdict()
+        await decoder.stop()
 
 
 async def test_a_decoder_that_gives_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

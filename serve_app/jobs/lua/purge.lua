@@ -7,6 +7,8 @@ redis.call('DEL', job_key(id), key('events:' .. id))
 if fields[4] ~= '' then redis.call('DEL', key('once:' .. fields[4])) end
 redis.call('ZREM', index_key(fields[1], fields[2]), id)
 redis.call('ZREM', key('webhooks'), delivery(id, fields[5]))
+redis.call('DEL', key('delivery:' .. delivery(id, fields[5])))
+redis.call('ZREM', key('deliveries:' .. fields[1] .. '/' .. fields[2]), delivery(id, fields[5]))
 redis.call('ZREM', key('expiry'), id)
 redis.call('ZREM', key('ended'), id)
 redis.call('PUBLISH', key('wake'), id)

@@ -1,6 +1,7 @@
--- ARGV: id, owner, tenant, urgency, max_attempts, ttl_ms, spec, queue_limit, webhook, once, fingerprint. `once` is where
+-- ARGV: id, owner, tenant, urgency, max_attempts, ttl_ms, spec, queue_limit, webhook, once, fingerprint,
+-- quota_ms of audio a month. `once` is where
 -- the request's idempotency key is kept, '' without one. Returns {verdict, job}: `new`; `same` or `other` where the key
--- stands for a job made by the same or another request; `busy` where a request with it is under way; `full`. With a job that
+-- stands for a job made by the same or another request; `busy` where a request with it is under way; `full`; `spent`. With a job that
 -- is new come its fields, its place and its queue's pace: nobody has to ask for it again.
 local id, tenant, limit, once = ARGV[1], ARGV[3], tonumber(ARGV[8]), ARGV[10]
 -- A client that lost the answer asks again: the job is there, perhaps at work already.
@@ -10,6 +11,8 @@ if once ~= '' then
   if held[2] then return { held[2] == ARGV[11] and 'same' or 'other', held[1] } end
   if held[1] and held[1] ~= id then return { 'busy', held[1] } end
 end
+local quota = tonumber(ARGV[12])
+if quota > 0 and tonumber(redis.call('HGET', key('used:' .. tenant), month(now())) or '0') >= quota then return { 'spent', '' } end
 if limit > 0 and redis.call('ZCARD', key('wait:' .. tenant)) >= limit then return { 'full', '' } end
 if once ~= '' then
   redis.call('HSET', key('once:' .. once), 'job', id, 'fingerprint', ARGV[11])
