@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from typing import Any
 from uuid import uuid4
@@ -60,6 +61,7 @@ from serve_app.tokens import Tokens
 
 VERSION = version("murmuration")
 DRAIN_S = 8.0
+THREADS = 64
 NICENESS = 10
 """What a Transcoder adds to its workers' niceness."""
 
@@ -157,6 +159,8 @@ class RunnerReplica:
         transcribers: dict[str, DeploymentHandle],
     ) -> None:
         prepare_replica(settings)
+        # Names that webhooks lead to are looked up in these threads too, and some servers of names never answer.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, "runner"))
         self._limits = RunnerLimits(
             jobs=settings.runner_jobs,
             windows=settings.windows_in_flight,
