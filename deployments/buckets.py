@@ -9,10 +9,10 @@ from urllib.parse import urlsplit
 
 from pyarrow import fs
 
+from deployments.artifacts import CHUNK
 from deployments.errors import SourceForbidden, SourceNotFound, SourceTooLarge, SourceUnreachable
 from deployments.safe_http import Allowed
 
-CHUNK = 1 << 20
 BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
 

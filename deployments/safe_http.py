@@ -218,17 +218,16 @@ class SafeHttp:
                     if received > max_bytes:
                         raise SourceTooLarge(f"The source is larger than the {max_bytes} bytes allowed: split it.")
                     yield chunk
-                if received >= total:
+                if received >= total:  # a part may be shorter than what was asked for
                     return
-                cuts += 1  # a part may be shorter than what was asked for
-                if cuts > RESUMES:
-                    raise SourceUnreachable("The source breaks off again and again: try again, or upload it.")
             except httpx.TransportError:
-                cuts += 1
-                if not validator or not received or cuts > RESUMES:
+                if not validator or not received:
                     raise
             finally:
                 await response.aclose()
+            cuts += 1
+            if cuts > RESUMES:
+                raise SourceUnreachable("The source breaks off again and again: try again, or upload it.")
             wanted = {"Range": f"bytes={received}-", "If-Range": validator}
             response = await client.send(client.build_request("GET", response.url, headers=wanted), stream=True)
             if response.status_code != 206 or not response.headers.get("content-range", "").startswith(f"bytes {received}-"):

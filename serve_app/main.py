@@ -176,7 +176,7 @@ class RunnerReplica:
         stages = ServeStages(ingestion, transcoder, transcribers)
         self._runner = Runner(f"runner-{uuid4().hex[:8]}", store, stages, artifacts, sweeper, self._limits)
         http = SafeHttp(Allowed.parse(settings.fetch_allow))
-        renders = {dialect.name: dialect.render for dialect in DIALECTS}
+        renders = {dialect.name: dialect.render for dialect in DIALECTS if dialect.render}
         webhooks = Webhooks(Outbox(redis), store, Results(artifacts), http, renders, settings.webhook_retries_s)
         self._starting = asyncio.get_running_loop().create_task(self._runner.start())
         self._telling = asyncio.get_running_loop().create_task(webhooks.run())

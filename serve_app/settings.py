@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,8 +11,6 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from deployments.safe_http import networks_ok
-from serve_app.jobs.webhooks import RETRIES_S
-from serve_app.tokens import TokenRules
 
 Words = Annotated[tuple[str, ...], NoDecode]
 Weights = Annotated[dict[str, Annotated[float, Field(gt=0, le=1000)]], NoDecode]
@@ -20,6 +19,22 @@ Weights = Annotated[dict[str, Annotated[float, Field(gt=0, le=1000)]], NoDecode]
 def _home(variable: str, fallback: str) -> Path:
     """Where the desktop's conventions (XDG base directories) want files of a kind."""
     return Path(os.environ.get(variable) or Path.home() / fallback) / "murmur"
+
+
+RETRIES_S = (5.0, 300.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0)
+"""The waits that the specification suggests: 75 hours and a half in all."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRules:
+    """Whose tokens are taken: those of `issuer` for `audience`, signed with `secret` or a key of the JWK set at `jwks_url`;
+    `tenant_claim` names the tenant."""
+
+    issuer: str
+    audience: str
+    secret: str = ""
+    jwks_url: str = ""
+    tenant_claim: str = "tenant"
 
 
 class Settings(BaseSettings):

@@ -7,7 +7,6 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -16,6 +15,7 @@ import jwt
 from serve_app.errors import EdgeError
 from serve_app.jobs.models import SCOPES, Principal
 from serve_app.keys import NAME
+from serve_app.settings import TokenRules
 
 BY_SECRET = ("HS256", "HS384", "HS512")
 BY_KEY = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
@@ -24,18 +24,6 @@ LEEWAY_S = 30.0
 KEYS_FOR_S, ASK_AGAIN_S = 600.0, 10.0
 """How long fetched keys are believed, and how soon they may be fetched again for a token whose key is not among them."""
 LARGEST_SET = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class TokenRules:
-    """Whose tokens are taken: those of `issuer` for `audience`, signed with `secret` or a key of the JWK set at `jwks_url`;
-    `tenant_claim` names the tenant."""
-
-    issuer: str
-    audience: str
-    secret: str = ""
-    jwks_url: str = ""
-    tenant_claim: str = "tenant"
 
 
 class Tokens:

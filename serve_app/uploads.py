@@ -151,12 +151,16 @@ async def receive_raw(body: AsyncIterator[bytes], artifacts: Artifacts, key: str
     """Read a body that is the file itself; it is stored under `key`, or nothing is when this raises."""
     form, digest = Form(), hashlib.sha256()
     with artifacts.writer(key) as writer:
+
+        def keep(piece: bytes) -> None:
+            digest.update(piece)
+            writer.write(piece)
+
         async for chunk in body:
             form.size += len(chunk)
             if form.size > max_bytes:
                 raise EdgeError("source_too_large", f"The body is larger than the {max_bytes} bytes allowed.")
-            digest.update(chunk)
-            await asyncio.to_thread(writer.write, chunk)
+            await asyncio.to_thread(keep, chunk)
         if not form.size:
             raise EdgeError("invalid_request", "The body is empty: send the recording.")
     form.sha256 = digest.hexdigest()

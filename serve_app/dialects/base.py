@@ -30,13 +30,13 @@ class Edge:
 @dataclass(frozen=True, slots=True)
 class Dialect:
     """`error` renders an error for paths that start with `prefix`; `routes` binds the routes to an edge; `render` tells a
-    webhook that a job made in the dialect called `name` has ended."""
+    webhook that a job made in the dialect called `name` has ended, in one that has webhooks."""
 
     name: str
     prefix: str
     routes: Callable[[Edge], APIRouter]
     error: Callable[[EdgeError], Response]
-    render: Render
+    render: Render | None = None
 
 
 IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", description="Sent again, it makes no second job.")]

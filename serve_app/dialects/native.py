@@ -178,12 +178,10 @@ class Problem(BaseModel):
 # To the core.
 
 
-def to_spec(options: Options, default_model: str, *, url: str | None = None, filename: str | None = None) -> JobSpec:
-    """What was asked for, in the core's words."""
+def to_spec(options: Options, *, url: str | None = None, filename: str | None = None) -> JobSpec:
+    """What was asked for, in the core's words, where no model means the default."""
     asked = options.model_dump(exclude={"source", "model", "fallbacks"})
-    return JobSpec(
-        model=options.model or default_model, fallbacks=tuple(options.fallbacks), url=url, filename=filename, **asked
-    )
+    return JobSpec(model=options.model or "", fallbacks=tuple(options.fallbacks), url=url, filename=filename, **asked)
 
 
 def form_options(fields: Mapping[str, list[str]]) -> Options:
@@ -328,22 +326,22 @@ class Routes:
     async def _read(self, request: Request, source: str) -> tuple[JobSpec, str]:
         """What a submit asks for, with the SHA-256 of what it uploads to `source`, '' where it names a URL."""
         content_type = request.headers.get("content-type", "")
-        kind, limit, default = content_type.lower(), self._edge.max_upload_bytes, self._jobs.models[0].id
+        kind, limit = content_type.lower(), self._edge.max_upload_bytes
         if request.query_params and not kind.startswith(RAW):
             name = next(iter(request.query_params))
             raise EdgeError("invalid_request", "Options are in the body here, not in the query.", ((name, "in the query"),))
         if kind.startswith("application/json"):
             asked = _validated(JobRequest, await read_json(request.stream()))
-            return to_spec(asked, default, url=asked.source.url), ""
+            return to_spec(asked, url=asked.source.url), ""
         if kind.startswith("multipart/form-data"):
             form = await receive(request.stream(), content_type, self._edge.artifacts, source, "file", limit)
-            return to_spec(form_options(form.fields), default, filename=form.filename), form.sha256
+            return to_spec(form_options(form.fields), filename=form.filename), form.sha256
         if kind.startswith(RAW):
             query = {name: request.query_params.getlist(name) for name in request.query_params}
             filename = query.pop("filename", [""])[-1] or None
             options = form_options(query)  # a wrong one is told before the recording is sent
             form = await receive_raw(request.stream(), self._edge.artifacts, source, limit)
-            return to_spec(options, default, filename=filename), form.sha256
+            return to_spec(options, filename=filename), form.sha256
         message = "Send application/json with a source, multipart/form-data with a file, or the recording as audio/*."
         raise EdgeError("unsupported_media", message)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext, suppress
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -21,7 +21,6 @@ from serve_app.jobs.connection import OUTAGES
 from serve_app.jobs.jobs import Jobs
 from serve_app.jobs.models import Event, EventKind, Job, JobSpec, Phase, Principal
 from serve_app.jobs.results import Results
-from serve_app.jobs.webhooks import Payload
 from serve_app.sse import HEADERS, PING_S
 from serve_app.trace import Trace, Traced
 from serve_app.uploads import Form, receive
@@ -161,11 +160,6 @@ def _error(problem: EdgeError) -> dict[str, Any]:
     return {"error": {"message": problem.message, "type": kind, "param": param, "code": code}}
 
 
-async def render(job: Job, _results: Results) -> Payload:
-    """OpenAI's API has no webhooks, so a job made in it has none to be told of."""
-    return Payload(orjson.dumps({"id": job.id, "status": job.phase}))
-
-
 # Routes.
 
 BODY: dict[str, Any] = {
@@ -193,10 +187,6 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
-Ending = Callable[[Jobs, Principal, str], AbstractAsyncContextManager[None]]
-"""What becomes of a job when nobody waits for it any more."""
-
-
 class Routes:
     """What the paths do."""
 
@@ -215,11 +205,11 @@ class Routes:
     async def _hear(self, request: Request, who: Principal, task: Task, trace: Trace, key: str | None) -> Response:
         job_id, asked = await self._made(request, who, task, trace, key)
         # Whoever sends a key means to come back for the same job.
-        ending = cancelled_unless_ended if key is None else _left_alone
+        waiting = cancelled_unless_ended(self._jobs, who, job_id) if key is None else nullcontext()
         if asked.stream:
-            frames = self._frames(who, job_id, ending)
+            frames = self._frames(who, job_id, waiting)
             return EventSourceResponse(frames, ping=PING_S, headers=HEADERS | {"X-Job-Id": job_id})
-        async with ending(self._jobs, who, job_id):
+        async with waiting:
             await _first(self._end(who, job_id), _hung_up(request))
             job = await self._jobs.get(who, job_id)
             if job.error:
@@ -244,9 +234,11 @@ class Routes:
             async for _ in events:
                 pass
 
-    async def _frames(self, who: Principal, job_id: str, ending: Ending) -> AsyncIterator[ServerSentEvent]:
+    async def _frames(
+        self, who: Principal, job_id: str, waiting: AbstractAsyncContextManager[None]
+    ) -> AsyncIterator[ServerSentEvent]:
         deltas = Deltas()
-        async with ending(self._jobs, who, job_id):
+        async with waiting:
             events: AsyncGenerator[Event, None] = await self._jobs.follow(who, job_id, "0")
             async with aclosing(events):
                 async for event in events:
@@ -262,11 +254,6 @@ async def cancelled_unless_ended(jobs: Jobs, who: Principal, job_id: str) -> Asy
     finally:
         with suppress(EdgeError, *OUTAGES):  # it has ended, as it should
             await asyncio.shield(jobs.cancel(who, job_id))
-
-
-@asynccontextmanager
-async def _left_alone(_jobs: Jobs, _who: Principal, _job_id: str) -> AsyncIterator[None]:
-    yield
 
 
 async def _first(work: Any, other: Any) -> None:
@@ -296,4 +283,4 @@ def routes(edge: Edge) -> APIRouter:
     return router
 
 
-OPENAI = Dialect("openai", "/v1/audio", routes, error, render)
+OPENAI = Dialect("openai", "/v1/audio", routes, error)

@@ -98,6 +98,8 @@ class Jobs:
                 raise EdgeError("feature_unavailable", f"The option {option} is refused: {name} are not installed here.")
         if spec.url is not None:
             _check_source(spec.url)
+        if spec.webhook_secret is not None and spec.webhook is None:
+            raise EdgeError("invalid_request", "webhook_secret needs a webhook.", (("webhook_secret", "needs a webhook"),))
         if spec.webhook is not None:
             self._check_webhook(spec.webhook)
 

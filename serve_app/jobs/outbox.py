@@ -72,7 +72,7 @@ class Outbox:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        names = ("hook_take", "hook_note", "hook_again", "hook_drop")
+        names = ("hook_take", "hook_wait", "hook_note", "hook_again", "hook_drop")
         self._scripts = {name: redis.register_script(script(name)) for name in names}
 
     async def take(self, limit: int, hold_s: float) -> list[Due]:
@@ -82,7 +82,7 @@ class Outbox:
 
     async def put_off(self, due: Due, seconds: float) -> None:
         """Have a delivery due again after a while."""
-        await self._run("hook_take", 0, int(seconds * 1000), due.id)
+        await self._run("hook_wait", due.id, int(seconds * 1000))
 
     async def note(
         self, due: Due, owner: str, tenant: str, url: str, attempt: Attempt, state: State, next_s: float = 0.0

@@ -28,8 +28,6 @@ from serve_app.trace import child
 
 log = logging.getLogger(__name__)
 
-RETRIES_S = (5.0, 300.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0)
-"""The waits that the specification suggests: 75 hours and a half in all."""
 JITTER = 0.1
 AT_ONCE, OF_A_TENANT, HOLD_S, ANSWER_S = 64, 8, 120.0, 20.0
 """Deliveries under way: in all, and of one tenant, whose slow server must keep no other waiting."""
@@ -63,7 +61,7 @@ class Webhooks:
         results: Results,
         http: SafeHttp,
         renders: Mapping[str, Render],
-        retries_s: Sequence[float] = RETRIES_S,
+        retries_s: Sequence[float],
     ) -> None:
         self._outbox = outbox
         self._store = store

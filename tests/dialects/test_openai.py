@@ -179,6 +179,17 @@ async def test_a_file_that_is_too_large_is_a_413(client: openai.AsyncOpenAI) -> 
     assert caught.value.status_code == 413
 
 
+async def hung_up(served: Served, calling: asyncio.Task[httpx.Response]) -> str:
+    """The id of the job that a call has made, which hangs up while it is being heard."""
+    async with asyncio.timeout(20):
+        while not (jobs := (await served.house.jobs.page(ME, limit=1, cursor=None))[0]):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    await served.house.until_phase(jobs[0].id, Phase.TRANSCRIBING)
+    calling.cancel()
+    await asyncio.gather(calling, return_exceptions=True)
+    return jobs[0].id
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_who_hangs_up_cancels_the_job(served: Served, key: str, sample: Path, stream: bool) -> None:
     served.house.stages.gate = asyncio.Semaphore(0)
@@ -186,15 +197,10 @@ async def test_who_hangs_up_cancels_the_job(served: Served, key: str, sample: Pa
     async with httpx.AsyncClient(base_url=served.url, headers=headers, timeout=30) as http:
         data = {"model": "fake", "stream": str(stream).lower()}
         calling = asyncio.create_task(http.post("/v1/audio/transcriptions", data=data, files={"file": sample.read_bytes()}))
-        async with asyncio.timeout(20):
-            while not (jobs := (await served.house.jobs.page(ME, limit=1, cursor=None))[0]):  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
-        await served.house.until_phase(jobs[0].id, Phase.TRANSCRIBING)
-        calling.cancel()
-        await asyncio.gather(calling, return_exceptions=True)
-    events = await served.house.follow(jobs[0].id)
+        job_id = await hung_up(served, calling)
+    events = await served.house.follow(job_id)
     assert events[-1].kind is EventKind.DONE
-    assert (await served.house.jobs.get(ME, jobs[0].id)).phase is Phase.CANCELLED
+    assert (await served.house.jobs.get(ME, job_id)).phase is Phase.CANCELLED
 
 
 async def test_its_jobs_have_events_of_ours(client: openai.AsyncOpenAI, served: Served, key: str, sample: Path) -> None:
@@ -209,14 +215,9 @@ async def test_who_means_to_come_back_hangs_up_on_nothing(served: Served, key: s
     data, files = {"model": "fake"}, {"file": sample.read_bytes()}
     async with httpx.AsyncClient(base_url=served.url, headers=headers, timeout=30) as http:
         calling = asyncio.create_task(http.post("/v1/audio/transcriptions", data=data, files=files))
-        async with asyncio.timeout(20):
-            while not (jobs := (await served.house.jobs.page(ME, limit=1, cursor=None))[0]):  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
-        await served.house.until_phase(jobs[0].id, Phase.TRANSCRIBING)
-        calling.cancel()
-        await asyncio.gather(calling, return_exceptions=True)
+        job_id = await hung_up(served, calling)
         again = asyncio.create_task(http.post("/v1/audio/transcriptions", data=data, files=files))
         for _ in range(100):
             served.house.stages.gate.release()
         answer = await again
-    assert (answer.status_code, answer.headers["x-job-id"]) == (200, jobs[0].id)
+    assert (answer.status_code, answer.headers["x-job-id"]) == (200, job_id)

@@ -18,8 +18,8 @@ from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 from pydantic import ValidationError
 
 from serve_app.errors import EdgeError
-from serve_app.settings import Settings
-from serve_app.tokens import TokenRules, Tokens
+from serve_app.settings import Settings, TokenRules
+from serve_app.tokens import Tokens
 from tests.site import Site, answer, serving
 
 SECRET = "a secret that is long enough for any of the three hashes, so that no one warns of it"

@@ -23,7 +23,8 @@ from serve_app.jobs.models import JobSpec, Phase
 from serve_app.jobs.outbox import Delivery, Due, Outbox, State, new_secret
 from serve_app.jobs.results import Results
 from serve_app.jobs.store import Store
-from serve_app.jobs.webhooks import RETRIES_S, Webhooks, retry_after
+from serve_app.jobs.webhooks import Webhooks, retry_after
+from serve_app.settings import RETRIES_S
 from serve_app.valkey import Valkey
 from tests.house import ME, House, open_house
 from tests.site import answer

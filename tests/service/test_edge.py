@@ -205,6 +205,7 @@ async def test_a_raw_body_is_the_recording(served: Served, sample: Path) -> None
         ("", b"", 422, "invalid_request"),
         ("?nonsense=1", b"x", 422, "invalid_request"),
         ("?language=de&language=en", b"x", 422, "invalid_request"),
+        (f"?webhook_secret=whsec_{'A' * 32}", b"x", 422, "invalid_request"),
         ("?webhook_secret=short", b"x", 422, "invalid_request"),
         ("?webhook=http://example.com/", b"x", 422, "source_forbidden"),
         ("", b"x" * (MAX_UPLOAD_BYTES + 1), 413, "source_too_large"),
