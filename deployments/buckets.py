@@ -1,4 +1,4 @@
-"""Objects of S3 as sources. The service's own credentials read them, so only buckets that its operator has named."""
+"""Objects of storages as sources. The service's own credentials read them: only what its operator has named."""
 
 from __future__ import annotations
 
@@ -36,22 +36,19 @@ class Buckets:
         self._allowed = allowed
 
     def read(self, url: str, max_bytes: int) -> Iterator[bytes]:
-        """An object, a megabyte at a time. Raises SourceForbidden, SourceNotFound, SourceTooLarge, SourceUnreachable."""
+        """An object of S3 in pieces. Raises SourceForbidden, SourceNotFound, SourceTooLarge, SourceUnreachable."""
         bucket, key = object_of(url)
         if not self._allowed.bucket(bucket):
             raise SourceForbidden(f"The bucket {bucket} is not one that this service reads: see MURMUR_FETCH_ALLOW.")
-        try:
-            with self._storage().open_input_file(f"{bucket}/{key}") as file:
-                if file.size() > max_bytes:
-                    raise SourceTooLarge(f"The source is larger than the {max_bytes} bytes allowed: split it.")
-                while chunk := file.read(CHUNK):
-                    yield bytes(chunk)
-        except FileNotFoundError:
-            raise SourceNotFound("There is no such object in the bucket.") from None
-        except PermissionError:
-            raise SourceForbidden("The service may not read this object.") from None
-        except OSError as error:
-            raise SourceUnreachable("The object could not be read: try again.") from error
+        yield from _read(self._storage(), f"{bucket}/{key}", max_bytes)
+
+    def own(self, url: str, max_bytes: int) -> Iterator[bytes]:
+        """The same from where the operator keeps recordings: s3://, gs:// or file://."""
+        if url.startswith("s3://"):
+            storage, path = self._storage(), "/".join(object_of(url))
+        else:
+            storage, path = fs.FileSystem.from_uri(url)
+        yield from _read(storage, path, max_bytes)
 
     @staticmethod
     def _storage() -> fs.S3FileSystem:
@@ -59,3 +56,18 @@ class Buckets:
         scheme, _, host = (endpoint or "").rpartition("://")
         options = {"endpoint_override": host, "scheme": scheme or "https"} if host else {}
         return fs.S3FileSystem(request_timeout=60, connect_timeout=5, **options)
+
+
+def _read(storage: fs.FileSystem, path: str, max_bytes: int) -> Iterator[bytes]:
+    try:
+        with storage.open_input_file(path) as file:
+            if file.size() > max_bytes:
+                raise SourceTooLarge(f"The source is larger than the {max_bytes} bytes allowed: split it.")
+            while chunk := file.read(CHUNK):
+                yield bytes(chunk)
+    except FileNotFoundError:
+        raise SourceNotFound("There is no such object in the storage.") from None
+    except PermissionError:
+        raise SourceForbidden("The service may not read this object.") from None
+    except OSError as error:
+        raise SourceUnreachable("The object could not be read: try again.") from error

@@ -37,8 +37,9 @@ class Ingestion:
 
     @asynccontextmanager
     async def _body(self, request: FetchRequest) -> AsyncIterator[AsyncIterator[bytes]]:
-        if request.url.startswith("s3://"):
-            yield _in_threads(self._buckets.read(request.url, request.max_bytes))
+        if not request.url.startswith(("http://", "https://")):
+            read = self._buckets.own if request.drive else self._buckets.read
+            yield _in_threads(read(request.url, request.max_bytes))
             return
         async with self._http.get(request.url, request.max_bytes, request.user_agent) as body:
             yield body

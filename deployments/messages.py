@@ -10,12 +10,13 @@ from batching.types import Segment, Window
 @dataclass(frozen=True, slots=True)
 class FetchRequest:
     """Make sure that what lies at `url` is stored under `key`, at most `max_bytes` of it; `user_agent` is who asks for it,
-    where that is not to be us."""
+    where that is not to be us. `drive` says that the operator's own template made the URL, and that it may be a file's."""
 
     url: str
     key: str
     max_bytes: int
     user_agent: str | None = None
+    drive: bool = False
 
 
 @dataclass(frozen=True, slots=True)

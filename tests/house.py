@@ -12,6 +12,7 @@ from deployments.artifacts import Artifacts
 from deployments.buckets import Buckets
 from deployments.engines.base import EngineConfig
 from deployments.engines.fake import FakeEngine
+from deployments.errors import EngineFailed
 from deployments.ingestion import Ingestion
 from deployments.messages import FetchRequest, Planned, StoredSource, TranscodeRequest, TranscribeRequest, WindowResult
 from deployments.safe_http import Allowed, SafeHttp
@@ -40,6 +41,8 @@ class PlainStages:
         self._transcriber = Transcriber(artifacts, FakeEngine(EngineConfig("fake", engine, "")))
         self.gate = asyncio.Semaphore(10_000)
         self.decoded: list[int] = []
+        self.broken: set[str] = set()
+        self.used: list[str] = []
         self.trouble: Callable[[TranscribeRequest], Exception | None] = lambda _: None
 
     async def fetch(self, request: FetchRequest) -> StoredSource:
@@ -51,6 +54,9 @@ class PlainStages:
 
     async def transcribe(self, model: str, request: TranscribeRequest) -> WindowResult:
         await self.gate.acquire()
+        self.used.append(model)
+        if model in self.broken:
+            raise EngineFailed("The model stumbled.")
         if error := self.trouble(request):
             raise error
         self.decoded.append(request.window.index)

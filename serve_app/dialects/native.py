@@ -221,7 +221,7 @@ def from_job(job: Job, artifacts: list[ArtifactBody]) -> JobBody:
         completed_at=_moment(job.completed_at),
         attempts=job.attempts,
         max_attempts=spec.max_attempts,
-        model=spec.model,
+        model=job.model,
         language=job.language,
         duration_s=job.audio_total_s,
         options={name: getattr(spec, name) for name in SHOWN},

@@ -39,8 +39,9 @@ class Draft:
         principal: Principal,
         key: str | None,
         trace: Trace = Trace(),  # noqa: B008
+        job_id: str | None = None,
     ) -> None:
-        self.id = uuid4().hex
+        self.id = job_id or uuid4().hex
         self._trace = trace
         self._store = store
         self._artifacts = artifacts

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
+from copy import copy
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from urllib.parse import SplitResult, urlsplit
+from uuid import uuid4
 
 from batching.types import Transcript
 from deployments.artifacts import Artifacts
@@ -20,7 +22,7 @@ from serve_app.jobs.events import Events
 from serve_app.jobs.models import Event, Job, JobSpec, Phase, Principal, job_folder
 from serve_app.jobs.results import Artifact, Results
 from serve_app.jobs.store import Store
-from serve_app.jobs.terms import Verdict
+from serve_app.jobs.terms import Listed, Verdict, Wanted
 from serve_app.jobs.transcripts import order
 from serve_app.limits import Limits
 from serve_app.trace import Trace
@@ -29,11 +31,12 @@ FEATURES = {
     "diarize": "speaker diarization",
     "redact": "redaction",
     "label_audio": "audio labels",
-    "fallbacks": "fallback models",
 }
 """Options that need a part which this installation does not have."""
 
 
+ERASE_S = 30.0
+"""How long it may take for a job to be cancelled, so that it can be removed."""
 UNKNOWN_PACE_S = 5
 """When to come back to a full queue that nothing was taken from yet."""
 
@@ -72,6 +75,14 @@ class Jobs:
         self._models = {model.id: model for model in models}
         self._result_ttl_s = result_ttl_s
         self._queue_limit = queue_limit
+        self._dialect = ""
+        self._ids = "{.hex}"
+
+    def speaking(self, dialect: str, ids: str) -> Jobs:
+        """The same door for a dialect that knows only the jobs made in it, whose ids are UUIDs in the form `ids`."""
+        jobs = copy(self)
+        jobs._dialect, jobs._ids = dialect, ids
+        return jobs
 
     @property
     def models(self) -> tuple[Model, ...]:
@@ -79,12 +90,34 @@ class Jobs:
         return tuple(self._models.values())
 
     def model_of(self, name: str) -> str:
-        """The model that a name or an alias stands for; one that stands for nothing else means the default."""
-        name = self._aliases.get(name, name)
-        return name or self.models[0].id
+        """The model that a name or an alias stands for, which may have its provider before it; one that stands for nothing
+        else means the default."""
+        for candidate in (name, name.partition("/")[2] or name):
+            meant = self._aliases.get(candidate, candidate)
+            if not meant or meant in self._models:
+                return meant or self.models[0].id
+        return name
 
-    def check(self, spec: JobSpec) -> None:
-        """Raise EdgeError for what cannot be done, before a byte of it is stored."""
+    def resolve(self, spec: JobSpec) -> JobSpec:
+        """The same with those of its models that can do it. EdgeError says what cannot be done, and why the first model is
+        none that can where no other is."""
+        self._check(spec)
+        able: list[str] = []
+        problem: EdgeError | None = None
+        for name in (spec.model, *spec.fallbacks):
+            model = self.model_of(name)
+            try:
+                self._check_model(replace(spec, model=model))
+                able.append(model)
+            except EdgeError as error:
+                problem = problem or error
+        if problem and not able:
+            raise problem
+        first, *others = dict.fromkeys(able)
+        dialect = self._dialect or spec.dialect
+        return replace(spec, model=first, fallbacks=tuple(others), asked_model=spec.model, dialect=dialect)
+
+    def _check_model(self, spec: JobSpec) -> None:
         model = self._models.get(spec.model)
         if model is None:
             raise EdgeError("model_unavailable", f"There is no model {spec.model!r} here: use {', '.join(self._models)}.")
@@ -93,10 +126,12 @@ class Jobs:
             raise EdgeError("language_unsupported", f"{spec.model} does not know the language {spec.language!r}: {known}.")
         if spec.task == "translate" and model.languages == ("en",):
             raise EdgeError("feature_unavailable", f"{spec.model} cannot translate: choose a multilingual model.")
+
+    def _check(self, spec: JobSpec) -> None:
         for option, name in FEATURES.items():
             if getattr(spec, option):
                 raise EdgeError("feature_unavailable", f"The option {option} is refused: {name} are not installed here.")
-        if spec.url is not None:
+        if spec.url is not None and not spec.drive:
             _check_source(spec.url)
         if spec.webhook_secret is not None and spec.webhook is None:
             raise EdgeError("invalid_request", "webhook_secret needs a webhook.", (("webhook_secret", "needs a webhook"),))
@@ -114,14 +149,14 @@ class Jobs:
         `quota_exceeded`."""
         if idempotency_key is None:  # else the job that it stands for may be there, whatever was used since
             await self._limits.minutes(principal)
-        async with Draft(self._store, self._artifacts, principal, check_key(idempotency_key), trace) as draft:
+        job_id = self._ids.format(uuid4())
+        async with Draft(self._store, self._artifacts, principal, check_key(idempotency_key), trace, job_id) as draft:
             yield draft
 
     async def submit(self, principal: Principal, spec: JobSpec, draft: Draft, sha256: str = "") -> Job:
         """Make a job; it is durable when this returns. Where the draft's idempotency key stands for an equal request's
         job, that is the answer. `sha256` is of what was uploaded."""
-        spec = replace(spec, model=self.model_of(spec.model))
-        self.check(spec)
+        spec = self.resolve(spec)
         ttl_s = self._result_ttl_s if spec.result_ttl_s is None else spec.result_ttl_s
         receipt = await draft.submit(spec, sha256, ttl_s=ttl_s, queue_limit=self._queue_limit, quota_s=self._limits.month_s)
         if receipt.verdict is Verdict.FULL:
@@ -148,6 +183,8 @@ class Jobs:
         job = await self._store.get(job_id)
         if job is None or (job.owner, job.tenant) != (principal.owner, principal.tenant):
             raise not_found()
+        if self._dialect not in ("", job.spec.dialect):
+            raise not_found()
         return job
 
     async def kept(self, principal: Principal, job_id: str) -> Job:
@@ -162,6 +199,10 @@ class Jobs:
         if cursor is not None and not (cursor.isascii() and cursor.isdecimal()):
             raise EdgeError("invalid_request", "The cursor is not one that a list gave.", (("cursor", "unknown"),))
         return await self._store.page(principal.owner, principal.tenant, limit=limit, before=cursor)
+
+    async def listed(self, principal: Principal, wanted: Wanted) -> Listed:
+        """The caller's jobs that were made in the dialect spoken."""
+        return await self._store.listed(principal.owner, principal.tenant, self._dialect, wanted)
 
     async def follow(self, principal: Principal, job_id: str, after: str) -> AsyncGenerator[Event, None]:
         """The job's events after `after`, as they come, up to `done`."""
@@ -197,6 +238,19 @@ class Jobs:
         if not await self._store.delete(job_id):
             why = "It is deleted already." if job.phase.final else "The job has not ended: cancel it first."
             raise EdgeError("conflict", why)
+
+    async def erase(self, principal: Principal, job_id: str) -> None:
+        """Remove a job with everything of it, for good, whatever its state: one that has not ended is cancelled first.
+        409 where that takes too long."""
+        job = await self.kept(principal, job_id)
+        if not job.phase.final:
+            with suppress(EdgeError):  # it ends meanwhile
+                await self.cancel(principal, job_id)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ERASE_S), aclosing(await self.follow(principal, job_id, "0")) as events:
+                    async for _ in events:
+                        pass
+        await self.purge(principal, job_id)
 
     async def purge(self, principal: Principal, job_id: str) -> None:
         """Remove an ended job with everything of it, for good. 409 while it has not ended."""

@@ -25,6 +25,16 @@ class Phase(StrEnum):
         return self in (Phase.COMPLETED, Phase.FAILED, Phase.CANCELLED)
 
 
+class State(StrEnum):
+    """Phases as lists tell them apart."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
 class Priority(StrEnum):
     """Interactive work goes before bulk work of the same tenant."""
 
@@ -82,11 +92,14 @@ class Principal:
 
 @dataclass(frozen=True, slots=True)
 class JobSpec:
-    """What was asked for. `url` is None for an upload, which lies in the artifacts before the job exists. `dialect` names
-    the words that its webhook is told in, `request_id` and `traceparent` the request that made it."""
+    """What was asked for. `url` is None for an upload, which lies in the artifacts before the job exists; `drive` says that
+    it lies in the operator's own storage. `dialect` names the words that the job was made in, and is told in; `asked_model`
+    is the model as it was named there, and `echo` what only that dialect knows of. `request_id` and `traceparent` are of
+    the request that made it."""
 
     model: str
     url: str | None = None
+    drive: bool = False
     filename: str | None = None
     fallbacks: tuple[str, ...] = ()
     language: str | None = None
@@ -107,6 +120,8 @@ class JobSpec:
     result_ttl_s: int | None = None
     max_attempts: int = 3
     dialect: str = "native"
+    asked_model: str = ""
+    echo: dict[str, str] = field(default_factory=dict)
     user_agent: str | None = None
     request_id: str | None = None
     traceparent: str | None = None
@@ -132,14 +147,16 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job as it is now. Times are Unix seconds; `transcript` is the token of the claim that wrote it,
-    `setbacks` how many workers it has cost since it last got on."""
+    """A job as it is now. Times are Unix seconds; `model` is the one at work, which is a fallback where those before it
+    failed; `transcript` is the token of the claim that wrote it, `setbacks` how many workers it has cost since it last got
+    on."""
 
     id: str
     owner: str
     tenant: str
     phase: Phase
     spec: JobSpec
+    model: str
     created_at: float
     started_at: float | None
     completed_at: float | None
@@ -161,6 +178,13 @@ class Job:
     def language(self) -> str | None:
         """The language asked for, else the one heard."""
         return self.spec.language or self.checkpoint.language
+
+    @property
+    def next_model(self) -> str | None:
+        """What to try where the model at work fails."""
+        models = (self.spec.model, *self.spec.fallbacks)
+        after = models.index(self.model) + 1 if self.model in models else 0
+        return models[after] if after < len(models) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,7 +134,7 @@ class Pipeline:
         request = TranscribeRequest(
             self._job.id, self._job.tenant, spec.priority.urgency, pcm_prefix(self._job.id), window, options
         )
-        return await self._insist(spec.model, request)
+        return await self._insist(self._job.model, request)
 
     async def _insist(self, model: str, request: TranscribeRequest) -> WindowResult:
         """Decode it although workers die. A window that may be what they die of is decoded alone from then on, so that it

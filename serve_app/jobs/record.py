@@ -24,13 +24,15 @@ def to_job(fields: Mapping[str, str]) -> Job:
     """The job that `fields` tell of."""
     error = JobError(fields["error_code"], fields["error_message"]) if "error_code" in fields else None
     language = fields.get("language")
+    spec = SPEC.validate_json(fields["spec"])
     checkpoint = Checkpoint(int(fields["next_window"]), int(fields["segments"]), float(fields["end_s"]), language)
     return Job(
         id=fields["id"],
         owner=fields["owner"],
         tenant=fields["tenant"],
         phase=Phase(fields["phase"]),
-        spec=SPEC.validate_json(fields["spec"]),
+        spec=spec,
+        model=fields.get("model", spec.model),
         created_at=int(fields["created_at"]) / 1000,
         started_at=_seconds(fields, "started_at"),
         completed_at=_seconds(fields, "completed_at"),

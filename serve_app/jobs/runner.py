@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from deployments.artifacts import Artifacts
-from deployments.errors import SourceNotFound, StageDied, StageLost, WorkError
+from deployments.errors import EngineFailed, ModelUnavailable, SourceNotFound, StageDied, StageLost, WorkError
 from deployments.messages import FetchRequest
 from serve_app.jobs.connection import OUTAGES
 from serve_app.jobs.models import Claim, Event, EventKind, Job, JobError, Phase, source_key, transcript_key
@@ -209,7 +209,10 @@ class Runner:
             log.error("job_id=%s failed", claim.job_id, exc_info=error)
             told, transient = JobError("internal", "The service failed while working on this job: try it again."), True
         lost = isinstance(error, StageLost)
-        if job and transient and (lost or job.attempts < job.spec.max_attempts):
+        if job and job.next_model and isinstance(error, EngineFailed | ModelUnavailable):
+            log.warning("job_id=%s goes on with the model %s: %s", claim.job_id, job.next_model, told.message)
+            await self._store.give_back(claim, counts=Counts.ATTEMPT, model=job.next_model)
+        elif job and transient and (lost or job.attempts < job.spec.max_attempts):
             delay_s = min(2.0 ** (job.attempts + job.setbacks), LONGEST_DELAY_S) * random.uniform(0.75, 1.25)
             log.warning("job_id=%s again in %.1f s: %s", claim.job_id, delay_s, told.message)
             await self._store.give_back(claim, delay_s=delay_s, counts=_counts(error))
@@ -244,7 +247,9 @@ class Runner:
         """An upload lies there already; what lies elsewhere is fetched."""
         key = source_key(job.id)
         if job.spec.url is not None:
-            await self._stages.fetch(FetchRequest(job.spec.url, key, self._limits.max_source_bytes, job.spec.user_agent))
+            await self._stages.fetch(
+                FetchRequest(job.spec.url, key, self._limits.max_source_bytes, job.spec.user_agent, job.spec.drive)
+            )
         elif await asyncio.to_thread(self._artifacts.size, key) is None:
             raise SourceNotFound("The uploaded file is no longer there: send it again.")
 

@@ -1,10 +1,11 @@
 """The jobs in Redis: the only file that names a key. What must change together changes in one script (lua/*.lua).
 
-Keys, all under one hash tag: `job:ID` hash, `events:ID` stream, `index:TENANT/OWNER` ids by order of creation, `wait:TENANT`
-queue by urgency and order, `tenants` start tags of those with a queue, `weights`, `finish` and `clock` of the fair queueing,
-`running` jobs a tenant, `claimed` and `pace` of its queue, `leases` and `delayed` and `expiry` and `ended` ids by time,
-`webhooks` deliveries by time, `bucket:TENANT` and `used:TENANT` of its limits, `shared:WORKER` that a
-lost worker had several jobs, `once:HASH` idempotency keys, `metrics` figures that only grow, `seq` and `token` counters.
+Keys, all under one hash tag: `job:ID` hash, `events:ID` stream, `index:TENANT/OWNER` ids by order of creation,
+`shelf:TENANT/OWNER/DIALECT:STATE` the same of those made in a dialect, by time, `wait:TENANT` queue by urgency and order,
+`tenants` start tags of those with a queue, `weights`, `finish` and `clock` of the fair queueing, `running` jobs a tenant,
+`claimed` and `pace` of its queue, `leases` and `delayed` and `expiry` and `ended` ids by time, `webhooks` deliveries by
+time, `bucket:TENANT` and `used:TENANT` of its limits, `shared:WORKER` that a lost worker had several jobs, `once:HASH`
+idempotency keys, `metrics` figures that only grow, `seq` and `token` counters.
 Channels: `work` (a job waits), `wake` (a stream grew), `cancel` (a running job is to stop).
 """
 
@@ -22,7 +23,7 @@ from redis.asyncio import Redis
 from serve_app.jobs.connection import answer
 from serve_app.jobs.models import Claim, Commit, Event, EventKind, Job, JobError, JobSpec, Phase
 from serve_app.jobs.record import SPEC, placed, to_job
-from serve_app.jobs.terms import Counts, Figures, Leases, Once, Receipt, Verdict
+from serve_app.jobs.terms import Counts, Figures, Leases, Listed, Once, Receipt, Verdict, Wanted
 
 PREFIX = "murmur:{q}:"
 SCRIPTS = Path(__file__).parent / "lua"
@@ -74,7 +75,8 @@ class Store:
         webhook = int(spec.webhook is not None)
         place, fingerprint = (once.place, once.fingerprint) if once else ("", "")
         arguments = [spec.priority.urgency, spec.max_attempts, int(ttl_s * 1000), SPEC.dump_json(spec), queue_limit]
-        told = await self._run("submit", job_id, owner, tenant, *arguments, webhook, place, fingerprint, int(quota_s * 1000))
+        arguments += [webhook, place, fingerprint, int(quota_s * 1000), spec.dialect]
+        told = await self._run("submit", job_id, owner, tenant, *arguments)
         verdict, made, *new = told
         job = placed(_job(dict(zip(new[0][::2], new[0][1::2], strict=True))), new[1], *new[2:3]) if new else None
         return Receipt(Verdict(verdict.decode()), made.decode(), job)
@@ -130,6 +132,16 @@ class Store:
         cursor = str(int(found[limit - 1][1])) if len(found) > limit else None
         return [job for job in jobs if job], cursor
 
+    async def listed(self, owner: str, tenant: str, dialect: str, wanted: Wanted) -> Listed:
+        """An owner's jobs that were made in a dialect, in order of creation."""
+        made = ["" if at is None else round(at * 1000) for at in (wanted.made_after, wanted.made_before)]
+        arguments = [",".join(wanted.states), "desc" if wanted.newest_first else "asc", *made, _or_blank(wanted.after)]
+        told = await self._run("list", f"{tenant}/{owner}/{dialect}", *arguments, wanted.offset, wanted.limit + 1)
+        total, *found = told
+        jobs = await self.get_many([job_id.decode() for job_id in found[: 2 * wanted.limit : 2]])
+        more = len(found) > 2 * wanted.limit
+        return Listed(tuple(job for job in jobs if job), total, int(found[2 * wanted.limit - 1]) if more else None)
+
     async def cancel(self, job_id: str) -> Phase | None:
         """Ask for a cancel; returns the phase it met, None where there is no such job."""
         phase = await self._run("cancel", job_id)
@@ -180,9 +192,12 @@ class Store:
         code, message = (error.code, error.message) if error else ("", "")
         return bool(await self._run("finish", claim.job_id, claim.token, phase, code, message, language or ""))
 
-    async def give_back(self, claim: Claim, *, delay_s: float = 0.0, counts: Counts = Counts.NOTHING) -> bool:
-        """Put the job back into the queue; one that has stalled too often is failed instead."""
-        arguments = [int(delay_s * 1000), counts, self._leases.max_stalls, self._leases.max_losses]
+    async def give_back(
+        self, claim: Claim, *, delay_s: float = 0.0, counts: Counts = Counts.NOTHING, model: str = ""
+    ) -> bool:
+        """Put the job back into the queue, to go on with another `model` if one is named; one that has stalled too often is
+        failed instead."""
+        arguments = [int(delay_s * 1000), counts, self._leases.max_stalls, self._leases.max_losses, model]
         return bool(await self._run("giveback", claim.job_id, claim.token, *arguments))
 
     # Upkeep.

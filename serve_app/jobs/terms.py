@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from serve_app.jobs.models import Job
+from serve_app.jobs.models import Job, State
 
 
 class Verdict(StrEnum):
@@ -27,6 +27,29 @@ class Receipt:
     verdict: Verdict
     job_id: str
     job: Job | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which jobs a list is to show: in which states, made when (Unix seconds, ends included), after which place of the list
+    that a page before gave, or how many of them to pass over."""
+
+    states: tuple[State, ...] = tuple(State)
+    newest_first: bool = True
+    made_after: float | None = None
+    made_before: float | None = None
+    after: int | None = None
+    offset: int = 0
+    limit: int = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A page of jobs; how many there are on all pages; the place after which the next page begins, None on the last."""
+
+    jobs: tuple[Job, ...]
+    total: int
+    next: int | None
 
 
 class Counts(StrEnum):

@@ -18,12 +18,13 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from redis import Redis
 
 from serve_app.jobs.connection import connect
-from serve_app.jobs.models import Claim, Commit, EventKind, JobError, JobSpec, Phase, Priority
+from serve_app.jobs.models import Claim, Commit, EventKind, JobError, JobSpec, Phase, Priority, State
 from serve_app.jobs.store import PREFIX, Store
-from serve_app.jobs.terms import Counts, Leases, Once, Receipt, Verdict
+from serve_app.jobs.terms import Counts, Leases, Once, Receipt, Verdict, Wanted
 from serve_app.valkey import Valkey
 
 T = TypeVar("T")
+STATES = {Phase(state): state for state in State if state is not State.RUNNING}
 FINAL = {Phase.COMPLETED, Phase.FAILED, Phase.CANCELLED}
 TENANTS = ("a", "b", "c")
 WORKERS = ("w1", "w2")
@@ -315,6 +316,19 @@ class Jobs(RuleBasedStateMachine):
     def lists_show_what_is_not_deleted(self) -> None:
         listed = [i for tenant in TENANTS for i in self.raw.zrange(f"{PREFIX}index:{tenant}/me", 0, -1)]
         assert sorted(listed) == sorted(i for i, job in self.jobs.items() if not job.deleted)
+
+    @invariant()
+    def every_job_lies_on_the_shelf_of_its_state(self) -> None:
+        for tenant in TENANTS:
+            for state in State:
+                listed = self.run(
+                    self.store.listed("me", tenant, "native", Wanted((state,), newest_first=False, limit=1000))
+                )
+                mine = [i for i, job in self.jobs.items() if job.tenant == tenant and not job.deleted]
+                assert [job.id for job in listed.jobs] == [
+                    i for i in mine if STATES.get(self.jobs[i].phase, "running") == state
+                ]
+                assert listed.total == len(listed.jobs)
 
     @invariant()
     def counters_equal_leases(self) -> None:

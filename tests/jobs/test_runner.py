@@ -135,6 +135,35 @@ async def test_an_engine_that_always_fails_fails_the_job_after_its_attempts(hous
     assert job.error.code == "engine_failed"
 
 
+async def test_where_a_model_fails_the_next_goes_on(house: House, sample: Path) -> None:
+    house.stages.broken = {"fake"}
+    spec = JobSpec("missing", fallbacks=("fake", "nowhere", "second"), max_attempts=1)
+    job = await house.ended(await house.submit(sample, spec))
+    assert (job.phase, job.model, job.attempts) == (Phase.COMPLETED, "second", 2)
+    assert (job.spec.model, job.spec.fallbacks, job.spec.asked_model) == ("fake", ("second",), "missing")
+    assert set(house.stages.used) == {"fake", "second"}
+
+
+async def test_a_model_that_fails_in_the_middle_leaves_the_rest_to_the_next(house: House, sample: Path) -> None:
+    def trouble(request: TranscribeRequest) -> Exception | None:
+        return EngineFailed("No.") if request.window.index == 3 and house.stages.used[-1] == "fake" else None
+
+    house.stages.trouble = trouble
+    job = await house.ended(job_id := await house.submit(sample, replace(MANY_WINDOWS, fallbacks=("second",))))
+    assert (job.phase, job.model) == (Phase.COMPLETED, "second")
+    ids = [orjson.loads(e.data)["id"] for e in await house.follow(job_id) if e.kind is EventKind.SEGMENT]
+    assert ids == list(range(len(ids)))
+    assert house.stages.decoded.count(0) == 1
+
+
+async def test_where_all_models_fail_the_job_does(house: House, sample: Path) -> None:
+    house.stages.broken = {"fake", "second"}
+    job = await house.ended(await house.submit(sample, JobSpec("fake", fallbacks=("second",), max_attempts=2)))
+    assert (job.phase, job.model) == (Phase.FAILED, "second")
+    assert job.error
+    assert job.error.code == "engine_failed"
+
+
 async def test_a_lost_stage_costs_no_attempt(house: House, sample: Path) -> None:
     losses = iter([StageLost("gone"), StageLost("gone")])
     house.stages.trouble = lambda _: next(losses, None)
@@ -291,7 +320,7 @@ async def test_a_stranger_sees_nothing(house: House, sample: Path) -> None:
         (JobSpec("fake", redact=True), "feature_unavailable"),
         (JobSpec("fake", label_audio=True), "feature_unavailable"),
         (JobSpec("fake", webhook="http://a/b"), "source_forbidden"),
-        (JobSpec("fake", fallbacks=("second",)), "feature_unavailable"),
+        (JobSpec("nothing", fallbacks=("nowhere",)), "model_unavailable"),
         (JobSpec("fake", url="file:///etc/hostname"), "source_forbidden"),
         (JobSpec("fake", url="http://user:word@host/a"), "source_forbidden"),
     ],

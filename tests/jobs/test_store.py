@@ -392,3 +392,19 @@ async def test_a_job_that_costs_its_workers_is_failed_however_they_were_lost(sto
     assert job.error
     assert (job.phase, job.error.code) == (Phase.FAILED, "internal")
     assert "workers" in job.error.message
+
+
+async def test_a_job_goes_on_with_another_model_and_a_retry_begins_with_the_first(store: Store) -> None:
+    job_id = await submitted(store, spec=JobSpec("base", fallbacks=("small", "tiny")))
+    for model, following in (("base", "small"), ("small", "tiny"), ("tiny", None)):
+        job = await store.get(job_id)
+        assert job
+        assert (job.model, job.next_model) == (model, following)
+        claim = await claimed(store)
+        if following:
+            await store.give_back(claim, model=following, counts=Counts.NOTHING)
+    await store.finish(claim, Phase.FAILED, JobError("engine_failed", "No."))
+    assert await store.retry(job_id)
+    job = await store.get(job_id)
+    assert job
+    assert job.model == "base"

@@ -6,4 +6,5 @@ if not fields[1] then return false end
 if not fields[3] or fields[4] then return 0 end
 redis.call('HSET', job_key(id), 'deleted_at', now())
 redis.call('ZREM', index_key(fields[1], fields[2]), id)
+shelve(id, nil)
 return 1

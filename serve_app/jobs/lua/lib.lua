@@ -51,10 +51,32 @@ local function observe(name, ms)
   end
 end
 
+-- Jobs lie on shelves, one for each owner, dialect and state, in order of their stamps: the time of their creation in
+-- milliseconds, STAMPS times, and what tells apart those of one millisecond.
+local STAMPS = 1024
+local SHELVES = { downloading = 'running', transcoding = 'running', transcribing = 'running' }
+
+local function shelf_key(owner, state) return key('shelf:' .. owner .. ':' .. state) end
+
+-- Put a job on a shelf (nil: on none), and take it from where it was.
+local function shelve(id, state)
+  local fields = redis.call('HMGET', job_key(id), 'tenant', 'owner', 'dialect', 'stamp', 'shelf')
+  if not fields[4] or fields[5] == state then return end
+  local owner = fields[1] .. '/' .. fields[2] .. '/' .. fields[3]
+  if fields[5] then redis.call('ZREM', shelf_key(owner, fields[5]), id) end
+  if state then
+    redis.call('ZADD', shelf_key(owner, state), fields[4], id)
+    redis.call('HSET', job_key(id), 'shelf', state)
+  else
+    redis.call('HDEL', job_key(id), 'shelf')
+  end
+end
+
 local function set_phase(id, phase)
   local t, before = now(), redis.call('HMGET', job_key(id), 'phase', 'phase_at')
   if before[2] then observe('phase_ms:' .. before[1], t - tonumber(before[2])) end
   redis.call('HSET', job_key(id), 'phase', phase, 'phase_at', t)
+  shelve(id, SHELVES[phase] or phase)
   return emit(id, 'phase', cjson.encode({ phase = phase }))
 end
 

@@ -3,6 +3,7 @@ local id = ARGV[1]
 local fields = redis.call('HMGET', job_key(id), 'tenant', 'owner', 'completed_at', 'once', 'done_event')
 if not fields[1] then return false end
 if not fields[3] then return 0 end
+shelve(id, nil)
 redis.call('DEL', job_key(id), key('events:' .. id))
 if fields[4] ~= '' then redis.call('DEL', key('once:' .. fields[4])) end
 redis.call('ZREM', index_key(fields[1], fields[2]), id)

@@ -7,7 +7,7 @@ if fields[1] ~= 'failed' or fields[5] or tonumber(fields[2]) >= tonumber(fields[
 redis.call('ZREM', key('webhooks'), delivery(id, fields[4]))
 redis.call('ZREM', key('expiry'), id)
 redis.call('ZREM', key('ended'), id)
-redis.call('HDEL', job_key(id), 'completed_at', 'error_code', 'error_message', 'done_event')
+redis.call('HDEL', job_key(id), 'completed_at', 'error_code', 'error_message', 'done_event', 'model')
 redis.call('HSET', job_key(id), 'stalls', 0, 'losses', 0)
 redis.call('XDEL', key('events:' .. id), fields[4])
 if redis.call('XLEN', key('events:' .. id)) == 0 then

@@ -1,5 +1,5 @@
 -- ARGV: id, owner, tenant, urgency, max_attempts, ttl_ms, spec, queue_limit, webhook, once, fingerprint,
--- quota_ms of audio a month. `once` is where
+-- quota_ms of audio a month, dialect. `once` is where
 -- the request's idempotency key is kept, '' without one. Returns {verdict, job}: `new`; `same` or `other` where the key
 -- stands for a job made by the same or another request; `busy` where a request with it is under way; `full`; `spent`. With a job that
 -- is new come its fields, its place and its queue's pace: nobody has to ask for it again.
@@ -20,7 +20,8 @@ if once ~= '' then
 end
 quiet = true
 local seq = redis.call('INCR', key('seq'))
-redis.call('HSET', job_key(id), 'id', id, 'owner', ARGV[2], 'tenant', tenant, 'urgency', ARGV[4], 'max_attempts', ARGV[5],
+local stamp = string.format('%.0f', now() * STAMPS + seq % STAMPS)
+redis.call('HSET', job_key(id), 'dialect', ARGV[13], 'stamp', stamp, 'id', id, 'owner', ARGV[2], 'tenant', tenant, 'urgency', ARGV[4], 'max_attempts', ARGV[5],
   'ttl_ms', ARGV[6], 'spec', ARGV[7], 'webhook', ARGV[9], 'once', once, 'seq', seq, 'created_at', now(), 'attempts', 0,
   'stalls', 0, 'losses', 0, 'next_window', 0, 'segments', 0, 'end_s', 0, 'audio_done_s', 0)
 redis.call('ZADD', index_key(tenant, ARGV[2]), seq, id)
