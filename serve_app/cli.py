@@ -48,7 +48,8 @@ def settings_with(**flags: Any) -> Settings:
         return Settings(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as error:
         first = error.errors()[0]
-        name = "MURMUR_" + "_".join(str(part) for part in first["loc"][:1]).upper()
+        name = "_".join(str(part) for part in first["loc"][:1])
+        name = name if name.isupper() else f"MURMUR_{name.upper()}"
         raise fail(f"{name}: {first['msg']} (given: {first['input']!r})", 2) from None
 
 

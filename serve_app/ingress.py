@@ -17,9 +17,12 @@ from starlette.exceptions import HTTPException
 from deployments.errors import WorkError
 from serve_app import deliveries
 from serve_app.auth import Auth
-from serve_app.dialects.base import Dialect, Edge
-from serve_app.dialects.native import NATIVE, PROBLEMS, invalid
+from serve_app.dialects.base import Dialect, Edge, invalid
+from serve_app.dialects.bifrost import BIFROST
+from serve_app.dialects.native import NATIVE, PROBLEMS
 from serve_app.dialects.openai import OPENAI
+from serve_app.dialects.shift import SHIFT
+from serve_app.dialects.transcripts import TRANSCRIPTS
 from serve_app.errors import EdgeError
 from serve_app.guard import Guard
 from serve_app.jobs.connection import OUTAGES
@@ -30,7 +33,7 @@ from serve_app.trace import RequestIds
 
 log = logging.getLogger(__name__)
 
-DIALECTS = (NATIVE, OPENAI)
+DIALECTS = (NATIVE, OPENAI, SHIFT, BIFROST, TRANSCRIPTS)
 
 
 def create_api(

@@ -131,7 +131,16 @@ class IngressReplica:
         hosts = (ANY,) if settings.keyed else settings.allowed_hosts
         self._devices: dict[str, str] = {}
         self._asking = [asyncio.get_running_loop().create_task(self._ask(*each)) for each in transcribers.items()]
-        self._edge = Edge(jobs, Outbox(redis), artifacts, settings.max_upload_bytes, settings.sse_max_age_s, hosts)
+        self._edge = Edge(
+            jobs,
+            Outbox(redis),
+            artifacts,
+            settings.max_upload_bytes,
+            settings.sse_max_age_s,
+            hosts,
+            settings.public_url,
+            settings.stage_drive_uri,
+        )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return create_api(

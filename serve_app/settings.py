@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -21,6 +22,7 @@ def _home(variable: str, fallback: str) -> Path:
     return Path(os.environ.get(variable) or Path.home() / fallback) / "murmur"
 
 
+DRIVE = re.compile(r"(s3|gs|file|https?)://([^{}\s]|\{session_id\}|\{file_id\})+")
 RETRIES_S = (5.0, 300.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0)
 """The waits that the specification suggests: 75 hours and a half in all."""
 
@@ -73,6 +75,16 @@ class Settings(BaseSettings):
     fetch_allow: Words = Field(
         (),
         description="Hosts, host:port pairs, CIDRs that may be reached although they are private; s3://BUCKET to read from.",
+    )
+    public_url: str = Field("", description="URL that clients reach the service by, for links; empty for the request's own.")
+    stage_drive_uri: str = Field(
+        "",
+        description="Where files of Shift's drives lie, as in `s3://bucket/{session_id}/{file_id}`; empty for nowhere.",
+    )
+    shift_transcription_runner_mode: str = Field(
+        "deployment",
+        validation_alias="SHIFT_TRANSCRIPTION_RUNNER_MODE",
+        description="Shift's own variable, without the prefix: `deployment` is how jobs run here; `k8s-job` is refused.",
     )
     api_keys_required: bool = Field(False, description="Answer only requests with an API key (see `murmur keys`).")
     jwt_issuer: str = Field("", description="Issuer whose JSON Web Tokens are taken as well as keys; empty for none.")
@@ -143,6 +155,22 @@ class Settings(BaseSettings):
         if not value:
             raise ValueError("name at least one model")
         return tuple(dict.fromkeys(value))
+
+    @field_validator("stage_drive_uri")
+    @classmethod
+    def _drive(cls, value: str) -> str:
+        if value and not (DRIVE.fullmatch(value) and "{session_id}" in value and "{file_id}" in value):
+            raise ValueError("write it as s3://, gs://, file://, http:// or https:// with {session_id} and {file_id}")
+        return value
+
+    @field_validator("shift_transcription_runner_mode")
+    @classmethod
+    def _mode(cls, value: str) -> str:
+        if value == "k8s-job":
+            raise ValueError("k8s-job is not there yet: jobs run as a deployment")
+        if value != "deployment":
+            raise ValueError("use deployment")
+        return value
 
     @field_validator("fetch_allow")
     @classmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import orjson
@@ -123,14 +124,26 @@ class FormReader:
         self._ended = True
 
 
+class _NoFile(Exception):
+    """The form came without one, and may."""
+
+
 async def receive(
-    body: AsyncIterator[bytes], content_type: str, artifacts: Artifacts, key: str, file_field: str, max_bytes: int
+    body: AsyncIterator[bytes],
+    content_type: str,
+    artifacts: Artifacts,
+    key: str,
+    file_field: str,
+    max_bytes: int,
+    *,
+    needed: bool = True,
 ) -> Form:
-    """Read a form; its file is stored under `key`, or nothing is when this raises."""
+    """Read a form; its file is stored under `key`, or nothing is when this raises, or when there is none and none is
+    `needed`."""
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
         raise EdgeError("malformed", "The multipart body has no boundary.")
-    with artifacts.writer(key) as writer:
+    with suppress(_NoFile), artifacts.writer(key) as writer:
         try:
             reader = FormReader(boundary, writer, file_field, max_bytes)
         except FormParserError:
@@ -143,7 +156,9 @@ async def receive(
             await asyncio.to_thread(reader.feed, chunk)
         form = reader.finish()
         if form.filename is None:
-            raise EdgeError("invalid_request", f"The field {file_field} is missing.", ((file_field, "missing"),))
+            if needed:
+                raise EdgeError("invalid_request", f"The field {file_field} is missing.", ((file_field, "missing"),))
+            raise _NoFile
     return form
 
 

@@ -1,12 +1,14 @@
-"""A transcript in the shapes that OpenAI's API gave it, and that others have taken over from there."""
+"""Transcripts and errors in the shapes that OpenAI's API gave them, and that others have taken over from there."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 from batching.quality import compression_ratio
 from batching.types import Segment, Transcript
+from serve_app.errors import EdgeError
+from serve_app.formats import FORMATS
 
 NAMES = """
 af afrikaans am amharic ar arabic as assamese az azerbaijani ba bashkir be belarusian bg bulgarian bn bengali bo tibetan
@@ -23,6 +25,43 @@ uz uzbek vi vietnamese yi yiddish yo yoruba yue cantonese zh chinese
 WORDS = [word.replace("_", " ") for word in NAMES.split()]
 LANGUAGES = dict(zip(WORDS[::2], WORDS[1::2], strict=True))
 """What OpenAI calls a language instead of its code."""
+
+
+ResponseFormat = Literal["json", "text", "srt", "verbose_json", "vtt"]
+SEGMENTS = frozenset(("segment",))
+TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+CODES = {"unauthenticated": "invalid_api_key", "model_unavailable": "model_not_found"}
+
+
+def shaped(
+    transcript: Transcript,
+    response_format: ResponseFormat,
+    *,
+    task: str = "transcribe",
+    temperature: float = 0.0,
+    granularities: frozenset[str] = SEGMENTS,
+) -> dict[str, Any] | str:
+    """A transcript as `response_format` has it: an object in JSON, or text."""
+    if response_format == "json":
+        return brief(transcript)
+    if response_format == "verbose_json":
+        return verbose(transcript, task, temperature, granularities or SEGMENTS)
+    return plain(transcript) if response_format == "text" else FORMATS[response_format].render(transcript)
+
+
+def status_of(problem: EdgeError) -> int:
+    """An error's HTTP status: what is wrong with a request is always a 400 there, and an unknown model a 404."""
+    if problem.code == "model_unavailable":
+        return 404
+    return 400 if problem.status in (415, 422) else problem.status
+
+
+def complaint(problem: EdgeError) -> dict[str, Any]:
+    """What an error says of itself."""
+    status = status_of(problem)
+    kind = TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    param = problem.fields[0][0] if problem.fields else None
+    return {"message": problem.message, "type": kind, "param": param, "code": CODES.get(problem.code, problem.code)}
 
 
 def plain(transcript: Transcript) -> str:

@@ -1,12 +1,14 @@
-"""What every dialect has: a router, and its own way to say what went wrong."""
+"""What every dialect has: a router, its own way to say what went wrong, and the same care with what it is sent."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from datetime import UTC, datetime
+from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Header, Request, Response
+from pydantic import BaseModel, ValidationError
 
 from deployments.artifacts import Artifacts
 from serve_app.errors import EdgeError
@@ -14,10 +16,13 @@ from serve_app.jobs.jobs import Jobs
 from serve_app.jobs.outbox import Outbox
 from serve_app.jobs.webhooks import Render
 
+M = TypeVar("M", bound=BaseModel)
+
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """What routes work with: the core, deliveries, the storage that uploads go to, and the edge's limits."""
+    """What routes work with: the core, deliveries, the storage that uploads go to, and the edge's limits. `public_url` is
+    how clients reach the service, where the request does not tell; `drive_uri` a template of where recordings lie."""
 
     jobs: Jobs
     outbox: Outbox
@@ -25,6 +30,12 @@ class Edge:
     max_upload_bytes: int
     sse_max_age_s: float
     allowed_hosts: tuple[str, ...]
+    public_url: str = ""
+    drive_uri: str = ""
+
+    def at(self, request: Request) -> str:
+        """The service's own URL as the client knows it, without a slash at its end."""
+        return (self.public_url or str(request.base_url)).rstrip("/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,3 +52,54 @@ class Dialect:
 
 IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", description="Sent again, it makes no second job.")]
 """What every POST that makes a job takes."""
+
+
+def validated(model: type[M], data: object) -> M:
+    """What was sent, as `model` has it. EdgeError names the fields that are wrong."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise invalid(error.errors()) from None
+
+
+def invalid(errors: Any) -> EdgeError:
+    """Pydantic's findings as an error of ours."""
+    found = tuple((".".join(str(p) for p in e["loc"] if p != "body"), str(e["msg"])) for e in errors)
+    told = "; ".join(f"{name}: {what}" if name else what for name, what in found[:3])
+    return EdgeError("invalid_request", f"The request is not valid. {told}.", found)
+
+
+def flat(fields: Mapping[str, list[str]], lists: Collection[str] = (), ignored: Collection[str] = ()) -> dict[str, Any]:
+    """A form's fields, one value each, but those of `lists`, which may come several times, with brackets or without."""
+    told: dict[str, Any] = {}
+    for name, values in fields.items():
+        plain = name.removesuffix("[]")
+        if plain in lists:
+            told.setdefault(plain, []).extend(values)
+        elif len(values) > 1:
+            raise EdgeError("invalid_request", f"The field {name} is given twice.", ((name, "given twice"),))
+        elif name not in ignored:
+            told[name] = values[0]
+    return told
+
+
+def moment(seconds: float | None) -> str | None:
+    """A time as RFC 3339 has it, in UTC, to the millisecond."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def request_body(
+    *, form: type[BaseModel] | None = None, file: str = "", json: type[BaseModel] | None = None
+) -> dict[str, Any]:
+    """How the document tells of a body that is read by hand: multipart with a `file`, or JSON."""
+    content: dict[str, Any] = {}
+    if json:
+        content["application/json"] = {"schema": json.model_json_schema()}
+    if form:
+        schema = form.model_json_schema()
+        schema["properties"] = {file: {"type": "string", "format": "binary"}, **schema["properties"]}
+        schema["required"] = [file, *schema.get("required", ())]
+        content["multipart/form-data"] = {"schema": schema}
+    return {"requestBody": {"required": True, "content": content}}

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from serve_app.auth import Deleter, Reader, Writer
-from serve_app.dialects.base import Dialect, Edge, IdempotencyKey
+from serve_app.dialects.base import Dialect, Edge, IdempotencyKey, flat, validated
 from serve_app.errors import EdgeError
 from serve_app.files import file_response
 from serve_app.formats import FORMATS
@@ -24,7 +24,6 @@ from serve_app.sse import last_event_id, stream
 from serve_app.trace import Traced
 from serve_app.uploads import read_json, receive, receive_raw
 
-M = TypeVar("M", bound=BaseModel)
 SIGNING_KEY = r"^whsec_(?:[A-Za-z0-9+/]{4}){8,21}(?:[A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{2}==)?$"
 """Base64 of 24 to 64 bytes, as Standard Webhooks has it."""
 RAW = ("audio/", "video/", "application/octet-stream")
@@ -186,25 +185,7 @@ def to_spec(options: Options, *, url: str | None = None, filename: str | None = 
 
 def form_options(fields: Mapping[str, list[str]]) -> Options:
     """Options from form fields; EdgeError names those that are wrong."""
-    repeated = [name for name, values in fields.items() if len(values) > 1 and name != "fallbacks"]
-    if repeated:
-        raise EdgeError("invalid_request", f"The field {repeated[0]} is given twice.", ((repeated[0], "given twice"),))
-    flat = {name: values if name == "fallbacks" else values[0] for name, values in fields.items()}
-    return _validated(Options, flat)
-
-
-def _validated(model: type[M], data: object) -> M:
-    try:
-        return model.model_validate(data)
-    except ValidationError as error:
-        raise invalid(error.errors()) from None
-
-
-def invalid(errors: Any) -> EdgeError:
-    """Pydantic's findings as an error of ours."""
-    found = tuple((".".join(str(p) for p in e["loc"] if p != "body"), str(e["msg"])) for e in errors)
-    told = "; ".join(f"{name}: {what}" if name else what for name, what in found[:3])
-    return EdgeError("invalid_request", f"The request is not valid. {told}.", found)
+    return validated(Options, flat(fields, ("fallbacks",)))
 
 
 # From the core.
@@ -331,7 +312,7 @@ class Routes:
             name = next(iter(request.query_params))
             raise EdgeError("invalid_request", "Options are in the body here, not in the query.", ((name, "in the query"),))
         if kind.startswith("application/json"):
-            asked = _validated(JobRequest, await read_json(request.stream()))
+            asked = validated(JobRequest, await read_json(request.stream()))
             return to_spec(asked, url=asked.source.url), ""
         if kind.startswith("multipart/form-data"):
             form = await receive(request.stream(), content_type, self._edge.artifacts, source, "file", limit)

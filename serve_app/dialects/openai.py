@@ -10,11 +10,11 @@ from typing import Annotated, Any, Literal
 import orjson
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from serve_app.auth import Writer
-from serve_app.dialects.base import Dialect, Edge, IdempotencyKey
+from serve_app.dialects.base import Dialect, Edge, IdempotencyKey, flat, request_body, validated
 from serve_app.errors import EdgeError
 from serve_app.formats import FORMATS
 from serve_app.jobs.connection import OUTAGES
@@ -24,13 +24,13 @@ from serve_app.jobs.results import Results
 from serve_app.sse import HEADERS, PING_S
 from serve_app.trace import Trace, Traced
 from serve_app.uploads import Form, receive
-from serve_app.verbose import brief, plain, verbose
+from serve_app.verbose import ResponseFormat, complaint, shaped, status_of
 
 # Wire models.
 
 Task = Literal["transcribe", "translate"]
-LISTS = {"timestamp_granularities[]": "timestamp_granularities", "include[]": "include"}
-"""What a form writes with brackets, because it may come several times."""
+LISTS = ("timestamp_granularities", "include")
+"""What may come several times in a form."""
 IGNORED = ("chunking_strategy",)
 """Fields of OpenAI's that change nothing here: windows are always cut in silence."""
 
@@ -43,7 +43,7 @@ class Asked(BaseModel):
     model: str
     language: str | None = None
     prompt: Annotated[str | None, Field(max_length=2000)] = None
-    response_format: Literal["json", "text", "srt", "verbose_json", "vtt"] = "json"
+    response_format: ResponseFormat = "json"
     temperature: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     timestamp_granularities: frozenset[Literal["segment", "word"]] = frozenset()
     stream: bool = False
@@ -55,21 +55,8 @@ class Asked(BaseModel):
 
 def asked_of(form: Form) -> Asked:
     """What a form asks for. EdgeError names what is wrong."""
-    fields: dict[str, Any] = {}
-    for name, values in form.fields.items():
-        if name in IGNORED:
-            continue
-        if name in LISTS or name in LISTS.values():
-            fields.setdefault(LISTS.get(name, name), []).extend(values)
-        elif len(values) > 1:
-            raise EdgeError("malformed", f"The field {name} is given twice.", ((name, "given twice"),))
-        elif values[0]:
-            fields[name] = values[0]
-    try:
-        asked = Asked.model_validate(fields)
-    except ValidationError as problem:
-        found = tuple((str(e["loc"][0]), str(e["msg"])) for e in problem.errors())
-        raise EdgeError("malformed", f"{found[0][0]}: {found[0][1]}.", found) from None
+    fields = flat(form.fields, LISTS, IGNORED)
+    asked = validated(Asked, {name: value for name, value in fields.items() if value})
     if asked.include:
         raise EdgeError("feature_unavailable", "include is not supported here.", (("include", "unsupported"),))
     if asked.stream and asked.response_format not in ("json", "text"):
@@ -90,7 +77,6 @@ def to_spec(asked: Asked, task: Task, filename: str | None) -> JobSpec:
         prompt=asked.prompt,
         temperature=asked.temperature,
         word_timestamps="word" in asked.timestamp_granularities,
-        dialect="openai",
     )
 
 
@@ -99,17 +85,19 @@ def to_spec(asked: Asked, task: Task, filename: str | None) -> JobSpec:
 
 async def from_job(job: Job, results: Results, asked: Asked) -> Response:
     """The answer to a job that is completed."""
-    transcript = await results.transcript(job)
+    told = shaped(
+        await results.transcript(job),
+        asked.response_format,
+        task=job.spec.task,
+        temperature=asked.temperature,
+        granularities=frozenset(asked.timestamp_granularities),
+    )
     headers = {"X-Job-Id": job.id}
-    if asked.response_format == "json":
-        return JSONResponse(brief(transcript), headers=headers)
-    if asked.response_format == "verbose_json":
-        granularities = frozenset(asked.timestamp_granularities) or frozenset(("segment",))
-        return JSONResponse(verbose(transcript, job.spec.task, asked.temperature, granularities), headers=headers)
+    if isinstance(told, dict):
+        return JSONResponse(told, headers=headers)
     if asked.response_format == "text":
-        return PlainTextResponse(plain(transcript) + "\n", headers=headers)
-    form = FORMATS[asked.response_format]
-    return Response(form.render(transcript), headers=headers, media_type=form.content_type)
+        return PlainTextResponse(told + "\n", headers=headers)
+    return Response(told, headers=headers, media_type=FORMATS[asked.response_format].content_type)
 
 
 class Deltas:
@@ -131,54 +119,21 @@ class Deltas:
         if told["phase"] == Phase.COMPLETED:
             return _frame({"type": "transcript.text.done", "text": self._text})
         failure = told.get("error") or {"code": "internal", "message": "The job was not completed."}
-        return _frame({"type": "error", **_error(EdgeError(failure["code"], failure["message"]))})
+        return _frame({"type": "error", "error": complaint(EdgeError(failure["code"], failure["message"]))})
 
 
 def _frame(told: Mapping[str, Any]) -> ServerSentEvent:
     return ServerSentEvent(data=orjson.dumps(told).decode())
 
 
-TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
-
-
 def error(problem: EdgeError) -> Response:
-    """An error as OpenAI writes it; what is wrong with a request is always a 400 there."""
-    return JSONResponse(_error(problem), _status(problem), problem.headers)
-
-
-def _status(problem: EdgeError) -> int:
-    if problem.code == "model_unavailable":
-        return 404
-    return 400 if problem.status in (415, 422) else problem.status
-
-
-def _error(problem: EdgeError) -> dict[str, Any]:
-    status = _status(problem)
-    kind = TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    code = {"unauthenticated": "invalid_api_key", "model_unavailable": "model_not_found"}.get(problem.code, problem.code)
-    param = problem.fields[0][0] if problem.fields else None
-    return {"error": {"message": problem.message, "type": kind, "param": param, "code": code}}
+    """An error as OpenAI writes it."""
+    return JSONResponse({"error": complaint(problem)}, status_of(problem), problem.headers)
 
 
 # Routes.
 
-BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file", "model"],
-                    "properties": {
-                        "file": {"type": "string", "format": "binary"},
-                        **Asked.model_json_schema()["properties"],
-                    },
-                }
-            }
-        },
-    }
-}
+BODY = request_body(form=Asked, file="file")
 ERROR = {"content": {"application/json": {"schema": {"type": "object", "required": ["error"]}}}}
 KINDS = ("application/json", "text/plain", "text/vtt", "application/x-subrip", "text/event-stream")
 RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -192,7 +147,7 @@ class Routes:
 
     def __init__(self, edge: Edge) -> None:
         self._edge = edge
-        self._jobs = edge.jobs
+        self._jobs = edge.jobs.speaking("openai", "{.hex}")
 
     async def transcribe(self, request: Request, who: Writer, trace: Traced, key: IdempotencyKey = None) -> Response:
         """Transcribe a file and wait for the text, or with `stream=true` get it as it is heard."""

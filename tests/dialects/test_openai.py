@@ -17,9 +17,7 @@ from serve_app.jobs.models import EventKind, Phase
 from serve_app.keys import Keys
 from serve_app.valkey import Valkey
 from tests.house import ME
-from tests.service.conftest import MAX_UPLOAD_BYTES, Served, served
-
-__all__ = ["served"]
+from tests.service.conftest import MAX_UPLOAD_BYTES, Served
 
 
 @pytest.fixture

@@ -52,7 +52,8 @@ async def served(valkey: Valkey, store: Store, artifacts: Artifacts, ffmpeg: str
         )
         own = Store(redis)
         auth = Auth(Keys(redis), Limits(own, TenantLimits()), required=False)
-        api = create_api(edge, auth, own, Events(own, artifacts), version="0")
+        events = Events(own, artifacts)
+        api = create_api(edge, auth, own, events, version="0")
         server = uvicorn.Server(uvicorn.Config(api, port=0, log_level="warning"))
         serving = asyncio.create_task(server.serve())
         while not server.started:  # noqa: ASYNC110 - uvicorn tells nobody
@@ -63,6 +64,9 @@ async def served(valkey: Valkey, store: Store, artifacts: Artifacts, ffmpeg: str
         server.should_exit = True
         server.force_exit = True
         await serving
+        # Forced, it does not end its lifespan.
+        await events.stop()
+        await own.close()
 
 
 @pytest.fixture(scope="session")

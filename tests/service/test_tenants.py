@@ -40,7 +40,14 @@ async def alices(served: Served, valkey: Valkey, sample: Path) -> AsyncIterator[
     served.http.headers["Authorization"] = f"Bearer {key}"
     job = await upload(served, sample)
     await finished(served, job["id"])
-    yield {"job_id": job["id"], "name": "audio.wav", "delivery_id": f"{job['id']}:1-0"}
+    job_id = job["id"]
+    yield {
+        "job_id": job_id,
+        "transcript_id": job_id,
+        "name": "audio.wav",
+        "kind": "transcriptText",
+        "delivery_id": f"{job_id}:1-0",
+    }
     await redis.aclose()
 
 

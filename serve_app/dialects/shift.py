@@ -1,0 +1,348 @@
+"""Shift's transcription jobs: an envelope around each answer, phases, artifacts, retry."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal
+from urllib.parse import quote, unquote, urlsplit
+
+from fastapi import APIRouter, Header, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from batching.types import Transcript
+from serve_app.auth import Reader, Writer
+from serve_app.dialects.base import Dialect, Edge, IdempotencyKey, moment, request_body, validated
+from serve_app.errors import EdgeError
+from serve_app.files import file_response
+from serve_app.formats import FORMATS
+from serve_app.jobs.models import Job, JobSpec, Phase
+from serve_app.jobs.results import AUDIO
+from serve_app.jobs.terms import Wanted
+from serve_app.trace import Traced
+from serve_app.uploads import read_json
+from serve_app.verbose import plain
+
+# Wire models.
+
+
+class Wire(BaseModel):
+    """Names in camelCase, and no others than those named."""
+
+    model_config = ConfigDict(extra="forbid", alias_generator=to_camel)
+
+
+class UrlSource(Wire):
+    """A file that is fetched."""
+
+    kind: Literal["url"]
+    url: Annotated[str, Field(max_length=4096)]
+
+
+class DriveSource(Wire):
+    """A file in a session's drive."""
+
+    kind: Literal["stageDrive"]
+    session_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$")]
+    file_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$")]
+
+
+class Create(Wire):
+    """A job to be."""
+
+    model: Annotated[str, Field(min_length=1, max_length=200)]
+    provider_id: Annotated[str, Field(max_length=200)] = ""
+    source: Annotated[UrlSource | DriveSource, Field(discriminator="kind")]
+    language: str | None = None
+    prompt: Annotated[str | None, Field(max_length=2000)] = None
+    response_format: Literal["vtt", "srt", "text", "tsv", "json"] = "vtt"
+    temperature: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    max_attempts: Annotated[int, Field(ge=1, le=10)] = 1
+
+
+class ArtifactBody(Wire):
+    """A file of a job."""
+
+    kind: Literal["normalizedAudio", "transcriptText", "transcriptJson"]
+    filename: str
+    content_type: str
+    size_bytes: int
+    url: str
+
+
+class SegmentBody(Wire):
+    """A sentence; times in seconds."""
+
+    start: float
+    end: float
+    text: str
+
+
+class ResultBody(Wire):
+    """What was heard."""
+
+    text: str
+    language: str
+    duration: float
+    segments: list[SegmentBody]
+
+
+class JobBody(Wire):
+    """A job. `startedAt`, `completedAt` and `error` are there when they are known; `result` is null until there is one."""
+
+    id: str
+    sid: str
+    model: str
+    provider_id: str
+    source: UrlSource | DriveSource
+    status: Literal["queued", "processing", "completed", "failed"]
+    phase: Literal["queued", "downloading", "transcoding", "transcribing", "completed", "failed"]
+    requested_by: str
+    requested_at: str
+    started_at: str | None = None
+    completed_at: str | None = None
+    attempts: int
+    max_attempts: int
+    error: str | None = None
+    artifacts: list[ArtifactBody]
+    result: ResultBody | None
+
+
+class One(Wire):
+    """An answer with a job."""
+
+    success: Literal[True] = True
+    data: JobBody
+
+
+class Many(Wire):
+    """An answer with jobs, oldest first."""
+
+    success: Literal[True] = True
+    data: list[JobBody]
+
+
+# To the core.
+
+
+def to_spec(asked: Create, drive_uri: str) -> JobSpec:
+    """The same in the core's words. EdgeError `feature_unavailable` for a drive where none is configured."""
+    echo = {"providerId": asked.provider_id, "responseFormat": asked.response_format}
+    if isinstance(asked.source, DriveSource):
+        if not drive_uri:
+            message = "The source kind stageDrive is refused: no drive is configured (MURMUR_STAGE_DRIVE_URI)."
+            raise EdgeError("feature_unavailable", message, (("source.kind", "unavailable"),))
+        url = drive_uri.format(session_id=asked.source.session_id, file_id=asked.source.file_id)
+        echo |= {"sessionId": asked.source.session_id, "fileId": asked.source.file_id}
+    else:
+        url = asked.source.url
+    return JobSpec(
+        model=asked.model,
+        url=url,
+        drive=isinstance(asked.source, DriveSource),
+        language=asked.language,
+        prompt=asked.prompt,
+        temperature=asked.temperature,
+        max_attempts=asked.max_attempts,
+        echo=echo,
+    )
+
+
+# From the core.
+
+STATUS: dict[Phase, Any] = {
+    Phase.QUEUED: "queued",
+    Phase.DOWNLOADING: "processing",
+    Phase.TRANSCODING: "processing",
+    Phase.TRANSCRIBING: "processing",
+    Phase.COMPLETED: "completed",
+    Phase.FAILED: "failed",
+    Phase.CANCELLED: "failed",
+}
+
+
+def from_job(job: Job, artifacts: list[ArtifactBody], transcript: Transcript | None) -> dict[str, Any]:
+    """A job as Shift shows it; one that was cancelled by other means has failed there."""
+    echo, known = job.spec.echo, {}
+    if job.started_at is not None:
+        known["startedAt"] = moment(job.started_at)
+    if job.completed_at is not None:
+        known["completedAt"] = moment(job.completed_at)
+    if job.error:
+        known["error"] = job.error.message
+    body = JobBody.model_validate(
+        {
+            "id": job.id,
+            "sid": job.id,
+            "model": job.spec.asked_model,
+            "providerId": echo["providerId"],
+            "source": _source(job.spec),
+            "status": STATUS[job.phase],
+            "phase": "failed" if job.phase is Phase.CANCELLED else job.phase.value,
+            "requestedBy": job.owner,
+            "requestedAt": moment(job.created_at),
+            "attempts": job.attempts,
+            "maxAttempts": job.spec.max_attempts,
+            "artifacts": artifacts,
+            "result": _result(transcript) if transcript else None,
+            **known,
+        }
+    )
+    return body.model_dump(by_alias=True, exclude_unset=True)
+
+
+def _source(spec: JobSpec) -> dict[str, str | None]:
+    if spec.drive:
+        return {"kind": "stageDrive", "sessionId": spec.echo["sessionId"], "fileId": spec.echo["fileId"]}
+    return {"kind": "url", "url": spec.url}
+
+
+def _result(transcript: Transcript) -> dict[str, Any]:
+    return {
+        "text": plain(transcript),
+        "language": transcript.language or "",
+        "duration": transcript.duration_s,
+        "segments": [{"start": s.start, "end": s.end, "text": s.text.strip()} for s in transcript.segments],
+    }
+
+
+def files_of(job: Job) -> dict[str, tuple[str, str]]:
+    """The artifacts of a completed job: their kinds, with file name and content type. A job that asked for `json` has no
+    other text."""
+    path = urlsplit(job.spec.url or "").path
+    stem = PurePosixPath(unquote(path)).stem or "recording"
+    form, text = FORMATS["json"], FORMATS[job.spec.echo["responseFormat"]]
+    files = {"normalizedAudio": (f"{stem}-normalized.wav", "audio/wav")}
+    if text is not form:
+        files["transcriptText"] = f"{stem}.{text.suffix}", text.content_type.partition(";")[0]
+    return files | {"transcriptJson": (f"{stem}.json", form.content_type)}
+
+
+def content_of(job: Job, kind: str, transcript: Transcript) -> bytes:
+    """The bytes of an artifact that is text."""
+    form = job.spec.echo["responseFormat"] if kind == "transcriptText" else "json"
+    return FORMATS[form].render(transcript).encode()
+
+
+def error(problem: EdgeError) -> Response:
+    """An error in Shift's envelope; what is wrong with a request is a 400."""
+    status = 400 if problem.status in (415, 422) else problem.status
+    body = {"success": False, "error": {"code": problem.code, "message": problem.message}}
+    return JSONResponse(body, status, problem.headers)
+
+
+# Routes.
+
+BODY = request_body(json=Create)
+ERROR = {"description": "Why not.", "content": {"application/json": {"schema": {"required": ["success", "error"]}}}}
+RESPONSES: dict[int | str, dict[str, Any]] = dict.fromkeys((400, 401, 403, 404, 405, 409, 410, 429), ERROR)
+FILE: dict[int | str, dict[str, Any]] = {
+    status: {"content": {kind: {} for kind in ("audio/wav", "text/vtt", "application/json", "text/plain")}}
+    for status in (200, 206, 416)
+}
+PAGE = 500
+
+
+class Routes:
+    """What the paths do."""
+
+    def __init__(self, edge: Edge) -> None:
+        self._edge = edge
+        self._jobs = edge.jobs.speaking("shift", "tj_{.hex}")
+
+    async def create(self, request: Request, who: Writer, trace: Traced, key: IdempotencyKey = None) -> Response:
+        """Create a transcription job."""
+        if not request.headers.get("content-type", "").lower().startswith("application/json"):
+            raise EdgeError("malformed", "Send application/json.")
+        asked = validated(Create, await read_json(request.stream()))
+        async with self._jobs.draft(who, key, trace) as draft:
+            job = await self._jobs.submit(who, to_spec(asked, self._edge.drive_uri), draft)
+        return await self._one(request, job, 202)
+
+    async def all(self, request: Request, who: Reader) -> Response:
+        """All jobs, oldest first, without their results."""
+        told: list[dict[str, Any]] = []
+        after: int | None = None
+        while True:
+            page = await self._jobs.listed(who, Wanted(newest_first=False, after=after, limit=PAGE))
+            told += [
+                from_job(job, await self._artifacts(request, job, await self._transcript(job)), None) for job in page.jobs
+            ]
+            after = page.next
+            if after is None:
+                return JSONResponse({"success": True, "data": told})
+
+    async def get(self, request: Request, who: Reader, job_id: str) -> Response:
+        """A job, with its artifacts and its result once it is completed."""
+        return await self._one(request, await self._jobs.kept(who, job_id))
+
+    async def retry(self, request: Request, who: Writer, job_id: str) -> Response:
+        """Queue a failed job again, unless it has had its attempts."""
+        return await self._one(request, await self._jobs.retry(who, job_id), 202)
+
+    async def artifact(
+        self, who: Reader, job_id: str, kind: str, wanted: Annotated[str | None, Header(alias="Range")] = None
+    ) -> Response:
+        """The bytes of an artifact."""
+        job = await self._jobs.kept(who, job_id)
+        transcript = await self._transcript(job)
+        if transcript is None or kind not in files_of(job):
+            raise EdgeError("not_found", "The job has no such artifact.")
+        filename, content_type = files_of(job)[kind]
+        if kind == "normalizedAudio":
+            answer = file_response(self._jobs.results, await self._jobs.results.file(job, AUDIO), wanted)
+        else:
+            answer = Response(content_of(job, kind, transcript), headers={"Content-Type": content_type})
+        answer.headers["Content-Disposition"] = f"attachment; filename*=UTF-8''{quote(filename)}"
+        return answer
+
+    async def _one(self, request: Request, job: Job, status: int = 200) -> Response:
+        transcript = await self._transcript(job)
+        artifacts = await self._artifacts(request, job, transcript)
+        return JSONResponse({"success": True, "data": from_job(job, artifacts, transcript)}, status)
+
+    async def _transcript(self, job: Job) -> Transcript | None:
+        return await self._jobs.results.transcript(job) if job.transcript is not None else None
+
+    async def _artifacts(self, request: Request, job: Job, transcript: Transcript | None) -> list[ArtifactBody]:
+        if transcript is None:
+            return []
+        sizes = await asyncio.to_thread(self._sizes, job, transcript)
+        audio = await self._jobs.results.file(job, AUDIO)
+        at = f"{self._edge.at(request)}{PREFIX}/{job.id}/artifacts"
+        return [
+            ArtifactBody.model_validate(
+                {
+                    "kind": kind,
+                    "filename": filename,
+                    "contentType": content_type,
+                    "sizeBytes": sizes.get(kind, audio.size),
+                    "url": f"{at}/{kind}",
+                }
+            )
+            for kind, (filename, content_type) in files_of(job).items()
+        ]
+
+    @staticmethod
+    def _sizes(job: Job, transcript: Transcript) -> dict[str, int]:
+        return {kind: len(content_of(job, kind, transcript)) for kind in files_of(job) if kind != "normalizedAudio"}
+
+
+PREFIX = "/api/v1/inference/transcriptions/jobs"
+
+
+def routes(edge: Edge) -> APIRouter:
+    """The routes under /api/v1/inference/transcriptions/jobs."""
+    shift = Routes(edge)
+    router = APIRouter(prefix=PREFIX, responses=RESPONSES)
+    router.post("", status_code=202, response_model=One, openapi_extra=BODY)(shift.create)
+    router.get("", response_model=Many)(shift.all)
+    router.get("/{job_id}", response_model=One)(shift.get)
+    router.post("/{job_id}/retry", status_code=202, response_model=One)(shift.retry)
+    router.get("/{job_id}/artifacts/{kind}", response_class=Response, responses=FILE)(shift.artifact)
+    return router
+
+
+SHIFT = Dialect("shift", PREFIX, routes, error)

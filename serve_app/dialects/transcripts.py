@@ -1,0 +1,307 @@
+"""Transcripts: one object that is queued, processed and completed; lists with a cursor; a webhook at the end."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+import orjson
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
+
+from batching.types import Transcript
+from serve_app.auth import Deleter, Reader, Writer
+from serve_app.dialects.base import Dialect, Edge, IdempotencyKey, flat, moment, request_body, validated
+from serve_app.errors import EdgeError
+from serve_app.jobs.models import Job, JobSpec, Phase, State
+from serve_app.jobs.results import Results
+from serve_app.jobs.terms import Wanted
+from serve_app.jobs.webhooks import Payload
+from serve_app.trace import Traced
+from serve_app.uploads import read_json, receive
+from serve_app.verbose import complaint, plain, status_of
+
+# Wire models.
+
+Status = Literal["queued", "processing", "completed", "failed"]
+LISTS = ("redact", "vocabulary")
+"""What may come several times in a form, or once as a JSON array."""
+
+
+class Asked(BaseModel):
+    """What may be asked of a transcript."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: Annotated[str, Field(max_length=200)] = ""
+    language: str | None = None
+    diarize: bool = False
+    word_timestamps: bool = False
+    redact: tuple[Literal["pii", "phi", "pci"], ...] = ()
+    vocabulary: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=100)], ...], Field(max_length=100)] = ()
+    webhook_url: Annotated[str | None, Field(max_length=4096)] = None
+    metadata: Annotated[dict[str, str], Field(max_length=20)] = {}
+
+    @field_validator("metadata", mode="before")
+    @classmethod
+    def _object(cls, value: Any) -> Any:
+        return _parsed(value) if isinstance(value, str) else value
+
+    @field_validator(*LISTS, mode="before")
+    @classmethod
+    def _array(cls, values: Any) -> Any:
+        one = isinstance(values, list) and len(values) == 1 and str(values[0]).startswith("[")
+        return _parsed(values[0]) if one else values
+
+
+class Create(Asked):
+    """The same for a recording that is fetched."""
+
+    audio_url: Annotated[str, Field(max_length=4096)]
+
+
+class Utterance(BaseModel):
+    """A sentence; times in seconds. All are speaker 0 while speakers are not told apart."""
+
+    speaker: int
+    start: float
+    end: float
+    text: str
+    confidence: float
+
+
+class WordBody(BaseModel):
+    """A word; times in seconds."""
+
+    word: str
+    start: float
+    end: float
+    confidence: float
+
+
+class Redaction(BaseModel):
+    """A part that was taken out."""
+
+    entity: str
+    start: float
+    end: float
+
+
+class Failure(BaseModel):
+    """Why a transcript failed."""
+
+    code: str
+    message: str
+
+
+class TranscriptBody(BaseModel):
+    """The transcript object. What was heard is null or empty until it is completed, and in lists."""
+
+    id: str
+    object: Literal["transcript"]
+    status: Status
+    created: int
+    model: str
+    language: str | None
+    duration: float | None
+    text: str | None
+    utterances: list[Utterance]
+    words: list[WordBody]
+    redactions: list[Redaction]
+    metadata: dict[str, str]
+    error: Failure | None
+
+
+class Page(BaseModel):
+    """A page of transcripts, newest first."""
+
+    object: Literal["list"] = "list"
+    data: list[TranscriptBody]
+    has_more: bool
+    next_cursor: str | None
+
+
+def _parsed(text: str) -> object:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        raise ValueError("must be valid JSON") from None
+
+
+# To the core.
+
+
+def to_spec(asked: Asked, *, url: str | None = None, filename: str | None = None) -> JobSpec:
+    """The same in the core's words."""
+    return JobSpec(
+        model=asked.model,
+        url=url,
+        filename=filename,
+        language=asked.language,
+        hotwords=", ".join(asked.vocabulary) or None,
+        word_timestamps=asked.word_timestamps,
+        diarize=asked.diarize,
+        redact=bool(asked.redact),
+        webhook=asked.webhook_url,
+        metadata=asked.metadata,
+    )
+
+
+# From the core.
+
+STATUS: dict[Phase, Status] = {
+    Phase.QUEUED: "queued",
+    Phase.DOWNLOADING: "processing",
+    Phase.TRANSCODING: "processing",
+    Phase.TRANSCRIBING: "processing",
+    Phase.COMPLETED: "completed",
+    Phase.FAILED: "failed",
+    Phase.CANCELLED: "failed",
+}
+STATES: dict[Status, tuple[State, ...]] = {
+    "queued": (State.QUEUED,),
+    "processing": (State.RUNNING,),
+    "completed": (State.COMPLETED,),
+    "failed": (State.FAILED, State.CANCELLED),
+}
+
+
+def from_job(job: Job, transcript: Transcript | None) -> dict[str, Any]:
+    """A job as a transcript object."""
+    heard = transcript or Transcript((), job.language, 0.0)
+    words = [word for segment in heard.segments for word in segment.words or ()]
+    return {
+        "id": job.id,
+        "object": "transcript",
+        "status": STATUS[job.phase],
+        "created": int(job.created_at),
+        "model": job.spec.asked_model or job.model,
+        "language": heard.language,
+        "duration": transcript.duration_s if transcript else job.audio_total_s,
+        "text": plain(transcript) if transcript else None,
+        "utterances": [
+            {"speaker": 0, "start": s.start, "end": s.end, "text": s.text.strip(), "confidence": s.confidence}
+            for s in heard.segments
+        ],
+        "words": [{"word": w.text.strip(), "start": w.start, "end": w.end, "confidence": w.confidence} for w in words],
+        "redactions": [],
+        "metadata": job.spec.metadata,
+        "error": {"code": job.error.code, "message": job.error.message} if job.error else None,
+    }
+
+
+async def shown(job: Job, results: Results) -> dict[str, Any]:
+    """A job with what was heard."""
+    return from_job(job, await results.transcript(job) if job.transcript is not None else None)
+
+
+async def render(job: Job, results: Results) -> Payload:
+    """What a webhook is told: the whole object."""
+    body = {
+        "type": f"transcript.{STATUS[job.phase]}",
+        "timestamp": moment(job.completed_at),
+        "data": await shown(job, results),
+    }
+    return Payload(orjson.dumps(body))
+
+
+def error(problem: EdgeError) -> Response:
+    """An error as OpenAI writes it: this API shows none of its own."""
+    return JSONResponse({"error": complaint(problem)}, status_of(problem), problem.headers)
+
+
+# Routes.
+
+PREFIX = "/v1/transcripts"
+ERROR = {"description": "Why not.", "content": {"application/json": {"schema": {"type": "object", "required": ["error"]}}}}
+RESPONSES: dict[int | str, dict[str, Any]] = dict.fromkeys((400, 401, 403, 404, 405, 409, 410, 413, 429), ERROR)
+MOMENT = TypeAdapter(datetime)
+
+
+class Routes:
+    """What the paths do."""
+
+    def __init__(self, edge: Edge) -> None:
+        self._edge = edge
+        self._jobs = edge.jobs.speaking("transcripts", "transcript_{.hex}")
+
+    async def create(self, request: Request, who: Writer, trace: Traced, key: IdempotencyKey = None) -> Response:
+        """Create a transcript, of `audio_url` (JSON) or `audio_file` (multipart)."""
+        async with self._jobs.draft(who, key, trace) as draft:
+            spec, sha256 = await self._read(request, draft.source)
+            job = await self._jobs.submit(who, spec, draft, sha256)
+        return JSONResponse(from_job(job, None), 202)
+
+    async def _read(self, request: Request, source: str) -> tuple[JobSpec, str]:
+        content_type = request.headers.get("content-type", "")
+        if content_type.lower().startswith("application/json"):
+            asked = validated(Create, await read_json(request.stream()))
+            return to_spec(asked, url=asked.audio_url), ""
+        if not content_type.lower().startswith("multipart/form-data"):
+            raise EdgeError("malformed", "Send application/json with audio_url, or multipart/form-data with audio_file.")
+        limit = self._edge.max_upload_bytes
+        form = await receive(request.stream(), content_type, self._edge.artifacts, source, "audio_file", limit, needed=False)
+        fields = flat(form.fields, LISTS)
+        if (form.filename is None) == ("audio_url" not in fields):
+            message = "Exactly one of audio_url and audio_file is required."
+            raise EdgeError("malformed", message, (("audio_url", "exactly one"), ("audio_file", "exactly one")))
+        if form.filename is None:
+            asked = validated(Create, fields)
+            return to_spec(asked, url=asked.audio_url), ""
+        return to_spec(validated(Asked, fields), filename=form.filename), form.sha256
+
+    async def page(
+        self,
+        who: Reader,
+        limit: Annotated[int, Query(ge=1, le=100)] = 20,
+        cursor: Annotated[str | None, Query(pattern=r"^[0-9]{1,16}$")] = None,
+        status: Status | None = None,
+        created_after: Annotated[str | None, Query(max_length=40)] = None,
+        created_before: Annotated[str | None, Query(max_length=40)] = None,
+    ) -> Page:
+        """Transcripts, newest first, without what was heard; times are Unix seconds or ISO 8601."""
+        wanted = Wanted(
+            states=STATES[status] if status else tuple(State),
+            made_after=seconds(created_after, "created_after"),
+            made_before=seconds(created_before, "created_before"),
+            after=int(cursor) if cursor else None,
+            limit=limit,
+        )
+        page = await self._jobs.listed(who, wanted)
+        data = [TranscriptBody.model_validate(from_job(job, None)) for job in page.jobs]
+        return Page(data=data, has_more=page.next is not None, next_cursor=None if page.next is None else str(page.next))
+
+    async def get(self, who: Reader, transcript_id: str) -> Response:
+        """A transcript with what was heard."""
+        return JSONResponse(await shown(await self._jobs.kept(who, transcript_id), self._jobs.results))
+
+    async def delete(self, who: Deleter, transcript_id: str) -> None:
+        """Remove a transcript and its recording for good; one that is not done is cancelled first."""
+        await self._jobs.erase(who, transcript_id)
+
+
+def seconds(value: str | None, name: str) -> float | None:
+    """A time that a query names. EdgeError where it is none."""
+    if value is None:
+        return None
+    try:
+        return MOMENT.validate_python(value).timestamp()
+    except (ValueError, OverflowError):
+        message = f"{name} must be Unix seconds or a time as ISO 8601 has it."
+        raise EdgeError("invalid_request", message, ((name, "not a time"),)) from None
+
+
+def routes(edge: Edge) -> APIRouter:
+    """The routes under /v1/transcripts."""
+    transcripts = Routes(edge)
+    router = APIRouter(prefix=PREFIX, responses=RESPONSES)
+    body = request_body(form=Asked, file="audio_file", json=Create)
+    router.post("", status_code=202, response_model=TranscriptBody, openapi_extra=body)(transcripts.create)
+    router.get("", response_model=Page)(transcripts.page)
+    router.get("/{transcript_id}", response_model=TranscriptBody)(transcripts.get)
+    router.delete("/{transcript_id}", status_code=204)(transcripts.delete)
+    return router
+
+
+TRANSCRIPTS = Dialect("transcripts", PREFIX, routes, error, render)

@@ -1,0 +1,269 @@
+"""Shift's dialect: its documents' requests, tables and data model."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from deployments.errors import EngineFailed
+from serve_app.dialects.shift import PREFIX, Create, to_spec
+from serve_app.errors import EdgeError
+from serve_app.jobs.models import Phase
+from tests.dialects.contract import Contract, Spoken
+from tests.service.conftest import Served
+from tests.site import Site, answer, serving
+
+
+async def by_url(http: httpx.AsyncClient, url: str, **options: Any) -> httpx.Response:
+    return await http.post(PREFIX, json={"model": "whisper-1", "source": {"kind": "url", "url": url}, **options})
+
+
+def read(body: Any) -> tuple[str, str, str | None]:
+    data = body["data"]
+    assert body["success"] is True
+    return data["id"], data["status"], data["result"] and data["result"]["text"]
+
+
+def code(answer: httpx.Response) -> str:
+    body = answer.json()
+    assert (set(body), set(body["error"]), body["success"]) == ({"success", "error"}, {"code", "message"}, False)
+    return str(body["error"]["code"])
+
+
+class TestShift(Contract):
+    spoken = Spoken(
+        name="shift",
+        job=f"{PREFIX}/{{id}}",
+        read=read,
+        code=code,
+        running=("queued", "processing"),
+        completed="completed",
+        failed="failed",
+        by_url=by_url,
+    )
+
+
+@pytest.fixture
+async def site(sample: Path) -> AsyncIterator[Site]:
+    async with serving() as site:
+        site.replies["/recording.mp3"] = answer(200, sample.read_bytes())
+        yield site
+
+
+ENDS = ("completed", "failed")
+
+
+async def owned(served: Served, made: httpx.Response) -> Any:
+    """The job at its end."""
+    assert made.status_code == 202, made.text
+    path = f"{PREFIX}/{made.json()['data']['id']}"
+    async with asyncio.timeout(30):
+        while (job := (await served.http.get(path)).json()["data"])["status"] not in ENDS:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    return job
+
+
+async def test_the_documents_example(served: Served, site: Site) -> None:
+    request = {
+        "model": "whisper-1",
+        "providerId": "openai-prod",
+        "source": {"kind": "url", "url": site.url("/recording.mp3")},
+        "language": "en",
+        "responseFormat": "vtt",
+        "maxAttempts": 3,
+    }
+    made = (await served.http.post(PREFIX, json=request)).json()["data"]
+    assert made["id"].startswith("tj_")
+    assert {name: made[name] for name in ("status", "phase", "model", "artifacts", "result")} == {
+        "status": "queued",
+        "phase": "queued",
+        "model": "whisper-1",
+        "artifacts": [],
+        "result": None,
+    }
+    job = await owned(served, await served.http.post(PREFIX, json=request))
+    assert (job["status"], job["phase"], job["providerId"], job["attempts"]) == ("completed", "completed", "openai-prod", 1)
+    assert job["source"] == request["source"]
+    assert job["sid"] == job["id"]
+    assert job["requestedBy"] == "anonymous"
+    assert job["requestedAt"] < job["startedAt"] < job["completedAt"]
+    assert job["maxAttempts"] == 3
+    assert "error" not in job
+    result = job["result"]
+    assert (result["language"], round(result["duration"])) == ("en", 57)
+    assert [set(segment) for segment in result["segments"]] == [{"start", "end", "text"}] * len(result["segments"])
+    assert " ".join(segment["text"] for segment in result["segments"]) == result["text"]
+
+
+async def test_artifacts_are_what_they_say(served: Served, site: Site) -> None:
+    job = await owned(served, await by_url(served.http, site.url("/recording.mp3")))
+    kinds = {a["kind"]: (a["filename"], a["contentType"]) for a in job["artifacts"]}
+    assert kinds == {
+        "normalizedAudio": ("recording-normalized.wav", "audio/wav"),
+        "transcriptText": ("recording.vtt", "text/vtt"),
+        "transcriptJson": ("recording.json", "application/json"),
+    }
+    for artifact in job["artifacts"]:
+        assert artifact["url"].startswith(served.url)
+        got = await served.http.get(artifact["url"])
+        assert got.status_code == 200
+        assert len(got.content) == artifact["sizeBytes"]
+        assert got.headers["content-type"] == artifact["contentType"]
+        assert artifact["filename"] in got.headers["content-disposition"]
+        assert got.content[:6] == {"n": b"RIFF"}.get(artifact["kind"][0], got.content[:4])[:4] + got.content[4:6]
+    again = (await served.http.get(f"{PREFIX}/{job['id']}")).json()["data"]
+    assert again["artifacts"] == job["artifacts"]
+    part = await served.http.get(job["artifacts"][0]["url"], headers={"Range": "bytes=0-3"})
+    assert (part.status_code, part.content) == (206, b"RIFF")
+    assert (await served.http.get(f"{PREFIX}/{job['id']}/artifacts/other")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("format", "filename", "begins"),
+    [
+        ("vtt", "recording.vtt", "WEBVTT"),
+        ("srt", "recording.srt", "1\n"),
+        ("text", "recording.txt", ""),
+        ("tsv", "recording.tsv", "start"),
+    ],
+)
+async def test_response_format_is_the_texts(served: Served, site: Site, format: str, filename: str, begins: str) -> None:
+    job = await owned(served, await by_url(served.http, site.url("/recording.mp3"), responseFormat=format))
+    text = next(a for a in job["artifacts"] if a["kind"] == "transcriptText")
+    assert text["filename"] == filename
+    assert (await served.http.get(text["url"])).text.startswith(begins)
+
+
+async def test_who_wants_json_gets_no_other_text(served: Served, site: Site) -> None:
+    job = await owned(served, await by_url(served.http, site.url("/recording.mp3"), responseFormat="json"))
+    assert [a["kind"] for a in job["artifacts"]] == ["normalizedAudio", "transcriptJson"]
+    assert (await served.http.get(job["artifacts"][1]["url"])).json()["segments"]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "field"),
+    [
+        ("language", "de", "language"),
+        ("prompt", "Names: Alix", "prompt"),
+        ("temperature", 0.5, "temperature"),
+        ("maxAttempts", 4, "max_attempts"),
+    ],
+)
+async def test_options_reach_the_decoder(served: Served, site: Site, option: str, value: Any, field: str) -> None:
+    job_id = (await by_url(served.http, site.url("/recording.mp3"), **{option: value})).json()["data"]["id"]
+    job = await served.house.store.get(job_id)
+    assert job
+    assert getattr(job.spec, field) == value
+
+
+async def test_defaults_are_the_documents(served: Served, site: Site) -> None:
+    made = (await by_url(served.http, site.url("/recording.mp3"))).json()["data"]
+    job = await served.house.store.get(made["id"])
+    assert job
+    assert (job.spec.max_attempts, job.spec.language, job.spec.echo["responseFormat"]) == (1, None, "vtt")
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"source": {"kind": "ftp", "url": "x"}}, "source"),
+        ({"source": {"kind": "url"}}, "url"),
+        ({"source": {"kind": "stageDrive", "sessionId": "../x", "fileId": "a"}}, "sessionId"),
+        ({"responseFormat": "pdf"}, "responseFormat"),
+        ({"temperature": 2}, "temperature"),
+        ({"maxAttempts": 0}, "maxAttempts"),
+        ({"model": ""}, "model"),
+        ({"provider_id": "x"}, "provider_id"),
+    ],
+)
+async def test_what_is_wrong_is_named(served: Served, given: dict[str, Any], named: str) -> None:
+    request = {"model": "whisper-1", "source": {"kind": "url", "url": "http://127.0.0.1/x"}, **given}
+    answer = await served.http.post(PREFIX, json=request)
+    assert (answer.status_code, code(answer)) == (400, "invalid_request")
+    assert named in answer.json()["error"]["message"]
+
+
+async def test_phases_are_told_word_for_word(served: Served, site: Site) -> None:
+    served.house.stages.gate = asyncio.Semaphore(0)
+    job_id = (await by_url(served.http, site.url("/recording.mp3"))).json()["data"]["id"]
+    async with asyncio.timeout(20):
+        while (job := (await served.http.get(f"{PREFIX}/{job_id}")).json()["data"])["phase"] != "transcribing":
+            assert job["phase"] in ("queued", "downloading", "transcoding")
+            assert job["status"] == ("queued" if job["phase"] == "queued" else "processing")
+            await asyncio.sleep(0.02)
+    assert (job["status"], job["result"], job["artifacts"]) == ("processing", None, [])
+    assert (await served.http.post(f"/v1/jobs/{job_id}/cancel")).status_code == 202
+    job = await owned(served, httpx.Response(202, json={"data": {"id": job_id}}))
+    assert (job["status"], job["phase"], job["error"]) == ("failed", "failed", "The job was cancelled.")
+
+
+async def test_lists_are_the_callers_own_oldest_first(served: Served, site: Site, sample: Path) -> None:
+    made = [(await by_url(served.http, site.url("/recording.mp3"))).json()["data"]["id"] for _ in range(3)]
+    await served.house.submit(sample)  # another dialect's
+    for job_id in made:
+        await owned(served, httpx.Response(202, json={"data": {"id": job_id}}))
+    told = (await served.http.get(PREFIX)).json()
+    assert [job["id"] for job in told["data"]] == made
+    assert {len(job["artifacts"]) for job in told["data"]} == {3}
+    assert {job["result"] for job in told["data"]} == {None}
+
+
+async def test_a_failed_job_is_tried_again_while_it_has_attempts(served: Served, site: Site) -> None:
+    """Where a failure is for good, attempts are left."""
+    site.replies["/later.mp3"] = answer(404)
+    made = await by_url(served.http, site.url("/later.mp3"), maxAttempts=2)
+    job = await owned(served, made)
+    assert (job["status"], job["attempts"]) == ("failed", 1)
+    assert job["error"].endswith(".")
+    site.replies["/later.mp3"] = site.replies["/recording.mp3"]
+    again = await served.http.post(f"{PREFIX}/{job['id']}/retry")
+    assert (again.status_code, again.json()["data"]["status"]) == (202, "queued")
+    job = await owned(served, again)
+    assert (job["status"], job["attempts"], "error" in job) == ("completed", 2, False)
+    refused = await served.http.post(f"{PREFIX}/{job['id']}/retry")
+    assert (refused.status_code, code(refused)) == (409, "conflict")
+
+
+async def test_a_job_that_had_its_attempts_is_not_tried_again(served: Served, site: Site) -> None:
+    served.house.stages.trouble = lambda _: EngineFailed("The model stumbled.")
+    job = await owned(served, await by_url(served.http, site.url("/recording.mp3")))
+    assert (job["status"], job["attempts"], job["maxAttempts"]) == ("failed", 1, 1)
+    refused = await served.http.post(f"{PREFIX}/{job['id']}/retry")
+    assert (refused.status_code, code(refused)) == (409, "conflict")
+    found = await served.house.store.get(job["id"])
+    assert found
+    assert found.phase is Phase.FAILED
+
+
+# Drives.
+
+DRIVE: dict[str, Any] = {"model": "m", "source": {"kind": "stageDrive", "sessionId": "s1", "fileId": "talk.flac"}}
+
+
+async def test_a_drive_that_is_not_configured_is_refused_by_name(served: Served) -> None:
+    answer = await served.http.post(PREFIX, json=DRIVE)
+    assert (answer.status_code, code(answer)) == (400, "feature_unavailable")
+    assert "stageDrive" in answer.json()["error"]["message"]
+
+
+async def test_a_drives_file_becomes_text(served: Served, sample: Path, tmp_path: Path) -> None:
+    (tmp_path / "s1").mkdir()
+    (tmp_path / "s1/talk.flac").write_bytes(sample.read_bytes())
+    asked = Create.model_validate({**DRIVE, "model": "whisper-1"})
+    job = await served.house.ended(await served.house.ask(to_spec(asked, f"{tmp_path.as_uri()}/{{session_id}}/{{file_id}}")))
+    assert job.phase is Phase.COMPLETED, job.error
+    asked = Create.model_validate({**DRIVE, "source": {**DRIVE["source"], "fileId": "other"}, "model": "whisper-1"})
+    job = await served.house.ended(await served.house.ask(to_spec(asked, f"{tmp_path.as_uri()}/{{session_id}}/{{file_id}}")))
+    assert job.error
+    assert job.error.code == "source_not_found"
+
+
+async def test_only_a_drive_reads_files(served: Served) -> None:
+    asked = Create.model_validate({"model": "whisper-1", "source": {"kind": "url", "url": "file:///etc/hostname"}})
+    with pytest.raises(EdgeError, match="http or https"):
+        await served.house.ask(to_spec(asked, ""))

@@ -1,0 +1,237 @@
+"""Transcripts: its document's object, tables, lists and webhook."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from serve_app.dialects.transcripts import PREFIX, TranscriptBody, render
+from serve_app.jobs.models import JobSpec, Phase
+from tests.dialects.contract import Contract, Spoken
+from tests.house import ME
+from tests.service.conftest import Served
+from tests.site import Site, answer, serving
+
+
+async def by_url(http: httpx.AsyncClient, url: str, **options: Any) -> httpx.Response:
+    return await http.post(PREFIX, json={"audio_url": url, **options})
+
+
+async def by_file(http: httpx.AsyncClient, name: str, content: bytes, **options: Any) -> httpx.Response:
+    return await http.post(PREFIX, files={"audio_file": (name, content)}, data=options)
+
+
+def code(answer: httpx.Response) -> str:
+    return str(answer.json()["error"]["code"])
+
+
+def read(body: Any) -> tuple[str, str, str | None]:
+    TranscriptBody.model_validate(body)
+    return body["id"], body["status"], body["text"]
+
+
+class TestTranscripts(Contract):
+    spoken = Spoken(
+        name="transcripts",
+        job=f"{PREFIX}/{{id}}",
+        read=read,
+        code=code,
+        running=("queued", "processing"),
+        completed="completed",
+        failed="failed",
+        by_url=by_url,
+        by_file=by_file,
+        codes={"unauthenticated": "invalid_api_key", "model_unavailable": "model_not_found"},
+        statuses={"model": 404},
+    )
+
+
+@pytest.fixture
+async def site(sample: Path) -> AsyncIterator[Site]:
+    async with serving() as site:
+        site.replies["/talk.flac"] = answer(200, sample.read_bytes())
+        yield site
+
+
+RUNNING = ("queued", "processing")
+
+
+async def ended(served: Served, made: httpx.Response) -> Any:
+    assert made.status_code == 202, made.text
+    path = f"{PREFIX}/{made.json()['id']}"
+    async with asyncio.timeout(30):
+        while (told := (await served.http.get(path)).json())["status"] in RUNNING:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    return told
+
+
+async def test_the_transcript_object(served: Served, site: Site) -> None:
+    options = {"model": "whisper-1", "language": "en", "word_timestamps": True, "metadata": {"external_id": "call-55123"}}
+    made = await by_url(served.http, site.url("/talk.flac"), **options)
+    assert made.json()["id"].startswith("transcript_")
+    assert (made.json()["status"], made.json()["text"], made.json()["object"]) == ("queued", None, "transcript")
+    told = await ended(served, made)
+    assert (told["status"], told["model"], told["language"], told["error"]) == ("completed", "whisper-1", "en", None)
+    assert abs(told["created"] - time.time()) < 60
+    assert round(told["duration"]) == 57
+    assert told["metadata"] == {"external_id": "call-55123"}
+    assert told["redactions"] == []
+    assert " ".join(u["text"] for u in told["utterances"]) == told["text"]
+    assert {u["speaker"] for u in told["utterances"]} == {0}
+    assert " ".join(w["word"] for w in told["words"]) == told["text"]
+    assert all(0 <= w["confidence"] <= 1 and w["start"] < w["end"] for w in told["words"])
+
+
+async def test_words_are_for_those_who_ask(served: Served, site: Site) -> None:
+    assert (await ended(served, await by_url(served.http, site.url("/talk.flac"))))["words"] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "field", "value"),
+    [
+        ({"language": "de"}, "language", "de"),
+        ({"vocabulary": ["Contoso", "Alix Cooper"]}, "hotwords", "Contoso, Alix Cooper"),
+        ({"word_timestamps": True}, "word_timestamps", True),
+        ({"model": "second"}, "model", "second"),
+        ({"metadata": {"a": "b"}}, "metadata", {"a": "b"}),
+        ({"webhook_url": "https://example.com/x"}, "webhook", "https://example.com/x"),
+    ],
+)
+async def test_options_reach_the_core_from_json_and_forms(
+    served: Served, site: Site, sample: Path, options: dict[str, Any], field: str, value: Any
+) -> None:
+    form = {name: json.dumps(v) if isinstance(v, dict) else v for name, v in options.items()}
+    for made in (
+        await by_url(served.http, site.url("/talk.flac"), **options),
+        await by_file(served.http, "talk.flac", sample.read_bytes(), **form),
+    ):
+        assert made.status_code == 202, made.text
+        job = await served.house.store.get(made.json()["id"])
+        assert job
+        assert getattr(job.spec, field) == value
+
+
+async def test_lists_in_forms_may_be_json(served: Served, sample: Path) -> None:
+    made = await by_file(served.http, "x", sample.read_bytes(), vocabulary='["a", "b c"]')
+    job = await served.house.store.get(made.json()["id"])
+    assert job
+    assert job.spec.hotwords == "a, b c"
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "expected", "named"),
+    [
+        ({"diarize": True}, 400, "feature_unavailable", "diarize"),
+        ({"redact": ["pii"]}, 400, "feature_unavailable", "redact"),
+        ({"redact": ["names"]}, 400, "invalid_request", "redact"),
+        ({"metadata": {str(i): "" for i in range(21)}}, 400, "invalid_request", "metadata"),
+        ({"metadata": {"a": 1}}, 400, "invalid_request", "metadata"),
+        ({"webhook_url": "http://example.com"}, 400, "source_forbidden", "webhook"),
+        ({"vocabulary": "x"}, 400, "invalid_request", "vocabulary"),
+    ],
+)
+async def test_what_cannot_be_done_is_refused_by_name(
+    served: Served, site: Site, options: dict[str, Any], status: int, expected: str, named: str
+) -> None:
+    told = await by_url(served.http, site.url("/talk.flac"), **options)
+    assert (told.status_code, code(told)) == (status, expected)
+    assert named in told.text
+
+
+async def test_exactly_one_source_is_needed(served: Served, site: Site, sample: Path) -> None:
+    both = await by_file(served.http, "x", sample.read_bytes(), audio_url=site.url("/talk.flac"))
+    neither = await served.http.post(PREFIX, files={"language": (None, "en")})
+    none = await served.http.post(PREFIX, json={"language": "en"})
+    for told in (both, neither, none):
+        assert told.status_code == 400
+        assert "audio_url" in told.text
+    assert served.house.artifacts.keys("jobs") == []
+
+
+async def test_a_form_may_name_a_url(served: Served, site: Site) -> None:
+    told = await ended(served, await served.http.post(PREFIX, files={"audio_url": (None, site.url("/talk.flac"))}))
+    assert told["status"] == "completed"
+    assert told["text"]
+
+
+async def test_lists_have_pages_statuses_and_times(served: Served, site: Site) -> None:
+    made = [(await by_url(served.http, site.url("/talk.flac"))).json()["id"] for _ in range(3)]
+    await ended(served, httpx.Response(202, json={"id": made[0]}))
+    broken = await ended(served, await by_url(served.http, site.url("/missing")))
+    made.append(broken["id"])
+    for job_id in made:
+        await ended(served, httpx.Response(202, json={"id": job_id}))
+
+    async def listed(**query: Any) -> Any:
+        told = await served.http.get(PREFIX, params=query)
+        assert told.status_code == 200, told.text
+        return told.json()
+
+    everything = await listed()
+    assert [t["id"] for t in everything["data"]] == made[::-1]
+    assert (everything["object"], everything["has_more"], everything["next_cursor"]) == ("list", False, None)
+    first = await listed(limit=3)
+    assert first["has_more"]
+    second = await listed(limit=3, cursor=first["next_cursor"])
+    assert [t["id"] for t in first["data"] + second["data"]] == made[::-1]
+    assert [t["id"] for t in (await listed(status="failed"))["data"]] == [broken["id"]]
+    assert len((await listed(status="completed"))["data"]) == 3
+    assert (await listed(status="queued"))["data"] == []
+    jobs = [await served.house.store.get(job_id) for job_id in made]
+    middle = jobs[2].created_at if jobs[2] else 0
+    for moment in (str(middle), datetime.fromtimestamp(middle, UTC).isoformat(timespec="milliseconds")):
+        assert [t["id"] for t in (await listed(created_after=moment))["data"]] == made[:1:-1]
+        assert [t["id"] for t in (await listed(created_before=moment))["data"]] == made[2::-1]
+
+
+@pytest.mark.parametrize(
+    "query", [{"limit": 0}, {"limit": 101}, {"cursor": "x"}, {"status": "done"}, {"created_after": "soon"}]
+)
+async def test_lists_name_what_is_wrong(served: Served, query: dict[str, Any]) -> None:
+    told = await served.http.get(PREFIX, params=query)
+    assert (told.status_code, code(told)) == (400, "invalid_request")
+    assert next(iter(query)) in told.text
+
+
+async def test_deletions_are_permanent(served: Served, site: Site) -> None:
+    done = await ended(served, await by_url(served.http, site.url("/talk.flac")))
+    assert (await served.http.delete(f"{PREFIX}/{done['id']}")).status_code == 204
+    assert (await served.http.get(f"{PREFIX}/{done['id']}")).status_code == 404
+    assert (await served.http.delete(f"{PREFIX}/{done['id']}")).status_code == 404
+    assert (await served.http.get(PREFIX)).json()["data"] == []
+    assert served.house.artifacts.keys("jobs") == []
+
+
+async def test_what_is_not_done_is_cancelled_and_deleted(served: Served, sample: Path) -> None:
+    served.house.stages.gate = asyncio.Semaphore(0)
+    made = await by_file(served.http, "x", sample.read_bytes())
+    job_id = made.json()["id"]
+    async with asyncio.timeout(20):
+        while (await served.http.get(f"{PREFIX}/{job_id}")).json()["status"] != "processing":  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    assert (await served.http.delete(f"{PREFIX}/{job_id}")).status_code == 204
+    assert (await served.http.get(f"{PREFIX}/{job_id}")).status_code == 404
+    assert served.house.artifacts.keys("jobs") == []
+
+
+@pytest.mark.parametrize(("content", "kind"), [(None, "transcript.completed"), (b"no sound", "transcript.failed")])
+async def test_webhooks_tell_the_whole_object(served: Served, sample: Path, content: bytes | None, kind: str) -> None:
+    spec = JobSpec("fake", metadata={"a": "b"}, dialect="transcripts")
+    job = await served.house.ended(await served.house.submit(content or sample, spec))
+    payload = await render(job, served.house.jobs.results)
+    body = json.loads(payload.body)
+    assert (body["type"], payload.content_type) == (kind, "application/json")
+    told = TranscriptBody.model_validate(body["data"])
+    assert (told.id, told.metadata) == (job.id, {"a": "b"})
+    assert bool(told.text) == (job.phase is Phase.COMPLETED)
+    assert bool(told.error) == (job.phase is Phase.FAILED)
+    assert body["timestamp"].endswith("Z")
+    assert (await served.house.jobs.get(ME, job.id)).completed_at
