@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 from urllib.parse import quote, unquote, urlsplit
@@ -163,34 +162,30 @@ STATUS: dict[Phase, Any] = {
 }
 
 
-def from_job(job: Job, artifacts: list[ArtifactBody], transcript: Transcript | None) -> dict[str, Any]:
+def from_job(job: Job, artifacts: list[dict[str, Any]], transcript: Transcript | None) -> dict[str, Any]:
     """A job as Shift shows it; one that was cancelled by other means has failed there."""
-    echo, known = job.spec.echo, {}
+    told: dict[str, Any] = {
+        "id": job.id,
+        "sid": job.id,
+        "model": job.spec.asked_model,
+        "providerId": job.spec.echo["providerId"],
+        "source": _source(job.spec),
+        "status": STATUS[job.phase],
+        "phase": "failed" if job.phase is Phase.CANCELLED else job.phase.value,
+        "requestedBy": job.owner,
+        "requestedAt": moment(job.created_at),
+        "attempts": job.attempts,
+        "maxAttempts": job.spec.max_attempts,
+        "artifacts": artifacts,
+        "result": _result(transcript) if transcript else None,
+    }
     if job.started_at is not None:
-        known["startedAt"] = moment(job.started_at)
+        told["startedAt"] = moment(job.started_at)
     if job.completed_at is not None:
-        known["completedAt"] = moment(job.completed_at)
+        told["completedAt"] = moment(job.completed_at)
     if job.error:
-        known["error"] = job.error.message
-    body = JobBody.model_validate(
-        {
-            "id": job.id,
-            "sid": job.id,
-            "model": job.spec.asked_model,
-            "providerId": echo["providerId"],
-            "source": _source(job.spec),
-            "status": STATUS[job.phase],
-            "phase": "failed" if job.phase is Phase.CANCELLED else job.phase.value,
-            "requestedBy": job.owner,
-            "requestedAt": moment(job.created_at),
-            "attempts": job.attempts,
-            "maxAttempts": job.spec.max_attempts,
-            "artifacts": artifacts,
-            "result": _result(transcript) if transcript else None,
-            **known,
-        }
-    )
-    return body.model_dump(by_alias=True, exclude_unset=True)
+        told["error"] = job.error.message
+    return told
 
 
 def _source(spec: JobSpec) -> dict[str, str | None]:
@@ -267,9 +262,7 @@ class Routes:
         after: int | None = None
         while True:
             page = await self._jobs.listed(who, Wanted(newest_first=False, after=after, limit=PAGE))
-            told += [
-                from_job(job, await self._artifacts(request, job, await self._transcript(job)), None) for job in page.jobs
-            ]
+            told += [from_job(job, self._artifacts(request, job, await self._transcript(job)), None) for job in page.jobs]
             after = page.next
             if after is None:
                 return JSONResponse({"success": True, "data": told})
@@ -300,34 +293,27 @@ class Routes:
 
     async def _one(self, request: Request, job: Job, status: int = 200) -> Response:
         transcript = await self._transcript(job)
-        artifacts = await self._artifacts(request, job, transcript)
+        artifacts = self._artifacts(request, job, transcript)
         return JSONResponse({"success": True, "data": from_job(job, artifacts, transcript)}, status)
 
     async def _transcript(self, job: Job) -> Transcript | None:
         return await self._jobs.results.transcript(job) if job.transcript is not None else None
 
-    async def _artifacts(self, request: Request, job: Job, transcript: Transcript | None) -> list[ArtifactBody]:
-        if transcript is None:
+    def _artifacts(self, request: Request, job: Job, transcript: Transcript | None) -> list[dict[str, Any]]:
+        audio = self._jobs.results.audio(job)
+        if transcript is None or audio is None:
             return []
-        sizes = await asyncio.to_thread(self._sizes, job, transcript)
-        audio = await self._jobs.results.file(job, AUDIO)
         at = f"{self._edge.at(request)}{PREFIX}/{job.id}/artifacts"
         return [
-            ArtifactBody.model_validate(
-                {
-                    "kind": kind,
-                    "filename": filename,
-                    "contentType": content_type,
-                    "sizeBytes": sizes.get(kind, audio.size),
-                    "url": f"{at}/{kind}",
-                }
-            )
+            {
+                "kind": kind,
+                "filename": filename,
+                "contentType": content_type,
+                "sizeBytes": audio.size if kind == "normalizedAudio" else len(content_of(job, kind, transcript)),
+                "url": f"{at}/{kind}",
+            }
             for kind, (filename, content_type) in files_of(job).items()
         ]
-
-    @staticmethod
-    def _sizes(job: Job, transcript: Transcript) -> dict[str, int]:
-        return {kind: len(content_of(job, kind, transcript)) for kind in files_of(job) if kind != "normalizedAudio"}
 
 
 PREFIX = "/api/v1/inference/transcriptions/jobs"

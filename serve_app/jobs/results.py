@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ from serve_app.jobs.models import Job, pcm_prefix, source_key, transcript_key
 from serve_app.jobs.transcripts import read_transcript
 
 AUDIO, SOURCE, TRANSCRIPT = "audio.wav", "source", "transcript.jsonl"
+RECENT, RECENT_PARTS = 32, 4000
+"""Transcripts that are at hand, and how many segments and words each may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,19 +30,30 @@ class Artifact:
 
 
 class Results:
-    """Reads what lies in the artifacts. Whether the caller may have it, is for others to say."""
+    """Reads what lies in the artifacts. Whether the caller may have it, is for others to say. Transcripts that were asked
+    for lately are at hand: those who poll ask again and again, and no transcript changes."""
 
     def __init__(self, artifacts: Artifacts) -> None:
         self._artifacts = artifacts
+        self._recent: OrderedDict[str, Transcript] = OrderedDict()
 
     async def transcript(self, job: Job) -> Transcript:
         """The transcript of a completed job. EdgeError `conflict` for any other."""
         if job.transcript is None:
             raise EdgeError("conflict", f"There is no transcript: the job is {job.phase}.")
+        key = transcript_key(job.id, job.transcript)
+        if key in self._recent:
+            self._recent.move_to_end(key)
+            return self._recent[key]
         try:
-            return await asyncio.to_thread(read_transcript, self._artifacts, transcript_key(job.id, job.transcript))
+            found = await asyncio.to_thread(read_transcript, self._artifacts, key)
         except FileNotFoundError:  # purged meanwhile
             raise not_found() from None
+        if sum(1 + len(segment.words or ()) for segment in found.segments) <= RECENT_PARTS:
+            self._recent[key] = found
+            if len(self._recent) > RECENT:
+                self._recent.popitem(last=False)
+        return found
 
     async def files(self, job: Job) -> list[Artifact]:
         """The files of a job that can be fetched: its source, what was heard of it as 16 kHz WAV, the transcript."""
@@ -50,11 +64,18 @@ class Results:
             named.append((TRANSCRIPT, transcript_key(job.id, job.transcript), "application/x-ndjson"))
         sizes = await asyncio.to_thread(lambda: [self._artifacts.size(key) for _, key, _ in named])
         files = [Artifact(*each, size) for each, size in zip(named, sizes, strict=True) if size is not None]
-        if job.transcript is not None and job.audio_total_s is not None and files:
-            # All of it was decoded, or there were no transcript.
-            size = WAV_HEADER_BYTES + round(job.audio_total_s * SAMPLE_RATE) * SAMPLE_BYTES
-            files.append(Artifact(AUDIO, pcm_prefix(job.id), "audio/wav", size))
+        if files and (audio := self.audio(job)):
+            files.append(audio)
         return files
+
+    @staticmethod
+    def audio(job: Job) -> Artifact | None:
+        """What was heard of a completed job."""
+        if job.transcript is None or job.audio_total_s is None:
+            return None
+        # All of it was decoded, or there were no transcript.
+        size = WAV_HEADER_BYTES + round(job.audio_total_s * SAMPLE_RATE) * SAMPLE_BYTES
+        return Artifact(AUDIO, pcm_prefix(job.id), "audio/wav", size)
 
     async def file(self, job: Job, name: str) -> Artifact:
         """One of them by name. EdgeError `not_found`."""
