@@ -54,6 +54,7 @@ bench: setup
 	@$(BIN)/python -m benchmarks.chaos
 	@$(BIN)/python -m benchmarks.readers
 	@$(BIN)/python -m benchmarks.submit
+	@$(BIN)/python -m benchmarks.poll
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -14,7 +14,7 @@ from batching.types import Transcript
 from serve_app.auth import Reader, Writer
 from serve_app.dialects.base import Dialect, Edge, IdempotencyKey, flat, moment, request_body, validated
 from serve_app.errors import EdgeError, not_found
-from serve_app.jobs.models import Job, JobSpec, Phase
+from serve_app.jobs.models import Job, JobSpec, State
 from serve_app.trace import Traced
 from serve_app.uploads import receive
 from serve_app.verbose import ResponseFormat, complaint, shaped, status_of
@@ -108,20 +108,18 @@ def to_spec(asked: Asked, filename: str | None, ttl_s: int) -> JobSpec:
 
 # From the core.
 
-STATUS: dict[Phase, Any] = {
-    Phase.QUEUED: "pending",
-    Phase.DOWNLOADING: "processing",
-    Phase.TRANSCODING: "processing",
-    Phase.TRANSCRIBING: "processing",
-    Phase.COMPLETED: "completed",
-    Phase.FAILED: "failed",
-    Phase.CANCELLED: "failed",
+STATUS: dict[State, Any] = {
+    State.QUEUED: "pending",
+    State.RUNNING: "processing",
+    State.COMPLETED: "completed",
+    State.FAILED: "failed",
+    State.CANCELLED: "failed",
 }
 
 
 def from_job(job: Job, transcript: Transcript | None) -> dict[str, Any]:
     """A job as Bifrost shows it. An object of a result tells the model that was used."""
-    told: dict[str, Any] = {"id": job.id, "status": STATUS[job.phase], "created_at": moment(job.created_at)}
+    told: dict[str, Any] = {"id": job.id, "status": STATUS[job.phase.state], "created_at": moment(job.created_at)}
     if job.completed_at is not None:
         told |= {"completed_at": moment(job.completed_at), "expires_at": moment(expiry(job))}
     if transcript is not None:

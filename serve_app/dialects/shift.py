@@ -17,7 +17,7 @@ from serve_app.dialects.base import Dialect, Edge, IdempotencyKey, moment, reque
 from serve_app.errors import EdgeError
 from serve_app.files import file_response
 from serve_app.formats import FORMATS
-from serve_app.jobs.models import Job, JobSpec, Phase
+from serve_app.jobs.models import Job, JobSpec, Phase, State
 from serve_app.jobs.results import AUDIO
 from serve_app.jobs.terms import Wanted
 from serve_app.trace import Traced
@@ -151,14 +151,12 @@ def to_spec(asked: Create, drive_uri: str) -> JobSpec:
 
 # From the core.
 
-STATUS: dict[Phase, Any] = {
-    Phase.QUEUED: "queued",
-    Phase.DOWNLOADING: "processing",
-    Phase.TRANSCODING: "processing",
-    Phase.TRANSCRIBING: "processing",
-    Phase.COMPLETED: "completed",
-    Phase.FAILED: "failed",
-    Phase.CANCELLED: "failed",
+STATUS: dict[State, Any] = {
+    State.QUEUED: "queued",
+    State.RUNNING: "processing",
+    State.COMPLETED: "completed",
+    State.FAILED: "failed",
+    State.CANCELLED: "failed",
 }
 
 
@@ -170,7 +168,7 @@ def from_job(job: Job, artifacts: list[dict[str, Any]], transcript: Transcript |
         "model": job.spec.asked_model,
         "providerId": job.spec.echo["providerId"],
         "source": _source(job.spec),
-        "status": STATUS[job.phase],
+        "status": STATUS[job.phase.state],
         "phase": "failed" if job.phase is Phase.CANCELLED else job.phase.value,
         "requestedBy": job.owner,
         "requestedAt": moment(job.created_at),

@@ -14,7 +14,7 @@ from batching.types import Transcript
 from serve_app.auth import Deleter, Reader, Writer
 from serve_app.dialects.base import Dialect, Edge, IdempotencyKey, flat, moment, request_body, validated
 from serve_app.errors import EdgeError
-from serve_app.jobs.models import Job, JobSpec, Phase, State
+from serve_app.jobs.models import Job, JobSpec, State
 from serve_app.jobs.results import Results
 from serve_app.jobs.terms import Wanted
 from serve_app.jobs.webhooks import Payload
@@ -150,20 +150,12 @@ def to_spec(asked: Asked, *, url: str | None = None, filename: str | None = None
 
 # From the core.
 
-STATUS: dict[Phase, Status] = {
-    Phase.QUEUED: "queued",
-    Phase.DOWNLOADING: "processing",
-    Phase.TRANSCODING: "processing",
-    Phase.TRANSCRIBING: "processing",
-    Phase.COMPLETED: "completed",
-    Phase.FAILED: "failed",
-    Phase.CANCELLED: "failed",
-}
-STATES: dict[Status, tuple[State, ...]] = {
-    "queued": (State.QUEUED,),
-    "processing": (State.RUNNING,),
-    "completed": (State.COMPLETED,),
-    "failed": (State.FAILED, State.CANCELLED),
+STATUS: dict[State, Status] = {
+    State.QUEUED: "queued",
+    State.RUNNING: "processing",
+    State.COMPLETED: "completed",
+    State.FAILED: "failed",
+    State.CANCELLED: "failed",
 }
 
 
@@ -174,7 +166,7 @@ def from_job(job: Job, transcript: Transcript | None) -> dict[str, Any]:
     return {
         "id": job.id,
         "object": "transcript",
-        "status": STATUS[job.phase],
+        "status": STATUS[job.phase.state],
         "created": int(job.created_at),
         "model": job.spec.asked_model or job.model,
         "language": heard.language,
@@ -199,7 +191,7 @@ async def shown(job: Job, results: Results) -> dict[str, Any]:
 async def render(job: Job, results: Results) -> Payload:
     """What a webhook is told: the whole object."""
     body = {
-        "type": f"transcript.{STATUS[job.phase]}",
+        "type": f"transcript.{STATUS[job.phase.state]}",
         "timestamp": moment(job.completed_at),
         "data": await shown(job, results),
     }
@@ -262,7 +254,7 @@ class Routes:
     ) -> Page:
         """Transcripts, newest first, without what was heard; times are Unix seconds or ISO 8601."""
         wanted = Wanted(
-            states=STATES[status] if status else tuple(State),
+            states=tuple(state for state in State if status in (None, STATUS[state])),
             made_after=seconds(created_after, "created_after"),
             made_before=seconds(created_before, "created_before"),
             after=int(cursor) if cursor else None,

@@ -24,6 +24,11 @@ class Phase(StrEnum):
         """Whether nothing comes after it."""
         return self in (Phase.COMPLETED, Phase.FAILED, Phase.CANCELLED)
 
+    @property
+    def state(self) -> State:
+        """The same, as lists tell it."""
+        return State.RUNNING if self in (Phase.DOWNLOADING, Phase.TRANSCODING, Phase.TRANSCRIBING) else State(self.value)
+
 
 class State(StrEnum):
     """Phases as lists tell them apart."""

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from pathlib import Path
+
 import pytest
 
 from tests.service.conftest import served
+from tests.site import Site, answer, serving
 
 pytest.register_assert_rewrite("tests.dialects.contract")
 
 __all__ = ["served"]
+
+
+@pytest.fixture
+async def site(sample: Path) -> AsyncIterator[Site]:
+    """A web server that has the sample, under two names, and something that is no sound."""
+    async with serving() as site:
+        site.replies["/talk.flac"] = site.replies["/recording.mp3"] = answer(200, sample.read_bytes())
+        site.replies["/noise.mp3"] = answer(200, b"this is no sound")
+        yield site

@@ -25,7 +25,7 @@ from serve_app.keys import Keys
 from serve_app.valkey import Valkey
 from tests.house import ME
 from tests.service.conftest import MAX_UPLOAD_BYTES, Served
-from tests.site import Site, answer, serving
+from tests.site import Site
 
 GOLDEN = Path(__file__).parent / "golden"
 SCOPES = ("speech:transcriptions:read", "speech:transcriptions:write", "speech:transcriptions:delete")
@@ -94,13 +94,6 @@ class Contract:
         served.http.headers["Authorization"] = f"Bearer {await keys.create(ME.owner, ME.tenant, SCOPES)}"
         yield keys
         await redis.aclose()
-
-    @pytest.fixture
-    async def site(self, sample: Path) -> AsyncIterator[Site]:
-        async with serving() as site:
-            site.replies["/talk.flac"] = answer(200, sample.read_bytes())
-            site.replies["/noise.mp3"] = answer(200, b"this is no sound")
-            yield site
 
     @pytest.fixture
     def send(self, served: Served, keys: Keys, site: Site, sample: Path) -> Callable[..., Awaitable[httpx.Response]]:

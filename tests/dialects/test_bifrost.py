@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from serve_app.dialects.bifrost import PREFIX, BifrostError
+from serve_app.dialects.bifrost import PREFIX, BifrostError, JobBody
 from serve_app.jobs.connection import connect
 from serve_app.keys import Keys
 from serve_app.valkey import Valkey
@@ -23,6 +23,7 @@ async def by_file(http: httpx.AsyncClient, name: str, content: bytes, **options:
 
 
 def read(body: Any) -> tuple[str, str, str | None]:
+    JobBody.model_validate(body)
     return body["id"], body["status"], body.get("result") and body["result"]["text"]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,12 @@ import httpx
 import pytest
 
 from deployments.errors import EngineFailed
-from serve_app.dialects.shift import PREFIX, Create, to_spec
+from serve_app.dialects.shift import PREFIX, Create, JobBody, to_spec
 from serve_app.errors import EdgeError
 from serve_app.jobs.models import Phase
 from tests.dialects.contract import Contract, Spoken
 from tests.service.conftest import Served
-from tests.site import Site, answer, serving
+from tests.site import Site, answer
 
 
 async def by_url(http: httpx.AsyncClient, url: str, **options: Any) -> httpx.Response:
@@ -25,6 +24,7 @@ async def by_url(http: httpx.AsyncClient, url: str, **options: Any) -> httpx.Res
 
 def read(body: Any) -> tuple[str, str, str | None]:
     data = body["data"]
+    JobBody.model_validate(data)
     assert body["success"] is True
     return data["id"], data["status"], data["result"] and data["result"]["text"]
 
@@ -46,13 +46,6 @@ class TestShift(Contract):
         failed="failed",
         by_url=by_url,
     )
-
-
-@pytest.fixture
-async def site(sample: Path) -> AsyncIterator[Site]:
-    async with serving() as site:
-        site.replies["/recording.mp3"] = answer(200, sample.read_bytes())
-        yield site
 
 
 ENDS = ("completed", "failed")

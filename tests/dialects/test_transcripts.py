@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from serve_app.jobs.models import JobSpec, Phase
 from tests.dialects.contract import Contract, Spoken
 from tests.house import ME
 from tests.service.conftest import Served
-from tests.site import Site, answer, serving
+from tests.site import Site
 
 
 async def by_url(http: httpx.AsyncClient, url: str, **options: Any) -> httpx.Response:
@@ -52,13 +51,6 @@ class TestTranscripts(Contract):
         codes={"unauthenticated": "invalid_api_key", "model_unavailable": "model_not_found"},
         statuses={"model": 404},
     )
-
-
-@pytest.fixture
-async def site(sample: Path) -> AsyncIterator[Site]:
-    async with serving() as site:
-        site.replies["/talk.flac"] = answer(200, sample.read_bytes())
-        yield site
 
 
 RUNNING = ("queued", "processing")

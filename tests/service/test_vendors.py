@@ -1,0 +1,119 @@
+"""Requests as the vendors' documents show them, against `murmur up` with a real Whisper."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.service.murmur import Up
+from tests.support import SAMPLE, word_error_rate
+
+TEXT = SAMPLE.with_suffix(".txt").read_text(encoding="utf-8")
+LONGEST_S = 120
+SHIFT = "/api/v1/inference/transcriptions/jobs"
+BIFROST = "/v1/async/audio/transcriptions"
+TRANSCRIPTS = "/v1/transcripts"
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Says nothing of what it serves."""
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture(scope="module")
+def audio() -> Iterator[str]:
+    """Where the sample is to be fetched."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(SAMPLE.parent)))
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/{SAMPLE.name}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def http(cluster: Up) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=cluster.url, timeout=60) as http:
+        yield http
+
+
+def polled(http: httpx.Client, path: str) -> Any:
+    """A job at its end, as a client that polls sees it."""
+    end = time.monotonic() + LONGEST_S
+    while time.monotonic() < end:
+        body = http.get(path).raise_for_status().json()
+        job = body.get("data", body)
+        if job["status"] in ("completed", "failed"):
+            return job
+        time.sleep(0.3)
+    raise TimeoutError(path)
+
+
+def test_shift(http: httpx.Client, audio: str) -> None:
+    asked = {
+        "model": "whisper-1",
+        "providerId": "openai-prod",
+        "source": {"kind": "url", "url": audio},
+        "language": "en",
+        "responseFormat": "vtt",
+        "maxAttempts": 3,
+    }
+    made = http.post(SHIFT, json=asked).raise_for_status().json()["data"]
+    job = polled(http, f"{SHIFT}/{made['id']}")
+    assert word_error_rate(TEXT, job["result"]["text"]) < 0.1
+    assert job["result"]["language"] == "en"
+    for artifact in job["artifacts"]:
+        got = http.get(artifact["url"]).raise_for_status()
+        assert len(got.content) == artifact["sizeBytes"]
+    assert [told["id"] for told in http.get(SHIFT).raise_for_status().json()["data"]] == [job["id"]]
+
+
+def test_bifrost(http: httpx.Client, sample: Path) -> None:
+    data = {
+        "model": "openai/whisper-1",
+        "fallbacks": "acme/nothing",
+        "language": "en",
+        "prompt": "A talk of starlings.",
+        "response_format": "verbose_json",
+        "file_format": "flac",
+    }
+    with sample.open("rb") as file:
+        made = http.post(BIFROST, files={"file": ("example-file", file)}, data=data).raise_for_status().json()
+    job = polled(http, f"{BIFROST}/{made['id']}")
+    assert word_error_rate(TEXT, job["result"]["text"]) < 0.1
+    assert job["result"]["extra_fields"]["model_used"] == "base"
+    assert job["result"]["language"] == "english"
+    assert job["created_at"] < job["completed_at"] < job["expires_at"]
+
+
+def test_a_fallback_is_used_where_the_model_is_not_there(http: httpx.Client, sample: Path) -> None:
+    data = {"model": "acme/nothing", "fallbacks": ["acme/tiny.en", "openai/base"], "response_format": "text"}
+    with sample.open("rb") as file:
+        made = http.post(BIFROST, files={"file": file}, data=data).raise_for_status().json()
+    assert word_error_rate(TEXT, polled(http, f"{BIFROST}/{made['id']}")["result"]) < 0.2
+    answer = http.get(f"{BIFROST}/{made['id']}")
+    assert answer.headers["x-bf-model-used"] == "tiny.en"
+
+
+def test_a_vocabulary_changes_the_words(http: httpx.Client, audio: str) -> None:
+    texts = []
+    for vocabulary in ([], ["neighbours"]):
+        asked = {"audio_url": audio, "model": "qwen3-asr", "word_timestamps": True, "vocabulary": vocabulary}
+        made = http.post(TRANSCRIPTS, json=asked).raise_for_status().json()
+        told = polled(http, f"{TRANSCRIPTS}/{made['id']}")
+        assert word_error_rate(TEXT, told["text"]) < 0.1
+        assert len(told["words"]) == len(told["text"].split())
+        texts.append(told["text"])
+        assert http.delete(f"{TRANSCRIPTS}/{made['id']}").status_code == 204
+    assert ["neighbours" in text for text in texts] == [False, True]
