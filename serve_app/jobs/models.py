@@ -99,7 +99,8 @@ class Principal:
 class JobSpec:
     """What was asked for. `url` is None for an upload, which lies in the artifacts before the job exists; `drive` says that
     it lies in the operator's own storage. `dialect` names the words that the job was made in, and is told in; `asked_model`
-    is the model as it was named there, and `echo` what only that dialect knows of. `request_id` and `traceparent` are of
+    is the model as it was named there, and `echo` what only that dialect knows of. Of one that is `private` the URL is
+    forgotten once it is fetched, and the audio once the job has ended. `request_id` and `traceparent` are of
     the request that made it."""
 
     model: str
@@ -128,6 +129,7 @@ class JobSpec:
     asked_model: str = ""
     echo: dict[str, str] = field(default_factory=dict)
     user_agent: str | None = None
+    private: bool = False
     request_id: str | None = None
     traceparent: str | None = None
 
@@ -154,7 +156,7 @@ class Checkpoint:
 class Job:
     """A job as it is now. Times are Unix seconds; `model` is the one at work, which is a fallback where those before it
     failed; `transcript` is the token of the claim that wrote it, `setbacks` how many workers it has cost since it last got
-    on."""
+    on; `audio_declared_s` is the length that the source claims, before all of it is decoded."""
 
     id: str
     owner: str
@@ -178,6 +180,7 @@ class Job:
     deleted_at: float | None
     setbacks: int
     queue_position: int | None = None
+    audio_declared_s: float | None = None
 
     @property
     def language(self) -> str | None:

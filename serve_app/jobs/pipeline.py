@@ -11,7 +11,7 @@ from typing import Protocol
 
 from batching.languages import Vote
 from batching.stitch import stitch
-from batching.types import SAMPLE_RATE, Window
+from batching.types import SAMPLE_RATE, Segment, Window
 from deployments.errors import Deadly, StageDied, StageLost
 from deployments.messages import (
     DecodeOptions,
@@ -161,8 +161,7 @@ class Pipeline:
             min_confidence=self._job.spec.min_confidence,
             window=window,
         )
-        if not self._job.spec.word_timestamps:
-            segments = [replace(segment, words=None) for segment in segments]
+        segments = [self._placed(segment, window, result, len(segments)) for segment in segments]
         if result.segments and result.language:
             self._vote.count(window.index, result.language, window.speech_s * result.certainty)
         end_s = segments[-1].end if segments else self._end_s
@@ -181,6 +180,16 @@ class Pipeline:
             raise LeaseLost
         self._segments += len(segments)
         self._end_s = end_s
+
+    def _placed(self, segment: Segment, window: Window, result: WindowResult, beside: int) -> Segment:
+        """A segment with what is known of its window, which `beside` segments share."""
+        return replace(
+            segment,
+            words=segment.words if self._job.spec.word_timestamps else None,
+            seek=round(window.start / SAMPLE_RATE, 3),
+            language_probability=result.certainty,
+            decode_s=round(result.decode_s / beside, 3),
+        )
 
     def _progress(self, window: Window, done_s: float) -> dict[str, float | int | None]:
         eta_s = None

@@ -48,6 +48,7 @@ def to_job(fields: Mapping[str, str]) -> Job:
         transcript=int(fields["transcript"]) if "transcript" in fields else None,
         deleted_at=_seconds(fields, "deleted_at"),
         setbacks=int(fields["stalls"]) + int(fields["losses"]),
+        audio_declared_s=_number(fields, "audio_declared_s"),
     )
 
 

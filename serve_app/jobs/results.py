@@ -59,7 +59,7 @@ class Results:
         """The files of a job that can be fetched: its source, what was heard of it as 16 kHz WAV, the transcript."""
         if job.spec.url is not None and job.started_at is None:
             return []  # nothing of it has been fetched yet
-        named = [(SOURCE, source_key(job.id), "application/octet-stream")]
+        named = [] if job.spec.private else [(SOURCE, source_key(job.id), "application/octet-stream")]
         if job.transcript is not None:
             named.append((TRANSCRIPT, transcript_key(job.id, job.transcript), "application/x-ndjson"))
         sizes = await asyncio.to_thread(lambda: [self._artifacts.size(key) for _, key, _ in named])
@@ -71,7 +71,7 @@ class Results:
     @staticmethod
     def audio(job: Job) -> Artifact | None:
         """What was heard of a completed job."""
-        if job.transcript is None or job.audio_total_s is None:
+        if job.transcript is None or job.audio_total_s is None or job.spec.private:
             return None
         # All of it was decoded, or there were no transcript.
         size = WAV_HEADER_BYTES + round(job.audio_total_s * SAMPLE_RATE) * SAMPLE_BYTES

@@ -189,6 +189,8 @@ local function finish(id, phase, code, message)
   if phase == 'cancelled' then observe('cancel_ms', t - tonumber(asked or t)) end
   redis.call('ZADD', key('expiry'), t + tonumber(redis.call('HGET', job_key(id), 'ttl_ms')), id)
   redis.call('ZADD', key('ended'), t, id)
+  -- `private` stands in the spec as it is written there: no string of a user's can hold its quotes bare.
+  if string.find(redis.call('HGET', job_key(id), 'spec'), '"private":true', 1, true) then redis.call('ZADD', key('private'), t, id) end
 end
 
 -- A worker was lost with the job: `what` counts such losses. One that costs too many without getting on is failed: it is
