@@ -22,6 +22,7 @@ from serve_app.dialects.bifrost import BIFROST
 from serve_app.dialects.native import NATIVE, PROBLEMS
 from serve_app.dialects.openai import OPENAI
 from serve_app.dialects.shift import SHIFT
+from serve_app.dialects.speechischeap import SPEECH_IS_CHEAP
 from serve_app.dialects.transcripts import TRANSCRIPTS
 from serve_app.errors import EdgeError
 from serve_app.guard import Guard
@@ -33,7 +34,7 @@ from serve_app.trace import RequestIds
 
 log = logging.getLogger(__name__)
 
-DIALECTS = (NATIVE, OPENAI, SHIFT, BIFROST, TRANSCRIPTS)
+DIALECTS = (NATIVE, OPENAI, SHIFT, BIFROST, TRANSCRIPTS, SPEECH_IS_CHEAP)
 
 
 def create_api(
