@@ -77,15 +77,16 @@ def shown(segment: Segment) -> dict[str, Any]:
 
 def trouble(error: Exception) -> ServerSentEvent:
     """What goes wrong once a stream has begun, where nothing but the stream can say so."""
-    if isinstance(error, EdgeError | WorkError):
-        return frame(_failure(error.message))
+    if isinstance(error, WorkError):
+        return frame(failure(error.message))
     if isinstance(error, OUTAGES):
-        return frame(_failure("The job store cannot be reached right now: try again."))
+        return frame(failure("The job store cannot be reached right now: try again."))
     log.error("a stream failed", exc_info=error)
-    return frame(_failure("The service failed to answer this request."))
+    return frame(failure("The service failed to answer this request."))
 
 
-def _failure(message: str) -> dict[str, str]:
+def failure(message: str) -> dict[str, str]:
+    """What is told of a failure."""
     return {"type": "error", "message": message}
 
 
@@ -93,7 +94,7 @@ def _unfinished(done: Mapping[str, Any]) -> dict[str, str] | None:
     """What is told of an end that is not as it should be."""
     if done["phase"] == Phase.COMPLETED:
         return None
-    return {"type": "canceled"} if done["phase"] == Phase.CANCELLED else _failure(done["error"]["message"])
+    return {"type": "canceled"} if done["phase"] == Phase.CANCELLED else failure(done["error"]["message"])
 
 
 class Story:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from types import MappingProxyType
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Header, Request, Response
@@ -34,7 +33,7 @@ class Edge:
     allowed_hosts: tuple[str, ...]
     public_url: str = ""
     drive_uri: str = ""
-    devices: Mapping[str, str] = MappingProxyType({})
+    devices: Mapping[str, str] = field(default_factory=dict)
 
     def at(self, request: Request) -> str:
         """The service's own URL as the client knows it, without a slash at its end."""

@@ -22,7 +22,7 @@ from serve_app.formats import FORMATS
 from serve_app.jobs.models import Job, JobSpec, Phase, Principal, State
 from serve_app.jobs.results import Results
 from serve_app.jobs.webhooks import Payload
-from serve_app.live import Cues, Story, follow, frame, shown, trouble
+from serve_app.live import Cues, Story, failure, follow, frame, shown, trouble
 from serve_app.sse import HEADERS, PING_S
 from serve_app.trace import Trace, Traced
 from serve_app.uploads import OVERHEAD_BYTES, Form, read_json, receive
@@ -32,6 +32,7 @@ from serve_app.verbose import status_of
 
 PRIVATE_TTL_S = 12 * 3600
 MASK = "[redacted]"
+NAMES = {"label_audio": "can_label_audio", "diarize": "can_parse_speakers"}
 Status = Literal["PENDING", "COMPLETED", "FAILED", "CANCELED"]
 
 
@@ -153,9 +154,17 @@ async def render(job: Job, results: Results) -> Payload:
     return Payload(orjson.dumps(from_job(job, transcript)))
 
 
+def sentence(problem: EdgeError) -> str:
+    """What is wrong, with this API's names of options."""
+    message = problem.message
+    for ours, theirs in NAMES.items():
+        message = message.replace(f"The option {ours} ", f"The option {theirs} ")
+    return message
+
+
 def error(problem: EdgeError) -> Response:
     """An error: a sentence."""
-    return PlainTextResponse(problem.message, 404 if problem.status == 410 else status_of(problem), problem.headers)
+    return PlainTextResponse(sentence(problem), 404 if problem.status == 410 else status_of(problem), problem.headers)
 
 
 # Routes.
@@ -226,6 +235,9 @@ class Routes:
         try:
             asked, job = await arrival.made()
         except ClientDisconnect:
+            return
+        except EdgeError as problem:
+            yield frame(failure(sentence(problem)))
             return
         except Exception as error:  # noqa: BLE001 - the answer has begun, and is where to say so
             yield trouble(error)
