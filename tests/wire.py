@@ -63,6 +63,15 @@ class Wire:
                 if not event.startswith(":"):
                     yield json.loads("\n".join(line.removeprefix("data: ") for line in event.split("\n")))
 
+    async def lines(self) -> AsyncIterator[str]:
+        """Its lines as they come, without those that are empty."""
+        rest = ""
+        async for piece in self._chunks():
+            *whole, rest = (rest + piece).split("\n")
+            for line in whole:
+                if line:
+                    yield line
+
     async def _chunks(self) -> AsyncIterator[str]:
         while size := int(await self.reader.readline(), 16):
             yield (await self.reader.readexactly(size + 2))[:-2].decode()
