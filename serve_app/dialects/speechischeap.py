@@ -109,8 +109,13 @@ def to_spec(asked: Asked, sent: dict[str, Any], *, url: str | None = None, filen
         result_ttl_s=PRIVATE_TTL_S if asked.is_private else None,
         user_agent=asked.user_agent,
         private=asked.is_private,
-        echo={"output_format": (asked.output_format or "")[-3:], "request": orjson.dumps(request).decode()},
+        echo={"output_format": (asked.output_format or "")[-3:], "request": _dumped(request)},
     )
+
+
+def _dumped(request: dict[str, Any]) -> str:
+    """In one order: the same request is the same, however it was written."""
+    return orjson.dumps(request, option=orjson.OPT_SORT_KEYS).decode()
 
 
 def missing(name: str) -> EdgeError:
@@ -131,7 +136,7 @@ STATUS: dict[State, Status] = {
 
 def format_of(job: Job) -> str:
     """`srt` or `vtt`, or nothing for JSON."""
-    return job.spec.echo["output_format"]
+    return job.spec.echo.get("output_format", "")
 
 
 def from_job(job: Job, transcript: Transcript | None = None) -> dict[str, Any]:

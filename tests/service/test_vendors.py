@@ -156,3 +156,16 @@ async def test_speech_is_cheap_tells_of_an_upload_while_it_comes(cluster: Up, sa
     cues = [line.removeprefix("data: ") for line in rest if not line.startswith(("data: {", ":"))]
     assert cues[0] == "WEBVTT"
     assert word_error_rate(TEXT, " ".join(line for line in cues[1:] if " --> " not in line and not line.isdecimal())) < 0.2
+
+
+async def test_an_upload_that_is_cut_off_leaves_nothing(cluster: Up) -> None:
+    jobs = cluster.data_dir / "artifacts/jobs"
+    before = set(jobs.iterdir())
+    async with posting(cluster.url + SPEECH_IS_CHEAP, 8 << 20) as wire, asyncio.timeout(LONGEST_S):
+        await wire.send(file(), bytes(1 << 20))
+        assert await wire.status() == 200
+        await anext(wire.events())
+        assert set(jobs.iterdir()) > before
+    async with asyncio.timeout(LONGEST_S):
+        while set(jobs.iterdir()) != before:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
