@@ -138,7 +138,9 @@ async def test_events_come_while_the_body_does(served: Served, wave: bytes) -> N
     assert [each["type"] for each in rest].count("initial") == 1
 
 
-async def test_an_uploader_that_is_cut_off_leaves_nothing(served: Served, wave: bytes) -> None:
+async def test_an_uploader_that_is_cut_off_leaves_nothing(
+    served: Served, wave: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     for sent in (PIECE, HELD_BYTES + PIECE):
         async with posting(served.url + PREFIX, len(file() + wave + END)) as wire, asyncio.timeout(20):
             await wire.send(file(), wave[:sent])
@@ -148,6 +150,7 @@ async def test_an_uploader_that_is_cut_off_leaves_nothing(served: Served, wave: 
                 await anext(wire.events())
         await eventually(lambda: nothing(served))
     assert (await served.house.jobs.page(ANONYMOUS, limit=1, cursor=None))[0] == []
+    assert not caplog.records
 
 
 async def test_a_reader_that_leaves_after_the_body_stops_nothing(served: Served, wave: bytes) -> None:
