@@ -77,4 +77,5 @@ async def caller(
 
 Reader = Annotated[Principal, Security(caller, scopes=["speech:transcriptions:read"])]
 Writer = Annotated[Principal, Security(caller, scopes=["speech:transcriptions:write"])]
+Uploader = Annotated[Principal, Security(caller, scopes=["speech:files:write", "speech:transcriptions:write"])]
 Deleter = Annotated[Principal, Security(caller, scopes=["speech:transcriptions:delete"])]

@@ -39,6 +39,19 @@ class State(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
 
+    @property
+    def final(self) -> bool:
+        """Whether nothing comes after it."""
+        return self in (State.COMPLETED, State.FAILED, State.CANCELLED)
+
+
+class Mark(StrEnum):
+    """What an ended job may be marked as; what is purged has no results any more, only its record."""
+
+    NONE = ""
+    DELETED = ":deleted"
+    PURGED = ":purged"
+
 
 class Priority(StrEnum):
     """Interactive work goes before bulk work of the same tenant."""
@@ -100,11 +113,15 @@ class JobSpec:
     """What was asked for. `url` is None for an upload, which lies in the artifacts before the job exists; `drive` says that
     it lies in the operator's own storage. `dialect` names the words that the job was made in, and is told in; `asked_model`
     is the model as it was named there, and `echo` what only that dialect knows of. `request_id` and `traceparent` are of
-    the request that made it."""
+    the request that made it. `file` is the source's id where it lies apart from the job, for several; `record_ttl_s` is how
+    long a job's record outlives its results, None for not at all. `channels` has each channel heard apart, `listening` an
+    MP3 made of what was heard."""
 
     model: str
     url: str | None = None
     drive: bool = False
+    file: str | None = None
+    record_ttl_s: int | None = None
     filename: str | None = None
     fallbacks: tuple[str, ...] = ()
     language: str | None = None
@@ -113,6 +130,8 @@ class JobSpec:
     hotwords: str | None = None
     temperature: float = 0.0
     word_timestamps: bool = False
+    channels: bool = False
+    listening: bool = False
     diarize: bool = False
     redact: bool = False
     label_audio: bool = False
@@ -130,6 +149,26 @@ class JobSpec:
     user_agent: str | None = None
     request_id: str | None = None
     traceparent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A source that several jobs may be made of, and what its owner says of it. Times are Unix seconds; it is deleted when
+    no job needs it any more."""
+
+    id: str
+    owner: str
+    tenant: str
+    name: str
+    filename: str | None = None
+    description: str | None = None
+    path: str = "/"
+    metadata: dict[str, Any] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
+    url: str | None = None
+    size: int | None = None
+    made_at: float = 0.0
+    deleted_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +215,8 @@ class Job:
     done_event: str | None
     transcript: int | None
     deleted_at: float | None
+    purged_at: float | None
+    ttl_s: float
     setbacks: int
     queue_position: int | None = None
 
@@ -183,6 +224,16 @@ class Job:
     def language(self) -> str | None:
         """The language asked for, else the one heard."""
         return self.spec.language or self.checkpoint.language
+
+    @property
+    def source(self) -> str:
+        """Where its source lies in the artifacts."""
+        return source_key(self.id) if self.spec.file is None else file_key(self.spec.file)
+
+    @property
+    def expires_at(self) -> float | None:
+        """When its results go, in Unix seconds; None before its end."""
+        return None if self.completed_at is None else self.completed_at + self.ttl_s
 
     @property
     def next_model(self) -> str | None:
@@ -217,6 +268,20 @@ class Commit:
 
 JOBS = "jobs"
 """Where everything of jobs lies in the artifacts."""
+
+
+FILES = "files"
+"""Where sources lie that several jobs may be made of."""
+
+
+def file_folder(file_id: str) -> str:
+    """Everything of a file that is not in Redis."""
+    return f"{FILES}/{file_id}"
+
+
+def file_key(file_id: str) -> str:
+    """Where a file itself lies in the artifacts."""
+    return f"{FILES}/{file_id}/source"
 
 
 def source_key(job_id: str) -> str:

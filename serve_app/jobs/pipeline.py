@@ -22,7 +22,7 @@ from deployments.messages import (
     TranscribeRequest,
     WindowResult,
 )
-from serve_app.jobs.models import Claim, Commit, Job, Phase, pcm_prefix, source_key
+from serve_app.jobs.models import Claim, Commit, Job, Phase, pcm_prefix
 from serve_app.jobs.store import Store
 from serve_app.jobs.transcripts import dump_segment
 
@@ -198,7 +198,7 @@ class Pipeline:
 
     def _transcode_request(self) -> TranscodeRequest:
         return TranscodeRequest(
-            source_key=source_key(self._job.id),
+            source_key=self._job.source,
             pcm_prefix=pcm_prefix(self._job.id),
             longest_s=self._job.spec.segment_duration or LONGEST_WINDOW_S,
             max_audio_s=self._max_audio_s,

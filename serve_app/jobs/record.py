@@ -7,9 +7,10 @@ from dataclasses import replace
 
 from pydantic import TypeAdapter
 
-from serve_app.jobs.models import Checkpoint, Job, JobError, JobSpec, Phase
+from serve_app.jobs.models import Checkpoint, File, Job, JobError, JobSpec, Phase
 
 SPEC = TypeAdapter(JobSpec)
+FILE = TypeAdapter(File)
 
 
 def _seconds(fields: Mapping[str, str], name: str) -> float | None:
@@ -47,8 +48,16 @@ def to_job(fields: Mapping[str, str]) -> Job:
         done_event=fields.get("done_event"),
         transcript=int(fields["transcript"]) if "transcript" in fields else None,
         deleted_at=_seconds(fields, "deleted_at"),
+        purged_at=_seconds(fields, "purged_at"),
+        ttl_s=int(fields["ttl_ms"]) / 1000,
         setbacks=int(fields["stalls"]) + int(fields["losses"]),
     )
+
+
+def to_file(fields: Mapping[str, str]) -> File:
+    """The file that `fields` tell of."""
+    made_at, deleted_at = int(fields["made_at"]) / 1000, _seconds(fields, "deleted_at")
+    return replace(FILE.validate_json(fields["record"]), made_at=made_at, deleted_at=deleted_at)
 
 
 def placed(job: Job, position: int | None, pace_ms: bytes | None = None) -> Job:

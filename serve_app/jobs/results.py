@@ -11,7 +11,7 @@ from batching.types import SAMPLE_RATE, Transcript
 from deployments.artifacts import Artifacts
 from deployments.pcm import SAMPLE_BYTES, WAV_HEADER_BYTES, wav_chunks
 from serve_app.errors import EdgeError, not_found
-from serve_app.jobs.models import Job, pcm_prefix, source_key, transcript_key
+from serve_app.jobs.models import Job, pcm_prefix, transcript_key
 from serve_app.jobs.transcripts import read_transcript
 
 AUDIO, SOURCE, TRANSCRIPT = "audio.wav", "source", "transcript.jsonl"
@@ -59,7 +59,7 @@ class Results:
         """The files of a job that can be fetched: its source, what was heard of it as 16 kHz WAV, the transcript."""
         if job.spec.url is not None and job.started_at is None:
             return []  # nothing of it has been fetched yet
-        named = [(SOURCE, source_key(job.id), "application/octet-stream")]
+        named = [(SOURCE, job.source, "application/octet-stream")]
         if job.transcript is not None:
             named.append((TRANSCRIPT, transcript_key(job.id, job.transcript), "application/x-ndjson"))
         sizes = await asyncio.to_thread(lambda: [self._artifacts.size(key) for _, key, _ in named])

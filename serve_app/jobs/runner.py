@@ -14,7 +14,7 @@ from deployments.artifacts import Artifacts
 from deployments.errors import EngineFailed, ModelUnavailable, SourceNotFound, StageDied, StageLost, WorkError
 from deployments.messages import FetchRequest
 from serve_app.jobs.connection import OUTAGES
-from serve_app.jobs.models import Claim, Event, EventKind, Job, JobError, Phase, source_key, transcript_key
+from serve_app.jobs.models import Claim, Event, EventKind, Job, JobError, Phase, transcript_key
 from serve_app.jobs.pipeline import LeaseLost, Pipeline, Stages
 from serve_app.jobs.store import Store
 from serve_app.jobs.sweeper import Sweeper
@@ -245,7 +245,7 @@ class Runner:
 
     async def _ingest(self, job: Job) -> None:
         """An upload lies there already; what lies elsewhere is fetched."""
-        key = source_key(job.id)
+        key = job.source
         if job.spec.url is not None:
             await self._stages.fetch(
                 FetchRequest(job.spec.url, key, self._limits.max_source_bytes, job.spec.user_agent, job.spec.drive)
