@@ -19,7 +19,7 @@ from deployments.safe_http import Allowed
 from serve_app.errors import EdgeError, not_found
 from serve_app.jobs.drafts import Draft, check_key
 from serve_app.jobs.events import Events
-from serve_app.jobs.models import Event, File, Job, JobSpec, Phase, Principal, file_folder, file_key, job_folder
+from serve_app.jobs.models import Event, File, Job, JobSpec, Phase, Principal, file_folder, job_folder
 from serve_app.jobs.results import Artifact, Results
 from serve_app.jobs.store import Store
 from serve_app.jobs.terms import Listed, Verdict, Wanted
@@ -291,11 +291,10 @@ class Jobs:
 
     async def file(self, principal: Principal, file_id: str) -> File:
         """A file, if it is the caller's; its `size` is known once it is stored."""
-        file = await self._store.file(file_id)
+        (file,) = await self._store.files([file_id])
         if file is None or (file.owner, file.tenant) != (principal.owner, principal.tenant):
             raise EdgeError("not_found", "There is no such file.")
-        size = await asyncio.to_thread(self._artifacts.size, file_key(file_id))
-        return replace(file, size=size if size is not None else file.size)
+        return file
 
     async def transcript(self, principal: Principal, job_id: str) -> Transcript:
         """The transcript of a completed job; 409 for any other."""

@@ -219,6 +219,7 @@ class Job:
     ttl_s: float
     setbacks: int
     queue_position: int | None = None
+    file: File | None = None
 
     @property
     def language(self) -> str | None:

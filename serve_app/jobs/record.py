@@ -57,7 +57,9 @@ def to_job(fields: Mapping[str, str]) -> Job:
 def to_file(fields: Mapping[str, str]) -> File:
     """The file that `fields` tell of."""
     made_at, deleted_at = int(fields["made_at"]) / 1000, _seconds(fields, "deleted_at")
-    return replace(FILE.validate_json(fields["record"]), made_at=made_at, deleted_at=deleted_at)
+    file = FILE.validate_json(fields["record"])
+    size = int(fields["size"]) if "size" in fields else file.size
+    return replace(file, made_at=made_at, deleted_at=deleted_at, size=size)
 
 
 def placed(job: Job, position: int | None, pace_ms: bytes | None = None) -> Job:

@@ -247,9 +247,10 @@ class Runner:
         """An upload lies there already; what lies elsewhere is fetched."""
         key = job.source
         if job.spec.url is not None:
-            await self._stages.fetch(
-                FetchRequest(job.spec.url, key, self._limits.max_source_bytes, job.spec.user_agent, job.spec.drive)
-            )
+            most, spec = self._limits.max_source_bytes, job.spec
+            stored = await self._stages.fetch(FetchRequest(job.spec.url, key, most, spec.user_agent, spec.drive))
+            if spec.file is not None:
+                await self._store.file_stored(spec.file, stored.size)
         elif await asyncio.to_thread(self._artifacts.size, key) is None:
             raise SourceNotFound("The uploaded file is no longer there: send it again.")
 

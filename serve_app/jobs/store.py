@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,7 @@ class Store:
         told = await self._run("submit", job_id, owner, tenant, *arguments)
         verdict, made, *new = told
         job = placed(_job(dict(zip(new[0][::2], new[0][1::2], strict=True))), new[1], *new[2:3]) if new else None
-        return Receipt(Verdict(verdict.decode()), made.decode(), job)
+        return Receipt(Verdict(verdict.decode()), made.decode(), (await self._with_files([job]))[0])
 
     async def reserve(self, place: str, job_id: str, keep_s: float) -> bool:
         """Keep an idempotency key for a job to be, for a while. False where another request holds it."""
@@ -125,7 +126,7 @@ class Store:
                 pipe.hgetall(self._key(f"job:{job_id}"))
             found = await answer(pipe.execute())
         jobs = [_job(fields) if fields else None for fields in found]
-        return await self._with_positions(jobs)
+        return await self._with_files(await self._with_positions(jobs))
 
     async def page(self, owner: str, tenant: str, *, limit: int, before: str | None = None) -> tuple[list[Job], str | None]:
         """An owner's jobs, newest first, and the cursor of the next page (None on the last)."""
@@ -188,10 +189,20 @@ class Store:
         changed = await self._run("hook_set", job_id, SPEC.dump_json(spec), int(spec.webhook is not None))
         return None if changed is None else bool(changed)
 
-    async def file(self, file_id: str) -> File | None:
-        """A file's record; None where there is none."""
-        fields = await answer(self._redis.hgetall(self._key(f"file:{file_id}")))
-        return to_file({name.decode(): value.decode() for name, value in fields.items()}) if fields else None
+    async def files(self, file_ids: Sequence[str]) -> list[File | None]:
+        """Files' records, None where there is none."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for file_id in file_ids:
+                pipe.hgetall(self._key(f"file:{file_id}"))
+            found = await answer(pipe.execute())
+        return [
+            to_file({name.decode(): value.decode() for name, value in fields.items()}) if fields else None
+            for fields in found
+        ]
+
+    async def file_stored(self, file_id: str, size: int) -> None:
+        """A file that was to be fetched is stored."""
+        await self._run("file_stored", file_id, size)
 
     # The life of a claim, as a runner sees it. A False means that the lease is lost.
 
@@ -319,6 +330,13 @@ class Store:
         places = {job.id: placed(job, *told[2 * i : 2 * i + 2]) for i, job in enumerate(queued)}
         return [places.get(job.id, job) if job else None for job in jobs]
 
+    async def _with_files(self, jobs: list[Job | None]) -> list[Job | None]:
+        wanted = {job.spec.file for job in jobs if job and job.spec.file}
+        if not wanted:
+            return jobs
+        files = dict(zip(wanted, await self.files(list(wanted)), strict=True))
+        return [replace(job, file=files[job.spec.file]) if job and job.spec.file else job for job in jobs]
+
     @property
     def _lease_ms(self) -> int:
         return int(self._leases.lease_s * 1000)
@@ -332,7 +350,11 @@ class Store:
 
 
 def _job(fields: Mapping[bytes, bytes]) -> Job:
-    return to_job({name.decode(): value.decode() for name, value in fields.items()})
+    return to_job(_text(fields))
+
+
+def _text(fields: Mapping[bytes, bytes]) -> dict[str, str]:
+    return {name.decode(): value.decode() for name, value in fields.items()}
 
 
 def _gone(told: Any) -> str | bool | None:

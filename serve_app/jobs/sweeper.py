@@ -80,5 +80,4 @@ class Sweeper:
         return [job is not None for job in await self._store.get_many(ids)]
 
     async def _files(self, ids: list[str]) -> list[bool]:
-        files = [await self._store.file(file_id) for file_id in ids]
-        return [file is not None and file.deleted_at is None for file in files]
+        return [file is not None and file.deleted_at is None for file in await self._store.files(ids)]
