@@ -22,7 +22,8 @@ def _home(variable: str, fallback: str) -> Path:
     return Path(os.environ.get(variable) or Path.home() / fallback) / "murmur"
 
 
-DRIVE = re.compile(r"(s3|gs|file|https?)://([^{}\s]|\{session_id\}|\{file_id\})+")
+PLACES = r"s3://[a-z0-9.-]+|gs://[a-z0-9._-]+|file://|https?://[^/{}?#\s]+"
+DRIVE = re.compile(rf"({PLACES})/([^{{}}?#\s]|\{{(session_id|file_id|tenant|owner)\}})+")
 RETRIES_S = (5.0, 300.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0)
 """The waits that the specification suggests: 75 hours and a half in all."""
 
@@ -79,7 +80,7 @@ class Settings(BaseSettings):
     public_url: str = Field("", description="URL that clients reach the service by, for links; empty for the request's own.")
     stage_drive_uri: str = Field(
         "",
-        description="Where files of Shift's drives lie, as in `s3://bucket/{session_id}/{file_id}`; empty for nowhere.",
+        description="Where files of Shift's drives lie: `s3://bucket/{tenant}/{session_id}/{file_id}`, say; or nowhere.",
     )
     shift_transcription_runner_mode: str = Field(
         "deployment",
@@ -160,7 +161,7 @@ class Settings(BaseSettings):
     @classmethod
     def _drive(cls, value: str) -> str:
         if value and not (DRIVE.fullmatch(value) and "{session_id}" in value and "{file_id}" in value):
-            raise ValueError("write it as s3://, gs://, file://, http:// or https:// with {session_id} and {file_id}")
+            raise ValueError("write it as s3://, gs://, file:/// or https:// with {session_id} and {file_id} in its path")
         return value
 
     @field_validator("shift_transcription_runner_mode")

@@ -457,16 +457,16 @@ class Routes:
 
     async def set_webhook(self, request: Request, who: Writer, job_id: str) -> Response:
         """Tell the end of the job to another address."""
-        return await self._hook(who, job_id, validated(Webhook, await read_json(request.stream())))
+        job = await self._jobs.get(who, job_id)
+        return await self._hook(who, job, validated(Webhook, await read_json(request.stream())))
 
     async def drop_webhook(self, who: Writer, job_id: str) -> Response:
         """Tell the end of the job to nobody."""
-        await self._hook(who, job_id, None)
+        await self._hook(who, await self._jobs.get(who, job_id), None)
         return Response(status_code=204)
 
-    async def _hook(self, who: Principal, job_id: str, webhook: Webhook | None) -> Response:
-        job = await self._jobs.get(who, job_id)
-        return JSONResponse(from_job(await self._jobs.set_webhook(who, job_id, hooked(job.spec, webhook))))
+    async def _hook(self, who: Principal, job: Job, webhook: Webhook | None) -> Response:
+        return JSONResponse(from_job(await self._jobs.set_webhook(who, job.id, hooked(job.spec, webhook))))
 
     async def cancel(self, who: Writer, job_id: str) -> Response:
         """Cancel a job that has not ended; it has taken effect when this answers."""

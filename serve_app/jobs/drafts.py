@@ -94,7 +94,9 @@ class Draft:
         SPENT or GONE."""
         # A new file has another id each time, and is the same if all else is.
         alike = replace(spec, file=None) if file else spec
-        once = self._place and Once(self._place, hashlib.sha256(SPEC.dump_json(alike) + sha256.encode()).hexdigest())
+        # What a later version knows of more than this one is at its default, and changes no fingerprint.
+        told = SPEC.dump_json(alike, exclude_defaults=True)
+        once = self._place and Once(self._place, hashlib.sha256(told + sha256.encode()).hexdigest())
         who = self._principal
         traced = replace(spec, request_id=self._trace.request_id or None, traceparent=self._trace.traceparent)
         asked = self._store.submit(

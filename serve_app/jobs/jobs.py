@@ -189,7 +189,7 @@ class Jobs:
     async def get(self, principal: Principal, job_id: str) -> Job:
         """The job, if it is the caller's."""
         job = await self._store.get(job_id)
-        if job is None or (job.owner, job.tenant) != (principal.owner, principal.tenant):
+        if job is None or (job.owner, job.tenant) != (principal.owner, principal.tenant) or job.erasing:
             raise not_found()
         if self._dialect not in ("", job.spec.dialect):
             raise not_found()
@@ -259,12 +259,13 @@ class Jobs:
         return await self.get(principal, job_id)
 
     async def erase(self, principal: Principal, job_id: str) -> None:
-        """Remove a job with everything of it, for good, whatever its state: one that has not ended is cancelled first.
-        409 where that takes too long."""
-        await self.kept(principal, job_id)
-        with suppress(EdgeError):  # it has ended, or does so meanwhile
-            await self.stop(principal, job_id)
-        await self.purge(principal, job_id)
+        """Remove a job with everything of it, for good, whatever its state: one that has not ended is cancelled, and goes as
+        soon as that has taken effect. Nobody sees it from now on."""
+        await self.get(principal, job_id)
+        if await self._store.erase(job_id):
+            await self._store.cancel(job_id)
+        else:
+            await purge(self._store, self._artifacts, job_id)
 
     async def purge(self, principal: Principal, job_id: str) -> None:
         """Remove an ended job with everything of it, for good. 409 while it has not ended."""
@@ -343,6 +344,8 @@ def _check_address(url: str, name: str) -> SplitResult:
         _ = parts.port
     except ValueError:
         raise EdgeError("source_forbidden", "The URL is not a valid one.", ((name, "invalid"),)) from None
+    if any(letter.isspace() or not letter.isprintable() for letter in url):
+        raise EdgeError("source_forbidden", "The URL must not hold blanks or control characters.", ((name, "blanks"),))
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise EdgeError("source_forbidden", "The URL must be http or https with a host.", ((name, "scheme"),))
     if parts.username or parts.password:

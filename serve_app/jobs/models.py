@@ -216,6 +216,7 @@ class Job:
     transcript: int | None
     deleted_at: float | None
     purged_at: float | None
+    erasing: bool
     ttl_s: float
     setbacks: int
     queue_position: int | None = None

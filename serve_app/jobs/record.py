@@ -49,6 +49,7 @@ def to_job(fields: Mapping[str, str]) -> Job:
         transcript=int(fields["transcript"]) if "transcript" in fields else None,
         deleted_at=_seconds(fields, "deleted_at"),
         purged_at=_seconds(fields, "purged_at"),
+        erasing="erasing" in fields,
         ttl_s=int(fields["ttl_ms"]) / 1000,
         setbacks=int(fields["stalls"]) + int(fields["losses"]),
     )

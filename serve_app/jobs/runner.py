@@ -11,7 +11,16 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from deployments.artifacts import Artifacts
-from deployments.errors import EngineFailed, ModelUnavailable, SourceNotFound, StageDied, StageLost, WorkError
+from deployments.errors import (
+    Deadly,
+    EngineFailed,
+    ModelUnavailable,
+    SourceNotFound,
+    StageAway,
+    StageDied,
+    StageLost,
+    WorkError,
+)
 from deployments.messages import FetchRequest
 from serve_app.jobs.connection import OUTAGES
 from serve_app.jobs.models import Claim, Event, EventKind, Job, JobError, Phase, transcript_key
@@ -209,9 +218,9 @@ class Runner:
             log.error("job_id=%s failed", claim.job_id, exc_info=error)
             told, transient = JobError("internal", "The service failed while working on this job: try it again."), True
         lost = isinstance(error, StageLost)
-        if job and job.next_model and isinstance(error, EngineFailed | ModelUnavailable):
+        if job and job.next_model and _is_the_models(error, last=job.attempts >= job.spec.max_attempts):
             log.warning("job_id=%s goes on with the model %s: %s", claim.job_id, job.next_model, told.message)
-            await self._store.give_back(claim, counts=Counts.ATTEMPT, model=job.next_model)
+            await self._store.give_back(claim, model=job.next_model)
         elif job and transient and (lost or job.attempts < job.spec.max_attempts):
             delay_s = min(2.0 ** (job.attempts + job.setbacks), LONGEST_DELAY_S) * random.uniform(0.75, 1.25)
             log.warning("job_id=%s again in %.1f s: %s", claim.job_id, delay_s, told.message)
@@ -261,6 +270,11 @@ class Runner:
                 if event.kind is EventKind.SEGMENT:
                     yield event
             after = events[-1].id
+
+
+def _is_the_models(error: BaseException, *, last: bool) -> bool:
+    """Whether another model may do what this one did not. One that cannot be had at the moment gets its attempts first."""
+    return isinstance(error, EngineFailed | ModelUnavailable | Deadly) or (last and isinstance(error, StageAway))
 
 
 def _counts(error: BaseException) -> Counts:

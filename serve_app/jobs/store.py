@@ -179,6 +179,11 @@ class Store:
         needs that."""
         return _gone(await self._run("purge", job_id))
 
+    async def erase(self, job_id: str) -> bool | None:
+        """Have a job go as soon as it has ended, and hide it until then. False where it has, None where there is none."""
+        hidden = await self._run("erase", job_id)
+        return None if hidden is None else bool(hidden)
+
     async def shred(self, job_id: str, *, keep_s: float, deleted: bool = False) -> str | bool | None:
         """Remove the results of a finished job, and keep its record for a while. False where it is not finished, was purged
         before, or is not marked as `deleted` though it must be; None and ids as `purge`."""

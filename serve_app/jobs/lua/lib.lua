@@ -62,11 +62,19 @@ local function shelf_key(order, owner, shelf) return key(order .. ':' .. owner .
 
 local UNENDED = 2 ^ 52
 
+-- No two jobs have the same, and none one before those that were made before it.
+local function next_stamp()
+  local stamp = math.max(now() * STAMPS, tonumber(redis.call('GET', key('stamp')) or '0') + 1)
+  redis.call('SET', key('stamp'), string.format('%.0f', stamp))
+  return string.format('%.0f', stamp)
+end
+
 local function stamp_of(t, seq) return string.format('%.0f', t * STAMPS + seq % STAMPS) end
 
 -- Put a job on a shelf (nil: on none), and take it from where it was. What is made of a file stands there too.
 local function shelve(id, shelf)
-  local fields = redis.call('HMGET', job_key(id), 'tenant', 'owner', 'dialect', 'stamp', 'shelf', 'seq', 'completed_at', 'file')
+  local fields = redis.call('HMGET', job_key(id), 'tenant', 'owner', 'dialect', 'stamp', 'shelf', 'seq', 'completed_at', 'file', 'erasing')
+  if fields[9] then shelf = nil end
   if not fields[4] or fields[5] == shelf then return end
   local owner = fields[1] .. '/' .. fields[2] .. '/' .. fields[3]
   local seq, ended = tonumber(fields[6]), nil
@@ -205,7 +213,8 @@ local function finish(id, phase, code, message)
   end
   local asked = redis.call('HGET', job_key(id), 'cancelling')
   if phase == 'cancelled' then observe('cancel_ms', t - tonumber(asked or t)) end
-  redis.call('ZADD', key('expiry'), t + tonumber(redis.call('HGET', job_key(id), 'ttl_ms')), id)
+  local kept = redis.call('HMGET', job_key(id), 'ttl_ms', 'erasing')
+  redis.call('ZADD', key('expiry'), kept[2] and t or t + tonumber(kept[1]), id)
   redis.call('ZADD', key('ended'), t, id)
 end
 

@@ -91,8 +91,11 @@ local function start()
 end
 
 local total = counted(order, low, high)
+-- A page goes on after the one before, within the bounds.
 if after ~= '' then
-  if down then high = '(' .. after else low = '(' .. after end
+  local last = tonumber(after)
+  if down and (high == '+inf' or last < tonumber(string.sub(high, 2))) then high = '(' .. after end
+  if not down and (low == '-inf' or last >= tonumber(low)) then low = '(' .. after end
 end
 if offset >= total then return { total } end
 if offset > 0 then

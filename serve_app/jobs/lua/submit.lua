@@ -31,7 +31,7 @@ if once ~= '' then
 end
 quiet = true
 local seq = redis.call('INCR', key('seq'))
-redis.call('HSET', job_key(id), 'dialect', ARGV[13], 'stamp', stamp_of(now(), seq), 'id', id, 'owner', ARGV[2], 'tenant', tenant, 'urgency', ARGV[4], 'max_attempts', ARGV[5],
+redis.call('HSET', job_key(id), 'dialect', ARGV[13], 'stamp', next_stamp(), 'id', id, 'owner', ARGV[2], 'tenant', tenant, 'urgency', ARGV[4], 'max_attempts', ARGV[5],
   'ttl_ms', ARGV[6], 'spec', ARGV[7], 'webhook', ARGV[9], 'once', once, 'seq', seq, 'created_at', now(), 'attempts', 0,
   'stalls', 0, 'losses', 0, 'next_window', 0, 'segments', 0, 'end_s', 0, 'audio_done_s', 0)
 redis.call('ZADD', index_key(tenant, ARGV[2]), seq, id)
