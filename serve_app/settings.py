@@ -87,6 +87,14 @@ class Settings(BaseSettings):
         validation_alias="SHIFT_TRANSCRIPTION_RUNNER_MODE",
         description="Shift's own variable, without the prefix: `deployment` is how jobs run here; `k8s-job` is refused.",
     )
+    summary_base_url: str = Field(
+        "", description="Base URL of an OpenAI-compatible API that writes summaries; empty for none."
+    )
+    summary_model: str = Field("", description="Its model.")
+    summary_key: SecretStr = Field(SecretStr(""), description="Its key.")
+    summary_prompts: dict[str, str] = Field(
+        {}, description="Prompts by id, as JSON; `{transcript}` in them stands for what was said."
+    )
     api_keys_required: bool = Field(False, description="Answer only requests with an API key (see `murmur keys`).")
     jwt_issuer: str = Field("", description="Issuer whose JSON Web Tokens are taken as well as keys; empty for none.")
     jwt_audience: str = Field("", description="Audience that a token must name.")
@@ -184,6 +192,14 @@ class Settings(BaseSettings):
         signed = bool(self.jwt_secret.get_secret_value()) + bool(self.jwt_jwks_url)
         if (self.jwt_issuer or signed) and not (self.jwt_issuer and self.jwt_audience and signed == 1):
             raise ValueError("tokens need jwt_issuer, jwt_audience and one of jwt_secret and jwt_jwks_url")
+        return self
+
+    @model_validator(mode="after")
+    def _summaries(self) -> Settings:
+        if self.summary_base_url and not (self.summary_model and self.summary_prompts):
+            raise ValueError("summaries need summary_model and summary_prompts")
+        if any("{transcript}" not in prompt for prompt in self.summary_prompts.values()):
+            raise ValueError("each of summary_prompts must say {transcript}")
         return self
 
     @property

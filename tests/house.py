@@ -141,6 +141,7 @@ async def open_house(
         aliases={"whisper-1": "", "other": "second", "broken": "nothing"},
         result_ttl_s=3600,
         queue_limit=QUEUE_LIMIT,
+        prompts=("brief", "gone"),
     )
     await events.start()
     await runner.start()

@@ -21,7 +21,7 @@ from batching.types import Segment, Transcript, Word
 from serve_app.auth import Deleter, Reader, Uploader, Writer
 from serve_app.dialects.base import Dialect, Edge, IdempotencyKey, flat, moment, request_body, validated
 from serve_app.errors import EdgeError
-from serve_app.jobs.models import File, Job, JobSpec, Mark, Principal, State
+from serve_app.jobs.models import File, Job, JobSpec, Mark, Principal, State, SummaryState
 from serve_app.jobs.results import Results
 from serve_app.jobs.terms import Order, Wanted
 from serve_app.jobs.webhooks import Payload
@@ -98,7 +98,7 @@ class Webhook(Wire):
 class SummaryOptions(Wire):
     """A summary of what was said."""
 
-    prompt_template_id: str
+    prompt_template_id: Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class JobRequest(Wire):
@@ -177,6 +177,12 @@ STATUS = {
     State.CANCELLED: "CANCELLED",
 }
 STATES = {status: state for state, status in STATUS.items()}
+SUMMARY = {
+    SummaryState.WAITING: "PENDING",
+    SummaryState.PENDING: "IN_PROGRESS",
+    SummaryState.COMPLETED: "COMPLETED",
+    SummaryState.FAILED: "FAILED",
+}
 CODES = {
     "source_unreachable": "FILE_NOT_FOUND",
     "source_forbidden": "FILE_NOT_FOUND",
@@ -341,8 +347,8 @@ class Routes:
             if (form.filename is None) == (asked.uri is None):
                 message = "Provide either file or uri, and not both."
                 raise EdgeError("malformed", message, (("file", "either"), ("uri", "or")))
-            if asked.summary:
-                self._check_summary(who)
+            if asked.summary and not who.may(SUMMARIZE):
+                raise EdgeError("forbidden", f"The API key does not have the scope {SUMMARIZE}.")
             file = File(
                 str(draft.file),
                 who.owner,
@@ -356,17 +362,28 @@ class Routes:
                 url=asked.uri,
                 size=None if form.filename is None else form.size,
             )
-            source = {"file": file.id, "url": asked.uri, "filename": form.filename}
-            listening = asked.generate_listening_audio
-            spec = to_spec(asked.transcription, asked.diarization, asked.webhook, listening=listening, **source)
+            source: dict[str, Any] = {"file": file.id, "url": asked.uri, "filename": form.filename}
+            prompt = asked.summary.prompt_template_id if asked.summary else None
+            source |= {"listening": asked.generate_listening_audio, "summary": prompt}
+            spec = to_spec(asked.transcription, asked.diarization, asked.webhook, **source)
             job = await self._jobs.submit(who, spec, draft, form.sha256, file)
         shown = from_job(job)
-        return JSONResponse({"file": shown["file"], "job": shown, "summary": None}, 201)
+        return JSONResponse({"file": shown["file"], "job": shown, "summary": await self._summary(job)}, 201)
 
-    def _check_summary(self, who: Principal) -> None:
-        if not who.may(SUMMARIZE):
-            raise EdgeError("forbidden", f"The API key does not have the scope {SUMMARIZE}.")
-        raise EdgeError("feature_unavailable", "The option summary is refused: summaries are not installed here.")
+    async def _summary(self, job: Job) -> dict[str, Any] | None:
+        """The summary job of a job that asked for one."""
+        state, why = job.summary_state, job.summary_error
+        if state is None:
+            return None
+        if state is SummaryState.WAITING and job.phase.final:
+            state, why = SummaryState.FAILED, "There is no transcript to summarise."
+        return {
+            "id": f"{job.id}-summary",
+            "status": SUMMARY[state],
+            "promptTemplateId": job.spec.summary,
+            "text": await self._jobs.results.summary(job),
+            "error": why if state is SummaryState.FAILED else None,
+        }
 
     async def create(self, request: Request, who: Writer, trace: Traced, key: IdempotencyKey = None) -> Response:
         """Transcribe a file that was uploaded."""
@@ -441,6 +458,8 @@ class Routes:
         job = await self._jobs.get(who, job_id)
         told = from_job(job)
         told["result"] = None if job.transcript is None else result_of(job, await self._jobs.results.transcript(job))
+        if summary := await self._summary(job):
+            told["summary"] = summary
         return JSONResponse(told)
 
     async def result(self, who: Reader, job_id: str, format: str = "json") -> Response:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from copy import copy
 from dataclasses import dataclass, replace
@@ -64,6 +64,7 @@ class Jobs:
         aliases: Mapping[str, str] = MappingProxyType({}),
         result_ttl_s: float,
         queue_limit: int = 0,
+        prompts: Collection[str] = (),
     ) -> None:
         self.results = Results(artifacts)
         self._limits = limits
@@ -75,6 +76,7 @@ class Jobs:
         self._models = {model.id: model for model in models}
         self._result_ttl_s = result_ttl_s
         self._queue_limit = queue_limit
+        self._prompts = prompts
         self._dialect = ""
         self._ids = "{.hex}"
 
@@ -128,6 +130,10 @@ class Jobs:
             raise EdgeError("feature_unavailable", f"{spec.model} cannot translate: choose a multilingual model.")
 
     def _check(self, spec: JobSpec) -> None:
+        if spec.summary is not None and spec.summary not in self._prompts:
+            why = f"there is no prompt template {spec.summary!r}" if self._prompts else "no model for it is configured"
+            message = f"The option summary is refused: {why}."
+            raise EdgeError("feature_unavailable", message, (("summary", "unavailable"),))
         for option, name in FEATURES.items():
             if getattr(spec, option):
                 raise EdgeError("feature_unavailable", f"The option {option} is refused: {name} are not installed here.")

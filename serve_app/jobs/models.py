@@ -115,7 +115,7 @@ class JobSpec:
     is the model as it was named there, and `echo` what only that dialect knows of. `request_id` and `traceparent` are of
     the request that made it. `file` is the source's id where it lies apart from the job, for several; `record_ttl_s` is how
     long a job's record outlives its results, None for not at all. `channels` has each channel heard apart, `listening` an
-    MP3 made of what was heard."""
+    MP3 made of what was heard; `summary` is the id of a prompt to summarise with."""
 
     model: str
     url: str | None = None
@@ -130,6 +130,7 @@ class JobSpec:
     hotwords: str | None = None
     temperature: float = 0.0
     word_timestamps: bool = False
+    summary: str | None = None
     channels: bool = False
     listening: bool = False
     diarize: bool = False
@@ -169,6 +170,15 @@ class File:
     size: int | None = None
     made_at: float = 0.0
     deleted_at: float | None = None
+
+
+class SummaryState(StrEnum):
+    """How the summary of a job fares. It is made when the job is completed."""
+
+    WAITING = "waiting"
+    PENDING = "pending"
+    COMPLETED = "completed"
+    FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +229,9 @@ class Job:
     erasing: bool
     ttl_s: float
     setbacks: int
+    summary_state: SummaryState | None = None
+    summary_error: str | None = None
+    summary_tries: int = 0
     queue_position: int | None = None
     file: File | None = None
 
@@ -299,6 +312,11 @@ def pcm_prefix(job_id: str) -> str:
 def transcript_key(job_id: str, token: int) -> str:
     """Where the transcript lies that the holder of a claim wrote: one who slept past its lease writes over no other's."""
     return f"{JOBS}/{job_id}/transcript.{token}.jsonl"
+
+
+def summary_key(job_id: str) -> str:
+    """Where a job's summary lies."""
+    return f"{JOBS}/{job_id}/summary.txt"
 
 
 def job_folder(job_id: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from pydantic import TypeAdapter
 
-from serve_app.jobs.models import Checkpoint, File, Job, JobError, JobSpec, Phase
+from serve_app.jobs.models import Checkpoint, File, Job, JobError, JobSpec, Phase, SummaryState
 
 SPEC = TypeAdapter(JobSpec)
 FILE = TypeAdapter(File)
@@ -52,6 +52,9 @@ def to_job(fields: Mapping[str, str]) -> Job:
         erasing="erasing" in fields,
         ttl_s=int(fields["ttl_ms"]) / 1000,
         setbacks=int(fields["stalls"]) + int(fields["losses"]),
+        summary_state=SummaryState(fields.get("summary_state", "waiting")) if spec.summary else None,
+        summary_error=fields.get("summary_error") or None,
+        summary_tries=int(fields.get("summary_tries", 0)),
     )
 
 

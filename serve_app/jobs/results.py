@@ -11,7 +11,7 @@ from batching.types import SAMPLE_RATE, Transcript
 from deployments.artifacts import Artifacts
 from deployments.pcm import SAMPLE_BYTES, WAV_HEADER_BYTES, wav_chunks
 from serve_app.errors import EdgeError, not_found
-from serve_app.jobs.models import Job, pcm_prefix, transcript_key
+from serve_app.jobs.models import Job, SummaryState, pcm_prefix, summary_key, transcript_key
 from serve_app.jobs.transcripts import read_transcript
 
 AUDIO, SOURCE, TRANSCRIPT = "audio.wav", "source", "transcript.jsonl"
@@ -83,6 +83,15 @@ class Results:
         if not found:
             raise EdgeError("not_found", "The job has no such artifact.")
         return found[0]
+
+    async def summary(self, job: Job) -> str | None:
+        """The summary of a job, once it is made."""
+        if job.summary_state is not SummaryState.COMPLETED or job.purged_at is not None:
+            return None
+        try:
+            return (await asyncio.to_thread(self._artifacts.read, summary_key(job.id))).decode()
+        except FileNotFoundError:  # purged meanwhile
+            return None
 
     def content(self, file: Artifact, start: int, length: int) -> Iterator[bytes]:
         """Bytes of a file, a piece at a time."""

@@ -3,7 +3,7 @@
 Keys, all under one hash tag: `job:ID` hash, `events:ID` stream, `index:TENANT/OWNER` ids by order of creation,
 `made:` and
 `ended:TENANT/OWNER/DIALECT:SHELF` the same of those made in a dialect, by time, `file:ID` and `file_jobs:ID` sources that
-lie apart, `wait:TENANT` queue by urgency and order,
+lie apart, `summaries` to be made by time, `wait:TENANT` queue by urgency and order,
 `tenants` start tags of those with a queue, `weights`, `finish` and `clock` of the fair queueing, `running` jobs a tenant,
 `claimed` and `pace` of its queue, `leases` and `delayed` and `expiry` and `ended` ids by time, `webhooks` deliveries by
 time, `bucket:TENANT` and `used:TENANT` of its limits, `shared:WORKER` that a lost worker had several jobs, `once:HASH`
@@ -24,7 +24,7 @@ import orjson
 from redis.asyncio import Redis
 
 from serve_app.jobs.connection import answer
-from serve_app.jobs.models import Claim, Commit, Event, EventKind, File, Job, JobError, JobSpec, Phase, State
+from serve_app.jobs.models import Claim, Commit, Event, EventKind, File, Job, JobError, JobSpec, Phase, State, SummaryState
 from serve_app.jobs.record import FILE, SPEC, placed, to_file, to_job
 from serve_app.jobs.terms import Counts, Figures, Leases, Listed, Once, Order, Receipt, Verdict, Wanted
 
@@ -80,7 +80,7 @@ class Store:
         place, fingerprint = (once.place, once.fingerprint) if once else ("", "")
         arguments = [spec.priority.urgency, spec.max_attempts, int(ttl_s * 1000), SPEC.dump_json(spec), queue_limit]
         arguments += [webhook, place, fingerprint, int(quota_s * 1000), spec.dialect]
-        arguments += [spec.file or "", FILE.dump_json(file) if file else ""]
+        arguments += [spec.file or "", FILE.dump_json(file) if file else "", spec.summary or ""]
         told = await self._run("submit", job_id, owner, tenant, *arguments)
         verdict, made, *new = told
         job = placed(_job(dict(zip(new[0][::2], new[0][1::2], strict=True))), new[1], *new[2:3]) if new else None
@@ -193,6 +193,16 @@ class Store:
         """Have the end of a job told as `spec` says. False where it has ended, None where there is none."""
         changed = await self._run("hook_set", job_id, SPEC.dump_json(spec), int(spec.webhook is not None))
         return None if changed is None else bool(changed)
+
+    async def due_summaries(self, limit: int, hold_s: float) -> list[str]:
+        """Ids of jobs to summarise now, which others are not told of for a while."""
+        return (
+            [job_id.decode() for job_id in await self._run("summary_take", limit, int(hold_s * 1000))] if limit > 0 else []
+        )
+
+    async def note_summary(self, job_id: str, state: SummaryState, why: str = "", wait_s: float = 0.0) -> bool:
+        """How a summary has fared; one that is pending is due again after `wait_s`. False where the job is gone."""
+        return bool(await self._run("summary_note", job_id, state, why, int(wait_s * 1000)))
 
     async def files(self, file_ids: Sequence[str]) -> list[File | None]:
         """Files' records, None where there is none."""

@@ -19,6 +19,7 @@ from serve_app.dialects.koldan import CODES, PREFIX, render
 from serve_app.errors import STATUS
 from serve_app.jobs.connection import connect
 from serve_app.jobs.models import SCOPES as EVERY_SCOPE
+from serve_app.jobs.models import SummaryState, summary_key
 from serve_app.keys import Keys
 from serve_app.valkey import Valkey
 from tests.dialects.contract import Contract, Spoken
@@ -499,3 +500,18 @@ async def test_a_failed_engine_is_told_as_such(http: httpx.AsyncClient, served: 
     served.house.stages.trouble = lambda _: EngineFailed("The model stumbled.")
     job = await made(http, sample)
     assert (await ended(served, job["id"]))["errorCode"] == "TRANSCRIPTION_FAILED"
+
+
+async def test_a_summary_is_found_on_the_job(http: httpx.AsyncClient, served: Served, sample: Path) -> None:
+    told = await by_file(http, "x", sample.read_bytes(), summary='{"promptTemplateId": "brief"}')
+    assert told.status_code == 201, told.text
+    summary, job_id = told.json()["summary"], told.json()["job"]["id"]
+    assert (summary["status"], summary["promptTemplateId"], summary["text"]) == ("PENDING", "brief", None)
+    assert (await ended(served, job_id))["summary"]["status"] == "IN_PROGRESS"
+    served.house.artifacts.put(summary_key(job_id), b"They spoke.")
+    await served.house.store.note_summary(job_id, SummaryState.COMPLETED)
+    shown = (await http.get(f"{PREFIX}/{job_id}")).json()["summary"]
+    assert (shown["id"], shown["status"], shown["text"], shown["error"]) == (summary["id"], "COMPLETED", "They spoke.", None)
+    told = await by_file(http, "x", b"no sound", summary='{"promptTemplateId": "brief"}')
+    shown = (await ended(served, told.json()["job"]["id"]))["summary"]
+    assert (shown["status"], shown["error"]) == ("FAILED", "There is no transcript to summarise.")

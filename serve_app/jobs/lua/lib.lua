@@ -205,6 +205,10 @@ local function finish(id, phase, code, message)
   set_phase(id, phase)
   local event = emit(id, 'done', cjson.encode(done))
   redis.call('HSET', job_key(id), 'done_event', event)
+  if phase == 'completed' and redis.call('HEXISTS', job_key(id), 'summary') == 1 then
+    redis.call('HSET', job_key(id), 'summary_state', 'pending')
+    redis.call('ZADD', key('summaries'), t, id)
+  end
   if redis.call('HGET', job_key(id), 'webhook') == '1' then redis.call('ZADD', key('webhooks'), t, delivery(id, event)) end
   count('jobs_' .. phase)
   local told = redis.call('HMGET', job_key(id), 'started_at', 'audio_total_s')

@@ -14,5 +14,6 @@ redis.call('DEL', key('delivery:' .. delivery(id, fields[5])))
 redis.call('ZREM', key('deliveries:' .. fields[1] .. '/' .. fields[2]), delivery(id, fields[5]))
 redis.call('ZREM', key('expiry'), id)
 redis.call('ZREM', key('ended'), id)
+redis.call('ZREM', key('summaries'), id)
 redis.call('PUBLISH', key('wake'), id)
 return unused or 1

@@ -1,5 +1,5 @@
 -- ARGV: id, owner, tenant, urgency, max_attempts, ttl_ms, spec, queue_limit, webhook, once, fingerprint,
--- quota_ms of audio a month, dialect, file ('' for none), the file's record where it is new ('' else). `once` is where
+-- quota_ms of audio a month, dialect, file ('' for none), the file's record where it is new ('' else), what to summarise with. `once` is where
 -- the request's idempotency key is kept, '' without one. Returns {verdict, job}: `new`; `same` or `other` where the key
 -- stands for a job made by the same or another request; `busy` where a request with it is under way; `full`; `spent`; `gone`
 -- where the file is. With a job that
@@ -25,6 +25,7 @@ if file ~= '' then
   redis.call('SADD', key('file_jobs:' .. file), id)
   redis.call('HSET', job_key(id), 'file', file)
 end
+if ARGV[16] ~= '' then redis.call('HSET', job_key(id), 'summary', ARGV[16]) end
 if once ~= '' then
   redis.call('HSET', key('once:' .. once), 'job', id, 'fingerprint', ARGV[11])
   redis.call('PERSIST', key('once:' .. once))
