@@ -190,7 +190,7 @@ class Decoder:
                 self.channels = int.from_bytes(chunk[2:4], "little")
         if self.channels > MOST_CHANNELS:
             raise UnsupportedMedia(
-                f"The source has {self.channels} channels, but at most {MOST_CHANNELS} can be kept apart: let them be mixed."
+                f"The source has {self.channels} channels, but {MOST_CHANNELS} at most can be kept apart: send fewer."
             )
 
     async def read(self, samples: int) -> bytes:

@@ -66,4 +66,4 @@ class Piped:
             return
         if not self._whole.done():
             self._whole.set_result(False)
-        await asyncio.wait([asyncio.wrap_future(self._stored)])
+        await asyncio.gather(asyncio.wrap_future(self._stored), return_exceptions=True)
