@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,8 +50,9 @@ class PlainStages:
         return await self._ingestion.fetch(request)
 
     async def windows(self, request: TranscodeRequest) -> AsyncGenerator[Planned, None]:
-        async for planned in self._transcoder.windows(request):
-            yield planned
+        async with aclosing(self._transcoder.windows(request)) as plans:
+            async for planned in plans:
+                yield planned
 
     def say(self, words: Sequence[str]) -> Callable[[str, TranscribeRequest], Awaitable[WindowResult]]:
         """What hears nothing but these words, whatever is said."""

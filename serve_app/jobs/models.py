@@ -203,7 +203,7 @@ class Checkpoint:
 class Job:
     """A job as it is now. Times are Unix seconds; `model` is the one at work, which is a fallback where those before it
     failed; `transcript` is the token of the claim that wrote it, `setbacks` how many workers it has cost since it last got
-    on."""
+    on; `audio_channels` how many of its channels were kept apart."""
 
     id: str
     owner: str
@@ -234,6 +234,7 @@ class Job:
     summary_tries: int = 0
     queue_position: int | None = None
     file: File | None = None
+    audio_channels: int | None = None
 
     @property
     def language(self) -> str | None:
@@ -307,6 +308,11 @@ def source_key(job_id: str) -> str:
 def pcm_prefix(job_id: str) -> str:
     """Where its decoded audio lies."""
     return f"{JOBS}/{job_id}/pcm"
+
+
+def listening_key(job_id: str) -> str:
+    """Where the MP3 of it lies that is made to be listened to."""
+    return f"{JOBS}/{job_id}/listening.mp3"
 
 
 def transcript_key(job_id: str, token: int) -> str:

@@ -55,6 +55,7 @@ def to_job(fields: Mapping[str, str]) -> Job:
         summary_state=SummaryState(fields.get("summary_state", "waiting")) if spec.summary else None,
         summary_error=fields.get("summary_error") or None,
         summary_tries=int(fields.get("summary_tries", 0)),
+        audio_channels=int(fields["audio_channels"]) if "audio_channels" in fields else None,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -23,11 +23,12 @@ from deployments.errors import (
 )
 from deployments.messages import FetchRequest
 from serve_app.jobs.connection import OUTAGES
-from serve_app.jobs.models import Claim, Event, EventKind, Job, JobError, Phase, transcript_key
+from serve_app.jobs.models import Claim, Job, JobError, Phase, transcript_key
 from serve_app.jobs.pipeline import LeaseLost, Pipeline, Stages
 from serve_app.jobs.store import Store
 from serve_app.jobs.sweeper import Sweeper
 from serve_app.jobs.terms import Counts
+from serve_app.jobs.timelines import segments_of
 from serve_app.jobs.transcripts import write_transcript
 
 log = logging.getLogger(__name__)
@@ -248,7 +249,7 @@ class Runner:
         if not await self._store.enter(claim, audio_done_s=duration_s):
             raise LeaseLost
         key = transcript_key(job.id, claim.token)
-        language = await write_transcript(self._artifacts, key, self._segments(job.id), duration_s)
+        language = await write_transcript(self._artifacts, key, segments_of(self._store, job.id), duration_s)
         if not await self._store.finish(claim, Phase.COMPLETED, language=language):
             raise LeaseLost
 
@@ -262,14 +263,6 @@ class Runner:
                 await self._store.file_stored(spec.file, stored.size)
         elif await asyncio.to_thread(self._artifacts.size, key) is None:
             raise SourceNotFound("The uploaded file is no longer there: send it again.")
-
-    async def _segments(self, job_id: str) -> AsyncIterator[Event]:
-        after = "0"
-        while events := await self._store.events(job_id, after):
-            for event in events:
-                if event.kind is EventKind.SEGMENT:
-                    yield event
-            after = events[-1].id
 
 
 def _is_the_models(error: BaseException, *, last: bool) -> bool:
