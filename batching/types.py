@@ -19,7 +19,7 @@ class Span:
 class Window:
     """What one decode hears: `[start, end)` in samples, contiguous audio, with the speech that was detected inside. Where
     speech runs on without a pause two windows overlap: what is said after `cut` belongs to the next one, and the next is
-    `joined` to this."""
+    `joined` to this. `channel` is the one it hears, None for a mix of all."""
 
     index: int
     start: int
@@ -27,6 +27,7 @@ class Window:
     speech: tuple[Span, ...]
     joined: bool = False
     cut: int | None = None
+    channel: int | None = None
 
     @property
     def seconds(self) -> float:

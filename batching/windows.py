@@ -68,6 +68,14 @@ class WindowPlanner:
         """The audio ended after `total` samples: close what is open."""
         return [self._close(total)] if self._open else []
 
+    def next_start(self, heard: int) -> int:
+        """Where the next window will start, at the earliest, if `heard` samples have been listened to."""
+        return self._start(self._open[0].start if self._open else heard)
+
+    def _start(self, first: int) -> int:
+        """Of a window whose speech begins at `first`."""
+        return max(first - self._overlap if self._joined else max(first - self._margin, self._floor), 0)
+
     def _cut(self, span: Span) -> Iterator[Span]:
         """A span longer than a window, in pieces that fit. The speech detector cuts in a pause where there is one;
         what is still too long here has none."""
@@ -106,11 +114,11 @@ class WindowPlanner:
         """The open spans as a window, with a margin that stays clear of its neighbours' speech, or reaches into it where
         speech runs on."""
         first, last = self._open[0], self._open[-1]
-        start = first.start - self._overlap if self._joined else max(first.start - self._margin, self._floor)
+        start = self._start(first.start)
         end = min(last.end + self._margin, max(last.end, (last.end + ceiling) // 2))
         if runs_on:
             end = last.end + self._overlap
-        window = Window(self._index, max(start, 0), end, tuple(self._open), self._joined, cut=last.end if runs_on else None)
+        window = Window(self._index, start, end, tuple(self._open), self._joined, cut=last.end if runs_on else None)
         self._index += 1
         self._floor = end
         self._joined = runs_on

@@ -47,7 +47,10 @@ class Buckets:
         if url.startswith("s3://"):
             storage, path = self._storage(), "/".join(object_of(url))
         else:
-            storage, path = fs.FileSystem.from_uri(url)
+            try:
+                storage, path = fs.FileSystem.from_uri(url)
+            except ValueError:
+                raise SourceForbidden("The source does not lie where the service can read.") from None
         yield from _read(storage, path, max_bytes)
 
     @staticmethod

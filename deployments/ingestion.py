@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
 
 from deployments.artifacts import Artifacts
 from deployments.buckets import Buckets
@@ -37,7 +38,7 @@ class Ingestion:
 
     @asynccontextmanager
     async def _body(self, request: FetchRequest) -> AsyncIterator[AsyncIterator[bytes]]:
-        if not request.url.startswith(("http://", "https://")):
+        if urlsplit(request.url).scheme not in ("http", "https"):
             read = self._buckets.own if request.drive else self._buckets.read
             yield _in_threads(read(request.url, request.max_bytes))
             return

@@ -30,21 +30,27 @@ class StoredSource:
 
 @dataclass(frozen=True, slots=True)
 class TranscodeRequest:
-    """Decode the source under `source_key` into PCM parts under `pcm_prefix`; plan windows of at most `longest_s`."""
+    """Decode the source under `source_key` into PCM parts under `pcm_prefix`; plan windows of at most `longest_s`. With
+    `channels` each channel is kept apart, and has its own parts and windows; an MP3 to listen to goes to `listening_key`."""
 
     source_key: str
     pcm_prefix: str
     longest_s: float
     max_audio_s: float
+    channels: bool = False
+    listening_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """Windows whose audio is stored, in order. `decoded_s` seconds are decoded so far; once all is, `finished`."""
+    """Windows whose audio is stored, in order. `decoded_s` seconds are decoded so far; once all is, `finished`. `channels`
+    is how many are kept apart, None for a mix; `declared_s` how long the source says that it is, as soon as it is known."""
 
     windows: tuple[Window, ...]
     decoded_s: float
     finished: bool
+    channels: int | None = None
+    declared_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

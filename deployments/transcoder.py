@@ -1,54 +1,26 @@
-"""A stored source → parts of 16 kHz PCM and the windows to decode, as it goes along."""
+"""A stored source → parts of 16 kHz PCM and the windows to decode, as it goes along; and an MP3 to listen to."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncGenerator
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 from dataclasses import asdict, replace
 
 from batching.types import SAMPLE_RATE, Span, Window
-from batching.windows import WindowLimits, WindowPlanner
+from batching.windows import WindowLimits
 from deployments.artifacts import Artifacts
 from deployments.errors import AudioTooLong
-from deployments.ffmpeg import Decoder
+from deployments.ffmpeg import Decoder, encodes_mp3
+from deployments.hearing import Hearing
 from deployments.messages import Planned, TranscodeRequest
-from deployments.pcm import PcmWriter, to_float
-from deployments.vad import Sensitivity, SpeechDetector
+from deployments.piped import Piped
+
+log = logging.getLogger(__name__)
 
 CHUNK_SAMPLES = 5 * SAMPLE_RATE
-
-
-class _Listening:
-    """One pass over a source: what is stored, what was heard in it, and the windows whose audio can be read back."""
-
-    def __init__(self, artifacts: Artifacts, request: TranscodeRequest) -> None:
-        limits = replace(WindowLimits(), longest_s=request.longest_s)
-        self._writer = PcmWriter(artifacts, request.pcm_prefix)
-        self._detector = SpeechDetector(Sensitivity(longest_s=limits.longest_span_s))
-        self._planner = WindowPlanner(limits)
-        self._waiting: list[Window] = []
-        self.plan: list[Window] = []
-
-    def hear(self, pcm: bytes) -> list[Window]:
-        self._writer.write(pcm)
-        spans = self._detector.feed(to_float(pcm))
-        self._waiting += self._planner.feed(spans, self._detector.heard)
-        return self._ready()
-
-    def finish(self) -> list[Window]:
-        self._writer.finish()
-        self._waiting += self._planner.feed(self._detector.finish(), self._detector.heard)
-        self._waiting += self._planner.finish(self._writer.stored)
-        self._waiting = [replace(w, end=min(w.end, self._writer.stored)) for w in self._waiting]
-        return self._ready()
-
-    def _ready(self) -> list[Window]:
-        ready = [w for w in self._waiting if w.end <= self._writer.stored]
-        self._waiting = self._waiting[len(ready) :]
-        self.plan += ready
-        return ready
 
 
 class Transcoder:
@@ -64,33 +36,56 @@ class Transcoder:
         if self._artifacts.size(plan_key(request.pcm_prefix)) is not None:
             yield self._recall(request.pcm_prefix)
             return
-        listening = _Listening(self._artifacts, request)
         limit = int(request.max_audio_s * SAMPLE_RATE)
-        with ExitStack() as stack:
+        async with AsyncExitStack() as stack:
             # In a thread: from an object store the source is copied first.
             source = await asyncio.to_thread(stack.enter_context, self._artifacts.descriptor(request.source_key))
-            decoder = await Decoder.start(self._program, source, request.max_audio_s + 1)
-            try:
-                while pcm := await decoder.read(CHUNK_SAMPLES):
-                    if decoder.samples > limit:
-                        raise AudioTooLong(f"The audio is longer than the {request.max_audio_s:g} s allowed: split it.")
-                    ready = await asyncio.to_thread(listening.hear, pcm)
-                    yield Planned(tuple(ready), decoder.samples / SAMPLE_RATE, finished=False)
-                await decoder.verdict()
-            finally:
-                await decoder.stop()
-        last = await asyncio.to_thread(listening.finish)
-        self._remember(request.pcm_prefix, listening.plan, decoder.samples)
-        yield Planned(tuple(last), decoder.samples / SAMPLE_RATE, finished=True)
+            copy = await self._copy(request)
+            if copy:
+                await stack.enter_async_context(copy)
+            mp3 = copy.descriptor if copy else None
+            decoder = await Decoder.start(self._program, source, request.max_audio_s + 1, apart=request.channels, mp3=mp3)
+            stack.push_async_callback(decoder.stop)
+            if copy:
+                copy.begin()
+            await decoder.begin()
+            limits = replace(WindowLimits(), longest_s=request.longest_s)
+            hearing = await asyncio.to_thread(Hearing, self._artifacts, request.pcm_prefix, limits, decoder.channels)
+            while pcm := await decoder.read(CHUNK_SAMPLES):
+                if decoder.samples > limit:
+                    raise AudioTooLong(f"The audio is longer than the {request.max_audio_s:g} s allowed: split it.")
+                yield _planned(await asyncio.to_thread(hearing.hear, pcm), decoder)
+            await decoder.verdict()
+            if copy:
+                await copy.keep()
+        last = await asyncio.to_thread(hearing.finish)
+        planned = _planned(last, decoder, finished=True)
+        self._remember(request.pcm_prefix, replace(planned, windows=tuple(hearing.plan)), decoder.samples)
+        yield planned
 
-    def _remember(self, prefix: str, plan: list[Window], samples: int) -> None:
-        document = {"samples": samples, "windows": [asdict(w) for w in plan]}
+    async def _copy(self, request: TranscodeRequest) -> Piped | None:
+        """Where the MP3 goes, if one is wanted and can be made."""
+        if request.listening_key is None:
+            return None
+        if not await asyncio.to_thread(encodes_mp3, self._program):
+            log.warning("%s is not made: this ffmpeg has no MP3 encoder", request.listening_key)
+            return None
+        return Piped(self._artifacts, request.listening_key)
+
+    def _remember(self, prefix: str, planned: Planned, samples: int) -> None:
+        told = {"samples": samples, "channels": planned.channels, "declared_s": planned.declared_s}
+        document = {**told, "windows": [asdict(w) for w in planned.windows]}
         self._artifacts.put(plan_key(prefix), json.dumps(document).encode())
 
     def _recall(self, prefix: str) -> Planned:
         document = json.loads(self._artifacts.read(plan_key(prefix)))
         windows = (Window(**{**w, "speech": tuple(Span(**span) for span in w["speech"])}) for w in document["windows"])
-        return Planned(tuple(windows), document["samples"] / SAMPLE_RATE, finished=True)
+        seconds = document["samples"] / SAMPLE_RATE
+        return Planned(tuple(windows), seconds, True, document.get("channels"), document.get("declared_s"))
+
+
+def _planned(windows: list[Window], decoder: Decoder, finished: bool = False) -> Planned:
+    return Planned(tuple(windows), decoder.samples / SAMPLE_RATE, finished, decoder.channels, decoder.declared_s)
 
 
 def plan_key(prefix: str) -> str:

@@ -21,7 +21,7 @@ from deployments.artifacts import Artifacts
 from deployments.engines.base import Clip, Decode, Engine, shifted
 from deployments.errors import EngineFailed
 from deployments.messages import Begun, EngineInfo, TranscribeRequest, WindowResult
-from deployments.pcm import read_pcm
+from deployments.pcm import channel_prefix, read_pcm
 
 HEARD_S = 0.05
 """Enough for a word to cross to the caller."""
@@ -91,7 +91,8 @@ class Transcriber:
         runs: list[Run] = []
         language, certainty = None, 0.0
         while window is not None:
-            audio = await asyncio.to_thread(read_pcm, self._artifacts, request.pcm_prefix, window.start, window.end)
+            prefix = channel_prefix(request.pcm_prefix, window.channel)
+            audio = await asyncio.to_thread(read_pcm, self._artifacts, prefix, window.start, window.end)
             decode, verdict = await self._believable(request, audio, window, begun, runs)
             if language is None:
                 language, certainty = decode.language, decode.language_probability

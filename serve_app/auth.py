@@ -16,8 +16,6 @@ from serve_app.tokens import Tokens
 
 ANONYMOUS = Principal("anonymous", "default", frozenset(SCOPES) - {"admin"})
 """Who asks without a key where none is required: no more than a key that was made without asking for more."""
-HEADERS = ("x-api-key", "x-bf-vk")
-"""Where a key may stand beside `Authorization: Bearer`."""
 
 bearer = HTTPBearer(auto_error=False, description="An API key of `murmur keys create`, or a JWT.")
 api_key = APIKeyHeader(name="X-API-Key", auto_error=False, description="The same key, as some clients send it.")
@@ -54,10 +52,12 @@ class Auth:
 
 def sent_key(headers: Headers) -> str | None:
     """The key in a request's headers; '' for an Authorization that holds none."""
+    if "x-bf-vk" in headers:  # whose clients may send a dummy to those who want an Authorization
+        return headers["x-bf-vk"]
     if (authorization := headers.get("authorization")) is not None:
         scheme, _, key = authorization.partition(" ")
         return key.strip() if scheme.lower() == "bearer" else ""
-    return next((headers[name] for name in HEADERS if name in headers), None)
+    return headers.get("x-api-key")
 
 
 async def caller(
@@ -77,4 +77,5 @@ async def caller(
 
 Reader = Annotated[Principal, Security(caller, scopes=["speech:transcriptions:read"])]
 Writer = Annotated[Principal, Security(caller, scopes=["speech:transcriptions:write"])]
+Uploader = Annotated[Principal, Security(caller, scopes=["speech:files:write", "speech:transcriptions:write"])]
 Deleter = Annotated[Principal, Security(caller, scopes=["speech:transcriptions:delete"])]

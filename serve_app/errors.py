@@ -15,6 +15,7 @@ STATUS = {
     "gone": 410,
     "key_reused": 422,
     "unavailable": 503,
+    "file_unusable": 422,
     "source_unreachable": 422,
     "source_forbidden": 422,
     "source_too_large": 413,

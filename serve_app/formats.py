@@ -26,9 +26,9 @@ def clock(seconds: float, mark: str = ".") -> str:
     return f"{total // 3_600_000:02}:{total // 60_000 % 60:02}:{total // 1000 % 60:02}{mark}{total % 1000:03}"
 
 
-def srt_cue(segment: Segment) -> str:
-    """One SubRip cue, numbered from 1."""
-    return f"{segment.id + 1}\n{clock(segment.start, ',')} --> {clock(segment.end, ',')}\n{_one_line(segment)}\n"
+def srt_cue(number: int, segment: Segment) -> str:
+    """One SubRip cue; they are numbered from 1, in the order of time."""
+    return f"{number}\n{clock(segment.start, ',')} --> {clock(segment.end, ',')}\n{_one_line(segment)}\n"
 
 
 def vtt_cue(segment: Segment) -> str:
@@ -46,7 +46,7 @@ def _text(transcript: Transcript) -> str:
 
 
 def _srt(transcript: Transcript) -> str:
-    return "\n".join(srt_cue(s) for s in transcript.segments)
+    return "\n".join(srt_cue(n, s) for n, s in enumerate(transcript.segments, 1))
 
 
 def _vtt(transcript: Transcript) -> str:

@@ -20,6 +20,7 @@ from serve_app import deliveries
 from serve_app.auth import Auth
 from serve_app.dialects.base import Dialect, Edge, invalid
 from serve_app.dialects.bifrost import BIFROST
+from serve_app.dialects.koldan import KOLDAN
 from serve_app.dialects.native import NATIVE, PROBLEMS
 from serve_app.dialects.openai import OPENAI
 from serve_app.dialects.shift import SHIFT
@@ -35,7 +36,7 @@ from serve_app.trace import RequestIds
 
 log = logging.getLogger(__name__)
 
-DIALECTS = (NATIVE, OPENAI, SHIFT, BIFROST, TRANSCRIPTS, SPEECH_IS_CHEAP)
+DIALECTS = (NATIVE, OPENAI, SHIFT, BIFROST, TRANSCRIPTS, KOLDAN, SPEECH_IS_CHEAP)
 
 
 def create_api(

@@ -167,7 +167,7 @@ class Cues:
         """See Teller."""
         if event.kind is EventKind.SEGMENT:
             segment = SEGMENT.validate_json(event.data)
-            yield text(f"{segment.id + 1}\n{vtt_cue(segment)}" if self._vtt else srt_cue(segment))
+            yield text(f"{segment.id + 1}\n{vtt_cue(segment)}" if self._vtt else srt_cue(segment.id + 1, segment))
         elif event.kind is EventKind.DONE:
             yield from self.end(orjson.loads(event.data))
 

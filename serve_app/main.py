@@ -48,6 +48,7 @@ from serve_app.jobs.outbox import Outbox
 from serve_app.jobs.results import Results
 from serve_app.jobs.runner import Runner, RunnerLimits
 from serve_app.jobs.store import Store
+from serve_app.jobs.summaries import Summaries, Writer
 from serve_app.jobs.sweeper import Sweeper
 from serve_app.jobs.terms import Leases
 from serve_app.jobs.webhooks import Webhooks
@@ -124,6 +125,7 @@ class IngressReplica:
             aliases=settings.model_aliases,
             result_ttl_s=settings.result_ttl_s,
             queue_limit=settings.tenant_queued_jobs,
+            prompts=tuple(settings.summary_prompts) if settings.summary_base_url else (),
         )
         tokens = Tokens(settings.token_rules) if settings.token_rules else None
         self._auth = Auth(Keys(redis), limits, tokens, required=settings.keyed)
@@ -189,7 +191,12 @@ class RunnerReplica:
         renders = {dialect.name: dialect.render for dialect in DIALECTS if dialect.render}
         webhooks = Webhooks(Outbox(redis), store, Results(artifacts), http, renders, settings.webhook_retries_s)
         self._starting = asyncio.get_running_loop().create_task(self._runner.start())
-        self._telling = asyncio.get_running_loop().create_task(webhooks.run())
+        self._telling = [asyncio.get_running_loop().create_task(webhooks.run())]
+        if settings.summary_base_url:
+            key = settings.summary_key.get_secret_value()
+            writer = Writer(settings.summary_base_url, settings.summary_model, key, settings.summary_prompts)
+            summaries = Summaries(store, artifacts, writer)
+            self._telling.append(asyncio.get_running_loop().create_task(summaries.run()))
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Its load, for serve_app.scaling."""
@@ -197,12 +204,13 @@ class RunnerReplica:
 
     def check_health(self) -> None:
         """Asked by Serve; a replica that looks for work no more is replaced."""
-        if self._telling.done() or (self._starting.done() and not self._runner.well):
+        if any(task.done() for task in self._telling) or (self._starting.done() and not self._runner.well):
             raise RuntimeError("the runner has stopped looking for work")
 
     async def drain(self) -> None:
         """Claim no more, and give back at once what is not finished."""
-        self._telling.cancel()
+        for task in self._telling:
+            task.cancel()
         await self._starting
         await self._runner.stop()
 

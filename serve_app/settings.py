@@ -22,7 +22,8 @@ def _home(variable: str, fallback: str) -> Path:
     return Path(os.environ.get(variable) or Path.home() / fallback) / "murmur"
 
 
-DRIVE = re.compile(r"(s3|gs|file|https?)://([^{}\s]|\{session_id\}|\{file_id\})+")
+PLACES = r"s3://[a-z0-9.-]+|gs://[a-z0-9._-]+|file://|https?://[^/{}?#\s]+"
+DRIVE = re.compile(rf"({PLACES})/([^{{}}?#\s]|\{{(session_id|file_id|tenant|owner)\}})+")
 RETRIES_S = (5.0, 300.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0)
 """The waits that the specification suggests: 75 hours and a half in all."""
 
@@ -79,12 +80,20 @@ class Settings(BaseSettings):
     public_url: str = Field("", description="URL that clients reach the service by, for links; empty for the request's own.")
     stage_drive_uri: str = Field(
         "",
-        description="Where files of Shift's drives lie, as in `s3://bucket/{session_id}/{file_id}`; empty for nowhere.",
+        description="Where files of Shift's drives lie: `s3://bucket/{tenant}/{session_id}/{file_id}`, say; or nowhere.",
     )
     shift_transcription_runner_mode: str = Field(
         "deployment",
         validation_alias="SHIFT_TRANSCRIPTION_RUNNER_MODE",
         description="Shift's own variable, without the prefix: `deployment` is how jobs run here; `k8s-job` is refused.",
+    )
+    summary_base_url: str = Field(
+        "", description="Base URL of an OpenAI-compatible API that writes summaries; empty for none."
+    )
+    summary_model: str = Field("", description="Its model.")
+    summary_key: SecretStr = Field(SecretStr(""), description="Its key.")
+    summary_prompts: dict[str, str] = Field(
+        {}, description="Prompts by id, as JSON; `{transcript}` in them stands for what was said."
     )
     api_keys_required: bool = Field(False, description="Answer only requests with an API key (see `murmur keys`).")
     jwt_issuer: str = Field("", description="Issuer whose JSON Web Tokens are taken as well as keys; empty for none.")
@@ -160,7 +169,7 @@ class Settings(BaseSettings):
     @classmethod
     def _drive(cls, value: str) -> str:
         if value and not (DRIVE.fullmatch(value) and "{session_id}" in value and "{file_id}" in value):
-            raise ValueError("write it as s3://, gs://, file://, http:// or https:// with {session_id} and {file_id}")
+            raise ValueError("write it as s3://, gs://, file:/// or https:// with {session_id} and {file_id} in its path")
         return value
 
     @field_validator("shift_transcription_runner_mode")
@@ -183,6 +192,14 @@ class Settings(BaseSettings):
         signed = bool(self.jwt_secret.get_secret_value()) + bool(self.jwt_jwks_url)
         if (self.jwt_issuer or signed) and not (self.jwt_issuer and self.jwt_audience and signed == 1):
             raise ValueError("tokens need jwt_issuer, jwt_audience and one of jwt_secret and jwt_jwks_url")
+        return self
+
+    @model_validator(mode="after")
+    def _summaries(self) -> Settings:
+        if self.summary_base_url and not (self.summary_model and self.summary_prompts):
+            raise ValueError("summaries need summary_model and summary_prompts")
+        if any("{transcript}" not in prompt for prompt in self.summary_prompts.values()):
+            raise ValueError("each of summary_prompts must say {transcript}")
         return self
 
     @property

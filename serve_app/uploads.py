@@ -16,7 +16,7 @@ from deployments.artifacts import Artifacts, Writer
 from serve_app.errors import EdgeError
 
 MAX_FIELD_BYTES = 64 << 10
-MAX_FIELDS = 100
+MAX_FIELDS = 250
 MAX_JSON_BYTES = 1 << 20
 OVERHEAD_BYTES = 1 << 20
 """What boundaries, headers and fields may add to a file."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from batching.types import Segment, Word
 from deployments.artifacts import Artifacts
 from deployments.buckets import Buckets
 from deployments.engines.base import EngineConfig
@@ -49,8 +50,19 @@ class PlainStages:
         return await self._ingestion.fetch(request)
 
     async def windows(self, request: TranscodeRequest) -> AsyncGenerator[Planned, None]:
-        async for planned in self._transcoder.windows(request):
-            yield planned
+        async with aclosing(self._transcoder.windows(request)) as plans:
+            async for planned in plans:
+                yield planned
+
+    def say(self, words: Sequence[str]) -> Callable[[str, TranscribeRequest], Awaitable[WindowResult]]:
+        """What hears nothing but these words, whatever is said."""
+
+        async def said(_: str, request: TranscribeRequest) -> WindowResult:
+            told = tuple(Word(f" {word}", 0.1 * i, 0.1 * i + 0.1, 0.9) for i, word in enumerate(words))
+            segment = Segment(0, 0.0, 0.1 * len(words), " ".join(words), 0.9, "en", told)
+            return WindowResult(request.window.index, (segment,), "en", "cpu")
+
+        return said
 
     async def transcribe(self, model: str, request: TranscribeRequest) -> WindowResult:
         await self.gate.acquire()
@@ -130,6 +142,7 @@ async def open_house(
         aliases={"whisper-1": "", "other": "second", "broken": "nothing"},
         result_ttl_s=3600,
         queue_limit=QUEUE_LIMIT,
+        prompts=("brief", "gone"),
     )
     await events.start()
     await runner.start()

@@ -85,6 +85,13 @@ def flat(fields: Mapping[str, list[str]], lists: Collection[str] = (), ignored: 
     return told
 
 
+def given(data: object) -> Any:
+    """What was sent, without what clients send for "not given": null and the empty string."""
+    if not isinstance(data, dict):
+        return data
+    return {name: value for name, value in data.items() if value is not None and value not in ("", [""])}
+
+
 def moment(seconds: float | None) -> str | None:
     """A time as RFC 3339 has it, in UTC, to the millisecond."""
     if seconds is None:
@@ -98,10 +105,27 @@ def request_body(
     """How the document tells of a body that is read by hand: multipart with a `file`, or JSON."""
     content: dict[str, Any] = {}
     if json:
-        content["application/json"] = {"schema": json.model_json_schema()}
+        content["application/json"] = {"schema": inlined(json.model_json_schema())}
     if form:
-        schema = form.model_json_schema()
+        schema = inlined(form.model_json_schema())
         schema["properties"] = {file: {"type": "string", "format": "binary"}, **schema["properties"]}
         schema["required"] = [file, *schema.get("required", ())]
         content["multipart/form-data"] = {"schema": schema}
     return {"requestBody": {"required": True, "content": content}}
+
+
+def inlined(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema whose definitions stand where they are used: in the document there is no other place for them."""
+    definitions = schema.pop("$defs", {})
+
+    def placed(part: Any) -> Any:
+        if isinstance(part, list):
+            return [placed(each) for each in part]
+        if not isinstance(part, dict):
+            return part
+        if "$ref" in part:
+            return placed(definitions[part["$ref"].rpartition("/")[2]])
+        return {name: placed(value) for name, value in part.items() if name != "discriminator"}
+
+    told: dict[str, Any] = placed(schema)
+    return told

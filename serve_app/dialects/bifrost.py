@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 from uuid import uuid4
 
+import orjson
 from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from batching.types import Transcript
 from serve_app.auth import Reader, Writer
-from serve_app.dialects.base import Dialect, Edge, IdempotencyKey, flat, moment, request_body, validated
+from serve_app.dialects.base import Dialect, Edge, IdempotencyKey, flat, given, moment, request_body, validated
 from serve_app.errors import EdgeError, not_found
 from serve_app.jobs.models import Job, JobSpec, State
 from serve_app.trace import Traced
@@ -24,7 +27,7 @@ from serve_app.verbose import ResponseFormat, complaint, shaped, status_of
 IGNORED = ("file_format",)
 """Fields that change nothing here: what a file holds is seen from the file."""
 TTL_S = 3600
-FIRST, MORE = "model", "fallbacks"
+Model = Annotated[str, Field(pattern=r"^[^/\s]+/\S+$", max_length=200, description="As provider/model.")]
 
 
 class Asked(BaseModel):
@@ -32,10 +35,8 @@ class Asked(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    model: Annotated[str, Field(pattern=r"^[^/\s]+/\S+$", max_length=200, description="As provider/model.")]
-    fallbacks: Annotated[
-        tuple[Annotated[str, Field(pattern=r"^[^/\s]+/\S+$", max_length=200)], ...], Field(max_length=10)
-    ] = ()
+    model: Model
+    fallbacks: Annotated[tuple[Model, ...], Field(max_length=10)] = ()
     stream: bool = False
     language: str | None = None
     prompt: Annotated[str | None, Field(max_length=2000)] = None
@@ -44,6 +45,11 @@ class Asked(BaseModel):
     @field_validator("fallbacks", mode="before")
     @classmethod
     def _split(cls, values: Any) -> Any:
+        if isinstance(values, list) and len(values) == 1 and values[0].startswith("["):
+            try:
+                return orjson.loads(values[0])
+            except orjson.JSONDecodeError:
+                raise ValueError("must be valid JSON") from None
         return tuple(name.strip() for value in values for name in value.split(",") if name.strip())
 
 
@@ -121,7 +127,7 @@ def from_job(job: Job, transcript: Transcript | None) -> dict[str, Any]:
     """A job as Bifrost shows it. An object of a result tells the model that was used."""
     told: dict[str, Any] = {"id": job.id, "status": STATUS[job.phase.state], "created_at": moment(job.created_at)}
     if job.completed_at is not None:
-        told |= {"completed_at": moment(job.completed_at), "expires_at": moment(expiry(job))}
+        told |= {"completed_at": moment(job.completed_at), "expires_at": moment(job.expires_at)}
     if transcript is not None:
         form: Any = job.spec.echo["response_format"]
         result = shaped(transcript, form)
@@ -134,14 +140,9 @@ def from_job(job: Job, transcript: Transcript | None) -> dict[str, Any]:
     return told
 
 
-def expiry(job: Job) -> float:
-    """When the results of an ended job go."""
-    return (job.completed_at or 0.0) + (job.spec.result_ttl_s or 0)
-
-
 def _about(model: str) -> dict[str, str]:
-    provider = model.partition("/")[0] if "/" in model else ""
-    return {"provider": provider, "model_requested": model, "request_type": "transcription"}
+    provider, slash, _ = model.partition("/")
+    return {"provider": provider if slash else "", "model_requested": model, "request_type": "transcription"}
 
 
 def _error(problem: EdgeError, event_id: str, model: str = "") -> dict[str, Any]:
@@ -190,22 +191,23 @@ class Routes:
         async with self._jobs.draft(who, key, trace) as draft:
             limit = self._edge.max_upload_bytes
             form = await receive(request.stream(), kind, self._edge.artifacts, draft.source, "file", limit)
-            asked = validated(Asked, flat(form.fields, (MORE,), IGNORED))
+            asked = validated(Asked, given(flat(form.fields, ("fallbacks",), IGNORED)))
             if asked.stream:
                 message = "stream is not supported by asynchronous transcriptions: leave it out, and poll."
                 raise EdgeError("malformed", message, (("stream", "not supported"),))
             job = await self._jobs.submit(who, to_spec(asked, form.filename, ttl_s), draft, form.sha256)
-        return JSONResponse(from_job(job, None), 202)
+        return JSONResponse(await self._shown(job), 202)
 
     async def get(self, who: Reader, job_id: str) -> Response:
         """A job: 202 while it is pending or processing, 200 once it has ended."""
-        job = await self._jobs.kept(who, job_id)
-        if not job.phase.final:
-            return JSONResponse(from_job(job, None), 202)
-        if expiry(job) <= time.time():
+        job = await self._jobs.get(who, job_id)
+        if job.deleted_at is not None or (job.expires_at or math.inf) <= time.time():
             raise not_found()
-        transcript = await self._jobs.results.transcript(job) if job.transcript is not None else None
-        return JSONResponse(from_job(job, transcript), headers={"x-bf-model-used": job.model})
+        status = 200 if job.phase.final else 202
+        return JSONResponse(await self._shown(job), status, {"x-bf-model-used": quote(job.model, safe="/:@")})
+
+    async def _shown(self, job: Job) -> dict[str, Any]:
+        return from_job(job, await self._jobs.results.transcript(job) if job.transcript is not None else None)
 
 
 def routes(edge: Edge) -> APIRouter:

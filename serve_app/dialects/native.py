@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from serve_app.auth import Deleter, Reader, Writer
-from serve_app.dialects.base import Dialect, Edge, IdempotencyKey, flat, validated
+from serve_app.dialects.base import Dialect, Edge, IdempotencyKey, flat, request_body, validated
 from serve_app.errors import EdgeError
 from serve_app.files import file_response
 from serve_app.formats import FORMATS
@@ -264,25 +264,8 @@ STATUSES = (400, 401, 403, 404, 409, 410, 413, 415, 422, 429)
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "content": {"application/problem+json": {}}} for status in STATUSES
 }
-BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {"schema": JobRequest.model_json_schema(ref_template="#/components/schemas/{model}")},
-            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "properties": {
-                        "file": {"type": "string", "format": "binary"},
-                        **Options.model_json_schema()["properties"],
-                    },
-                }
-            },
-        },
-    }
-}
+BODY = request_body(form=Options, file="file", json=JobRequest)
+BODY["requestBody"]["content"]["application/octet-stream"] = {"schema": {"type": "string", "format": "binary"}}
 
 
 class Routes:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
+from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 from urllib.parse import quote, unquote, urlsplit
@@ -13,11 +16,11 @@ from pydantic.alias_generators import to_camel
 
 from batching.types import Transcript
 from serve_app.auth import Reader, Writer
-from serve_app.dialects.base import Dialect, Edge, IdempotencyKey, moment, request_body, validated
+from serve_app.dialects.base import Dialect, Edge, IdempotencyKey, given, moment, request_body, validated
 from serve_app.errors import EdgeError
 from serve_app.files import file_response
 from serve_app.formats import FORMATS
-from serve_app.jobs.models import Job, JobSpec, Phase, State
+from serve_app.jobs.models import Job, JobSpec, Phase, Principal, State
 from serve_app.jobs.results import AUDIO
 from serve_app.jobs.terms import Wanted
 from serve_app.trace import Traced
@@ -56,7 +59,7 @@ class Create(Wire):
     source: Annotated[UrlSource | DriveSource, Field(discriminator="kind")]
     language: str | None = None
     prompt: Annotated[str | None, Field(max_length=2000)] = None
-    response_format: Literal["vtt", "srt", "text", "tsv", "json"] = "vtt"
+    response_format: Literal["vtt", "srt", "text", "tsv", "json", "verbose_json"] = "vtt"
     temperature: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     max_attempts: Annotated[int, Field(ge=1, le=10)] = 1
 
@@ -126,14 +129,15 @@ class Many(Wire):
 # To the core.
 
 
-def to_spec(asked: Create, drive_uri: str) -> JobSpec:
+def to_spec(asked: Create, who: Principal, drive_uri: str) -> JobSpec:
     """The same in the core's words. EdgeError `feature_unavailable` for a drive where none is configured."""
-    echo = {"providerId": asked.provider_id, "responseFormat": asked.response_format}
+    echo = {"providerId": asked.provider_id, "responseFormat": asked.response_format.removeprefix("verbose_")}
     if isinstance(asked.source, DriveSource):
         if not drive_uri:
             message = "The source kind stageDrive is refused: no drive is configured (MURMUR_STAGE_DRIVE_URI)."
             raise EdgeError("feature_unavailable", message, (("source.kind", "unavailable"),))
-        url = drive_uri.format(session_id=asked.source.session_id, file_id=asked.source.file_id)
+        named = {"session_id": asked.source.session_id, "file_id": asked.source.file_id}
+        url = drive_uri.format(tenant=who.tenant, owner=who.owner, **named)
         echo |= {"sessionId": asked.source.session_id, "fileId": asked.source.file_id}
     else:
         url = asked.source.url
@@ -201,15 +205,15 @@ def _result(transcript: Transcript) -> dict[str, Any]:
     }
 
 
-def files_of(job: Job) -> dict[str, tuple[str, str]]:
+def files_of(spec: JobSpec) -> dict[str, tuple[str, str]]:
     """The artifacts of a completed job: their kinds, with file name and content type. A job that asked for `json` has no
-    other text."""
-    path = urlsplit(job.spec.url or "").path
-    stem = PurePosixPath(unquote(path)).stem or "recording"
-    form, text = FORMATS["json"], FORMATS[job.spec.echo["responseFormat"]]
+    other text. The names are from the source's, of which only what is harmless in a name is kept."""
+    name = spec.echo.get("fileId") or unquote(urlsplit(spec.url or "").path)
+    stem = re.sub(r"[^\w. -]", "_", PurePosixPath(name).stem)[:100] or "recording"
+    form, text = FORMATS["json"], FORMATS[spec.echo["responseFormat"]]
     files = {"normalizedAudio": (f"{stem}-normalized.wav", "audio/wav")}
     if text is not form:
-        files["transcriptText"] = f"{stem}.{text.suffix}", text.content_type.partition(";")[0]
+        files["transcriptText"] = f"{stem}.{text.suffix}", text.content_type
     return files | {"transcriptJson": (f"{stem}.json", form.content_type)}
 
 
@@ -235,7 +239,7 @@ FILE: dict[int | str, dict[str, Any]] = {
     status: {"content": {kind: {} for kind in ("audio/wav", "text/vtt", "application/json", "text/plain")}}
     for status in (200, 206, 416)
 }
-PAGE = 500
+PAGE, KNOWN = 500, 20_000
 
 
 class Routes:
@@ -244,14 +248,15 @@ class Routes:
     def __init__(self, edge: Edge) -> None:
         self._edge = edge
         self._jobs = edge.jobs.speaking("shift", "tj_{.hex}")
+        self._known: dict[str, dict[str, int]] = {}
 
     async def create(self, request: Request, who: Writer, trace: Traced, key: IdempotencyKey = None) -> Response:
         """Create a transcription job."""
         if not request.headers.get("content-type", "").lower().startswith("application/json"):
             raise EdgeError("malformed", "Send application/json.")
-        asked = validated(Create, await read_json(request.stream()))
+        asked = validated(Create, given(await read_json(request.stream())))
         async with self._jobs.draft(who, key, trace) as draft:
-            job = await self._jobs.submit(who, to_spec(asked, self._edge.drive_uri), draft)
+            job = await self._jobs.submit(who, to_spec(asked, who, self._edge.drive_uri), draft)
         return await self._one(request, job, 202)
 
     async def all(self, request: Request, who: Reader) -> Response:
@@ -260,7 +265,7 @@ class Routes:
         after: int | None = None
         while True:
             page = await self._jobs.listed(who, Wanted(newest_first=False, after=after, limit=PAGE))
-            told += [from_job(job, self._artifacts(request, job, await self._transcript(job)), None) for job in page.jobs]
+            told += [from_job(job, await self._artifacts(request, job), None) for job in page.jobs]
             after = page.next
             if after is None:
                 return JSONResponse({"success": True, "data": told})
@@ -278,40 +283,54 @@ class Routes:
     ) -> Response:
         """The bytes of an artifact."""
         job = await self._jobs.kept(who, job_id)
-        transcript = await self._transcript(job)
-        if transcript is None or kind not in files_of(job):
+        if job.transcript is None or kind not in files_of(job.spec):
             raise EdgeError("not_found", "The job has no such artifact.")
-        filename, content_type = files_of(job)[kind]
+        filename, content_type = files_of(job.spec)[kind]
         if kind == "normalizedAudio":
             answer = file_response(self._jobs.results, await self._jobs.results.file(job, AUDIO), wanted)
         else:
-            answer = Response(content_of(job, kind, transcript), headers={"Content-Type": content_type})
+            content = content_of(job, kind, await self._jobs.results.transcript(job))
+            answer = Response(content, headers={"Content-Type": content_type})
         answer.headers["Content-Disposition"] = f"attachment; filename*=UTF-8''{quote(filename)}"
         return answer
 
     async def _one(self, request: Request, job: Job, status: int = 200) -> Response:
-        transcript = await self._transcript(job)
-        artifacts = self._artifacts(request, job, transcript)
+        transcript = await self._jobs.results.transcript(job) if job.transcript is not None else None
+        artifacts = await self._artifacts(request, job)
         return JSONResponse({"success": True, "data": from_job(job, artifacts, transcript)}, status)
 
-    async def _transcript(self, job: Job) -> Transcript | None:
-        return await self._jobs.results.transcript(job) if job.transcript is not None else None
-
-    def _artifacts(self, request: Request, job: Job, transcript: Transcript | None) -> list[dict[str, Any]]:
+    async def _artifacts(self, request: Request, job: Job) -> list[dict[str, Any]]:
+        """Those of a completed job, while they are there."""
         audio = self._jobs.results.audio(job)
-        if transcript is None or audio is None:
+        if audio is None:
             return []
+        sizes = {"normalizedAudio": audio.size}
+        with suppress(EdgeError):
+            sizes |= await self._sizes(job)
         at = f"{self._edge.at(request)}{PREFIX}/{job.id}/artifacts"
         return [
             {
                 "kind": kind,
                 "filename": filename,
-                "contentType": content_type,
-                "sizeBytes": audio.size if kind == "normalizedAudio" else len(content_of(job, kind, transcript)),
+                "contentType": content_type.partition(";")[0],
+                "sizeBytes": sizes[kind],
                 "url": f"{at}/{kind}",
             }
-            for kind, (filename, content_type) in files_of(job).items()
+            for kind, (filename, content_type) in files_of(job.spec).items()
+            if kind in sizes
         ]
+
+    async def _sizes(self, job: Job) -> dict[str, int]:
+        """Lengths of the texts in bytes. They are kept: whoever lists all jobs would have them all written again."""
+        key = f"{job.id}/{job.transcript}"
+        if key not in self._known:
+            transcript = await self._jobs.results.transcript(job)
+            texts = [kind for kind in files_of(job.spec) if kind != "normalizedAudio"]
+            written = await asyncio.to_thread(lambda: [len(content_of(job, kind, transcript)) for kind in texts])
+            if len(self._known) >= KNOWN:
+                self._known.clear()
+            self._known[key] = dict(zip(texts, written, strict=True))
+        return self._known[key]
 
 
 PREFIX = "/api/v1/inference/transcriptions/jobs"

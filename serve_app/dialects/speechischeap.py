@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 from batching.types import Transcript
 from serve_app.arrivals import Arrival, ArrivalResponse
 from serve_app.auth import Reader, Writer, caller
-from serve_app.dialects.base import Dialect, Edge, IdempotencyKey, flat, request_body, validated
+from serve_app.dialects.base import Dialect, Edge, IdempotencyKey, flat, given, request_body, validated
 from serve_app.errors import EdgeError, not_found
 from serve_app.formats import FORMATS
 from serve_app.jobs.models import Job, JobSpec, Phase, Principal, State
@@ -58,7 +58,7 @@ class Asked(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _given(cls, sent: Any) -> Any:
-        return {name: value for name, value in sent.items() if value != ""} if isinstance(sent, dict) else sent
+        return given(sent)
 
 
 class Create(Asked):

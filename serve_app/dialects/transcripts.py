@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -12,14 +12,14 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
 
 from batching.types import Transcript
 from serve_app.auth import Deleter, Reader, Writer
-from serve_app.dialects.base import Dialect, Edge, IdempotencyKey, flat, moment, request_body, validated
+from serve_app.dialects.base import Dialect, Edge, IdempotencyKey, flat, given, moment, request_body, validated
 from serve_app.errors import EdgeError
 from serve_app.jobs.models import Job, JobSpec, State
 from serve_app.jobs.results import Results
 from serve_app.jobs.terms import Wanted
 from serve_app.jobs.webhooks import Payload
 from serve_app.trace import Traced
-from serve_app.uploads import read_json, receive
+from serve_app.uploads import Form, read_json, receive
 from serve_app.verbose import complaint, plain, status_of
 
 # Wire models.
@@ -27,6 +27,8 @@ from serve_app.verbose import complaint, plain, status_of
 Status = Literal["queued", "processing", "completed", "failed"]
 LISTS = ("redact", "vocabulary")
 """What may come several times in a form, or once as a JSON array."""
+MOST_LETTERS = 800
+"""Of a vocabulary: Whisper takes in half of its 448 tokens."""
 
 
 class Asked(BaseModel):
@@ -43,16 +45,12 @@ class Asked(BaseModel):
     webhook_url: Annotated[str | None, Field(max_length=4096)] = None
     metadata: Annotated[dict[str, str], Field(max_length=20)] = {}
 
-    @field_validator("metadata", mode="before")
+    @field_validator("vocabulary")
     @classmethod
-    def _object(cls, value: Any) -> Any:
-        return _parsed(value) if isinstance(value, str) else value
-
-    @field_validator(*LISTS, mode="before")
-    @classmethod
-    def _array(cls, values: Any) -> Any:
-        one = isinstance(values, list) and len(values) == 1 and str(values[0]).startswith("[")
-        return _parsed(values[0]) if one else values
+    def _short(cls, terms: tuple[str, ...]) -> tuple[str, ...]:
+        if sum(len(term) + 2 for term in terms) > MOST_LETTERS:
+            raise ValueError(f"must come to at most {MOST_LETTERS} characters: the decoder is told no more")
+        return terms
 
 
 class Create(Asked):
@@ -122,11 +120,17 @@ class Page(BaseModel):
     next_cursor: str | None
 
 
-def _parsed(text: str) -> object:
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        raise ValueError("must be valid JSON") from None
+def fields_of(form: Form) -> dict[str, Any]:
+    """A form's fields, those that are JSON taken apart. EdgeError names what is none."""
+    fields: dict[str, Any] = given(flat(form.fields, LISTS))
+    for name, value in fields.items():
+        text = value[0] if name in LISTS and len(value) == 1 else value
+        if name == "metadata" or (name in LISTS and isinstance(text, str) and text.startswith("[")):
+            try:
+                fields[name] = orjson.loads(text)
+            except orjson.JSONDecodeError:
+                raise EdgeError("invalid_request", f"{name} must be valid JSON.", ((name, "no JSON"),)) from None
+    return fields
 
 
 # To the core.
@@ -200,7 +204,9 @@ async def render(job: Job, results: Results) -> Payload:
 
 def error(problem: EdgeError) -> Response:
     """An error as OpenAI writes it: this API shows none of its own."""
-    return JSONResponse({"error": complaint(problem)}, status_of(problem), problem.headers)
+    told = complaint(problem)
+    told["param"] = {"webhook": "webhook_url", "url": "audio_url"}.get(told["param"], told["param"])
+    return JSONResponse({"error": told}, status_of(problem), problem.headers)
 
 
 # Routes.
@@ -223,18 +229,18 @@ class Routes:
         async with self._jobs.draft(who, key, trace) as draft:
             spec, sha256 = await self._read(request, draft.source)
             job = await self._jobs.submit(who, spec, draft, sha256)
-        return JSONResponse(from_job(job, None), 202)
+        return JSONResponse(await shown(job, self._jobs.results), 202)
 
     async def _read(self, request: Request, source: str) -> tuple[JobSpec, str]:
         content_type = request.headers.get("content-type", "")
         if content_type.lower().startswith("application/json"):
-            asked = validated(Create, await read_json(request.stream()))
+            asked = validated(Create, given(await read_json(request.stream())))
             return to_spec(asked, url=asked.audio_url), ""
         if not content_type.lower().startswith("multipart/form-data"):
             raise EdgeError("malformed", "Send application/json with audio_url, or multipart/form-data with audio_file.")
         limit = self._edge.max_upload_bytes
         form = await receive(request.stream(), content_type, self._edge.artifacts, source, "audio_file", limit, needed=False)
-        fields = flat(form.fields, LISTS)
+        fields = fields_of(form)
         if (form.filename is None) == ("audio_url" not in fields):
             message = "Exactly one of audio_url and audio_file is required."
             raise EdgeError("malformed", message, (("audio_url", "exactly one"), ("audio_file", "exactly one")))
@@ -247,14 +253,14 @@ class Routes:
         self,
         who: Reader,
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
-        cursor: Annotated[str | None, Query(pattern=r"^[0-9]{1,16}$")] = None,
-        status: Status | None = None,
+        cursor: Annotated[str | None, Query(pattern=r"^[0-9]{0,16}$")] = None,
+        status: Status | Literal[""] | None = None,
         created_after: Annotated[str | None, Query(max_length=40)] = None,
         created_before: Annotated[str | None, Query(max_length=40)] = None,
     ) -> Page:
         """Transcripts, newest first, without what was heard; times are Unix seconds or ISO 8601."""
         wanted = Wanted(
-            states=tuple(state for state in State if status in (None, STATUS[state])),
+            states=tuple(state for state in State if status in (None, "", STATUS[state])),
             made_after=seconds(created_after, "created_after"),
             made_before=seconds(created_before, "created_before"),
             after=int(cursor) if cursor else None,
@@ -274,11 +280,12 @@ class Routes:
 
 
 def seconds(value: str | None, name: str) -> float | None:
-    """A time that a query names. EdgeError where it is none."""
-    if value is None:
+    """A time that a query names, in UTC if it names no zone. EdgeError where it is none."""
+    if not value:
         return None
     try:
-        return MOMENT.validate_python(value).timestamp()
+        at = MOMENT.validate_python(value)
+        return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         message = f"{name} must be Unix seconds or a time as ISO 8601 has it."
         raise EdgeError("invalid_request", message, ((name, "not a time"),)) from None

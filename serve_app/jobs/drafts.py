@@ -15,7 +15,7 @@ from uuid import uuid4
 from deployments.artifacts import Artifacts
 from serve_app.errors import EdgeError
 from serve_app.jobs.connection import OUTAGES
-from serve_app.jobs.models import JobSpec, Principal, job_folder, source_key
+from serve_app.jobs.models import File, JobSpec, Principal, file_folder, file_key, job_folder, source_key
 from serve_app.jobs.record import SPEC
 from serve_app.jobs.store import Store
 from serve_app.jobs.terms import Once, Receipt, Verdict
@@ -30,7 +30,8 @@ KEPT_S = 10.0
 
 
 class Draft:
-    """Use it in an `async with`. An upload is stored under `source`, then `submit` makes the job."""
+    """Use it in an `async with`. An upload is stored under `source`, then `submit` makes the job. `apart` says that the
+    source is to be a file of its own, whose id is `file`."""
 
     def __init__(
         self,
@@ -40,8 +41,11 @@ class Draft:
         key: str | None,
         trace: Trace = Trace(),  # noqa: B008
         job_id: str | None = None,
+        *,
+        apart: bool = False,
     ) -> None:
         self.id = job_id or uuid4().hex
+        self.file = str(uuid4()) if apart else None
         self._trace = trace
         self._store = store
         self._artifacts = artifacts
@@ -53,7 +57,7 @@ class Draft:
     @property
     def source(self) -> str:
         """Where an upload goes."""
-        return source_key(self.id)
+        return source_key(self.id) if self.file is None else file_key(self.file)
 
     async def __aenter__(self) -> Draft:
         """Keep the idempotency key. EdgeError `conflict` where a request with it is under way."""
@@ -75,10 +79,24 @@ class Draft:
         if not self._made:
             await asyncio.shield(self._discard())
 
-    async def submit(self, spec: JobSpec, sha256: str, *, ttl_s: float, queue_limit: int, quota_s: float = 0.0) -> Receipt:
-        """Make the job: it is durable when this returns. `sha256` is of what was uploaded, '' where nothing was. Returns
-        NEW, SAME with the id of the job that an equal request made before, FULL or SPENT."""
-        once = self._place and Once(self._place, hashlib.sha256(SPEC.dump_json(spec) + sha256.encode()).hexdigest())
+    async def submit(
+        self,
+        spec: JobSpec,
+        sha256: str,
+        *,
+        ttl_s: float,
+        queue_limit: int,
+        quota_s: float = 0.0,
+        file: File | None = None,
+    ) -> Receipt:
+        """Make the job, and with it the `file` that is new: it is durable when this returns. `sha256` is of what was
+        uploaded, '' where nothing was. Returns NEW, SAME with the id of the job that an equal request made before, FULL,
+        SPENT or GONE."""
+        # A new file has another id each time, and is the same if all else is.
+        alike = replace(spec, file=None) if file else spec
+        # What a later version knows of more than this one is at its default, and changes no fingerprint.
+        told = SPEC.dump_json(alike, exclude_defaults=True)
+        once = self._place and Once(self._place, hashlib.sha256(told + sha256.encode()).hexdigest())
         who = self._principal
         traced = replace(spec, request_id=self._trace.request_id or None, traceparent=self._trace.traceparent)
         asked = self._store.submit(
@@ -90,6 +108,7 @@ class Draft:
             queue_limit=queue_limit,
             quota_s=quota_s,
             once=once or None,
+            file=file,
         )
         try:
             receipt = await _to_its_end(asked)
@@ -116,6 +135,8 @@ class Draft:
 
     async def _discard(self) -> None:
         await asyncio.to_thread(self._artifacts.delete, job_folder(self.id))
+        if self.file is not None:
+            await asyncio.to_thread(self._artifacts.delete, file_folder(self.file))
         if self._place is not None:
             with suppress(*OUTAGES):  # it lets go of itself in a while
                 await self._store.release(self._place, self.id)

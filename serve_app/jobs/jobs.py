@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from copy import copy
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ from deployments.safe_http import Allowed
 from serve_app.errors import EdgeError, not_found
 from serve_app.jobs.drafts import Draft, check_key
 from serve_app.jobs.events import Events
-from serve_app.jobs.models import Event, Job, JobSpec, Phase, Principal, job_folder
+from serve_app.jobs.models import Event, File, Job, JobSpec, Phase, Principal, file_folder, job_folder
 from serve_app.jobs.private import forget
 from serve_app.jobs.results import Artifact, Results
 from serve_app.jobs.store import Store
@@ -36,8 +36,8 @@ FEATURES = {
 """Options that need a part which this installation does not have."""
 
 
-ERASE_S = 30.0
-"""How long it may take for a job to be cancelled, so that it can be removed."""
+STOP_S = 30.0
+"""How long a request waits for a cancel to take effect."""
 UNKNOWN_PACE_S = 5
 """When to come back to a full queue that nothing was taken from yet."""
 
@@ -65,6 +65,7 @@ class Jobs:
         aliases: Mapping[str, str] = MappingProxyType({}),
         result_ttl_s: float,
         queue_limit: int = 0,
+        prompts: Collection[str] = (),
     ) -> None:
         self.results = Results(artifacts)
         self._limits = limits
@@ -76,6 +77,7 @@ class Jobs:
         self._models = {model.id: model for model in models}
         self._result_ttl_s = result_ttl_s
         self._queue_limit = queue_limit
+        self._prompts = prompts
         self._dialect = ""
         self._ids = "{.hex}"
 
@@ -129,6 +131,10 @@ class Jobs:
             raise EdgeError("feature_unavailable", f"{spec.model} cannot translate: choose a multilingual model.")
 
     def _check(self, spec: JobSpec) -> None:
+        if spec.summary is not None and spec.summary not in self._prompts:
+            why = f"there is no prompt template {spec.summary!r}" if self._prompts else "no model for it is configured"
+            message = f"The option summary is refused: {why}."
+            raise EdgeError("feature_unavailable", message, (("summary", "unavailable"),))
         for option, name in FEATURES.items():
             if getattr(spec, option):
                 raise EdgeError("feature_unavailable", f"The option {option} is refused: {name} are not installed here.")
@@ -145,21 +151,29 @@ class Jobs:
         principal: Principal,
         idempotency_key: str | None = None,
         trace: Trace = Trace(),  # noqa: B008 - frozen
+        *,
+        apart: bool = False,
     ) -> AsyncIterator[Draft]:
-        """A job to be: `async with jobs.draft(...) as draft`, store what is uploaded, then `submit` it. EdgeError
-        `quota_exceeded`."""
+        """A job to be, with its source as a file `apart` or not: `async with jobs.draft(...) as draft`, store what is
+        uploaded, then `submit` it. EdgeError `quota_exceeded`."""
         if idempotency_key is None:  # else the job that it stands for may be there, whatever was used since
             await self._limits.minutes(principal)
         job_id = self._ids.format(uuid4())
-        async with Draft(self._store, self._artifacts, principal, check_key(idempotency_key), trace, job_id) as draft:
+        key = check_key(idempotency_key)
+        async with Draft(self._store, self._artifacts, principal, key, trace, job_id, apart=apart) as draft:
             yield draft
 
-    async def submit(self, principal: Principal, spec: JobSpec, draft: Draft, sha256: str = "") -> Job:
-        """Make a job; it is durable when this returns. Where the draft's idempotency key stands for an equal request's
-        job, that is the answer. `sha256` is of what was uploaded."""
+    async def submit(
+        self, principal: Principal, spec: JobSpec, draft: Draft, sha256: str = "", file: File | None = None
+    ) -> Job:
+        """Make a job, and with it the `file` that is new; it is durable when this returns. Where the draft's idempotency key
+        stands for an equal request's job, that is the answer. `sha256` is of what was uploaded."""
         spec = self.resolve(spec)
         ttl_s = self._result_ttl_s if spec.result_ttl_s is None else spec.result_ttl_s
-        receipt = await draft.submit(spec, sha256, ttl_s=ttl_s, queue_limit=self._queue_limit, quota_s=self._limits.month_s)
+        most, month_s = self._queue_limit, self._limits.month_s
+        receipt = await draft.submit(spec, sha256, ttl_s=ttl_s, queue_limit=most, quota_s=month_s, file=file)
+        if receipt.verdict is Verdict.GONE:
+            raise EdgeError("file_unusable", "The file is deleted.", (("file", "deleted"),))
         if receipt.verdict is Verdict.FULL:
             raise await self._queue_full(principal.tenant)
         if receipt.verdict is Verdict.SPENT:
@@ -182,7 +196,7 @@ class Jobs:
     async def get(self, principal: Principal, job_id: str) -> Job:
         """The job, if it is the caller's."""
         job = await self._store.get(job_id)
-        if job is None or (job.owner, job.tenant) != (principal.owner, principal.tenant):
+        if job is None or (job.owner, job.tenant) != (principal.owner, principal.tenant) or job.erasing:
             raise not_found()
         if self._dialect not in ("", job.spec.dialect):
             raise not_found()
@@ -242,23 +256,55 @@ class Jobs:
             why = "It is deleted already." if job.phase.final else "The job has not ended: cancel it first."
             raise EdgeError("conflict", why)
 
+    async def stop(self, principal: Principal, job_id: str) -> Job:
+        """Cancel a job, and wait until that has taken effect. 409 when it has ended."""
+        if (await self.get(principal, job_id)).phase.final:
+            raise EdgeError("conflict", "The job has ended: there is nothing to cancel.")
+        await self.cancel(principal, job_id)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STOP_S), aclosing(self._events.follow(job_id, "0")) as events:
+                async for _ in events:
+                    pass
+        return await self.get(principal, job_id)
+
     async def erase(self, principal: Principal, job_id: str) -> None:
-        """Remove a job with everything of it, for good, whatever its state: one that has not ended is cancelled first.
-        409 where that takes too long."""
-        job = await self.kept(principal, job_id)
-        if not job.phase.final:
-            with suppress(EdgeError):  # it ends meanwhile
-                await self.cancel(principal, job_id)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(ERASE_S), aclosing(await self.follow(principal, job_id, "0")) as events:
-                    async for _ in events:
-                        pass
-        await self.purge(principal, job_id)
+        """Remove a job with everything of it, for good, whatever its state: one that has not ended is cancelled, and goes as
+        soon as that has taken effect. Nobody sees it from now on."""
+        await self.get(principal, job_id)
+        if await self._store.erase(job_id):
+            await self._store.cancel(job_id)
+        else:
+            await purge(self._store, self._artifacts, job_id)
 
     async def purge(self, principal: Principal, job_id: str) -> None:
         """Remove an ended job with everything of it, for good. 409 while it has not ended."""
         await self.get(principal, job_id)
         await purge(self._store, self._artifacts, job_id)
+
+    async def shred(self, principal: Principal, job_id: str, *, deleted: bool) -> None:
+        """Remove the results of an ended job for good, and keep its record. 409 while it has not ended, where that was done
+        before, and where it must be `deleted` before and is not."""
+        job = await self.get(principal, job_id)
+        if not await shred(self._store, self._artifacts, job, deleted=deleted):
+            why = (
+                "it has not ended" if not job.phase.final else "it is purged already" if job.purged_at else "delete it first"
+            )
+            raise EdgeError("conflict", f"The job cannot be purged: {why}.")
+
+    async def set_webhook(self, principal: Principal, job_id: str, spec: JobSpec) -> Job:
+        """Have the end of a job told as `spec` says. 409 where it has ended."""
+        await self.get(principal, job_id)
+        self._check(spec)
+        if not await self._store.set_webhook(job_id, spec):
+            raise EdgeError("conflict", "The job has ended: its webhook cannot be changed any more.")
+        return await self.get(principal, job_id)
+
+    async def file(self, principal: Principal, file_id: str) -> File:
+        """A file, if it is the caller's; its `size` is known once it is stored."""
+        (file,) = await self._store.files([file_id])
+        if file is None or (file.owner, file.tenant) != (principal.owner, principal.tenant):
+            raise EdgeError("not_found", "There is no such file.")
+        return file
 
     async def transcript(self, principal: Principal, job_id: str) -> Transcript:
         """The transcript of a completed job; 409 for any other."""
@@ -276,7 +322,21 @@ async def purge(store: Store, artifacts: Artifacts, job_id: str) -> None:
         return
     if not gone:
         raise EdgeError("conflict", "The job has not ended: cancel it first.")
+    await _remove(artifacts, job_id, gone)
+
+
+async def shred(store: Store, artifacts: Artifacts, job: Job, *, deleted: bool = False) -> bool:
+    """The same of its results alone. False where it may not be."""
+    gone = await store.shred(job.id, keep_s=job.spec.record_ttl_s or 0, deleted=deleted)
+    if gone:
+        await _remove(artifacts, job.id, gone)
+    return bool(gone)
+
+
+async def _remove(artifacts: Artifacts, job_id: str, gone: str | bool) -> None:
     await asyncio.to_thread(artifacts.delete, job_folder(job_id))
+    if isinstance(gone, str):
+        await asyncio.to_thread(artifacts.delete, file_folder(gone))
 
 
 def _check_source(url: str) -> None:
@@ -293,6 +353,8 @@ def _check_address(url: str, name: str) -> SplitResult:
         _ = parts.port
     except ValueError:
         raise EdgeError("source_forbidden", "The URL is not a valid one.", ((name, "invalid"),)) from None
+    if any(letter.isspace() or not letter.isprintable() for letter in url):
+        raise EdgeError("source_forbidden", "The URL must not hold blanks or control characters.", ((name, "blanks"),))
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise EdgeError("source_forbidden", "The URL must be http or https with a host.", ((name, "scheme"),))
     if parts.username or parts.password:

@@ -39,6 +39,19 @@ class State(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
 
+    @property
+    def final(self) -> bool:
+        """Whether nothing comes after it."""
+        return self in (State.COMPLETED, State.FAILED, State.CANCELLED)
+
+
+class Mark(StrEnum):
+    """What an ended job may be marked as; what is purged has no results any more, only its record."""
+
+    NONE = ""
+    DELETED = ":deleted"
+    PURGED = ":purged"
+
 
 class Priority(StrEnum):
     """Interactive work goes before bulk work of the same tenant."""
@@ -99,13 +112,17 @@ class Principal:
 class JobSpec:
     """What was asked for. `url` is None for an upload, which lies in the artifacts before the job exists; `drive` says that
     it lies in the operator's own storage. `dialect` names the words that the job was made in, and is told in; `asked_model`
-    is the model as it was named there, and `echo` what only that dialect knows of. Of one that is `private` the URL is
-    forgotten once it is fetched, and the audio once the job has ended. `request_id` and `traceparent` are of
-    the request that made it."""
+    is the model as it was named there, and `echo` what only that dialect knows of. `request_id` and `traceparent` are of
+    the request that made it. `file` is the source's id where it lies apart from the job, for several; `record_ttl_s` is how
+    long a job's record outlives its results, None for not at all. `channels` has each channel heard apart, `listening` an
+    MP3 made of what was heard; `summary` is the id of a prompt to summarise with. Of one that is `private`
+    the URL is forgotten once it is fetched, and the audio once the job has ended."""
 
     model: str
     url: str | None = None
     drive: bool = False
+    file: str | None = None
+    record_ttl_s: int | None = None
     filename: str | None = None
     fallbacks: tuple[str, ...] = ()
     language: str | None = None
@@ -114,6 +131,9 @@ class JobSpec:
     hotwords: str | None = None
     temperature: float = 0.0
     word_timestamps: bool = False
+    summary: str | None = None
+    channels: bool = False
+    listening: bool = False
     diarize: bool = False
     redact: bool = False
     label_audio: bool = False
@@ -132,6 +152,35 @@ class JobSpec:
     private: bool = False
     request_id: str | None = None
     traceparent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A source that several jobs may be made of, and what its owner says of it. Times are Unix seconds; it is deleted when
+    no job needs it any more."""
+
+    id: str
+    owner: str
+    tenant: str
+    name: str
+    filename: str | None = None
+    description: str | None = None
+    path: str = "/"
+    metadata: dict[str, Any] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
+    url: str | None = None
+    size: int | None = None
+    made_at: float = 0.0
+    deleted_at: float | None = None
+
+
+class SummaryState(StrEnum):
+    """How the summary of a job fares. It is made when the job is completed."""
+
+    WAITING = "waiting"
+    PENDING = "pending"
+    COMPLETED = "completed"
+    FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +205,8 @@ class Checkpoint:
 class Job:
     """A job as it is now. Times are Unix seconds; `model` is the one at work, which is a fallback where those before it
     failed; `transcript` is the token of the claim that wrote it, `setbacks` how many workers it has cost since it last got
-    on; `audio_declared_s` is the length that the source claims, before all of it is decoded."""
+    on; `audio_channels` how many of its channels were kept apart, `audio_declared_s` the length
+    that the source claims, before all of it is decoded."""
 
     id: str
     owner: str
@@ -178,14 +228,32 @@ class Job:
     done_event: str | None
     transcript: int | None
     deleted_at: float | None
+    purged_at: float | None
+    erasing: bool
+    ttl_s: float
     setbacks: int
+    summary_state: SummaryState | None = None
+    summary_error: str | None = None
+    summary_tries: int = 0
     queue_position: int | None = None
+    file: File | None = None
+    audio_channels: int | None = None
     audio_declared_s: float | None = None
 
     @property
     def language(self) -> str | None:
         """The language asked for, else the one heard."""
         return self.spec.language or self.checkpoint.language
+
+    @property
+    def source(self) -> str:
+        """Where its source lies in the artifacts."""
+        return source_key(self.id) if self.spec.file is None else file_key(self.spec.file)
+
+    @property
+    def expires_at(self) -> float | None:
+        """When its results go, in Unix seconds; None before its end."""
+        return None if self.completed_at is None else self.completed_at + self.ttl_s
 
     @property
     def next_model(self) -> str | None:
@@ -222,6 +290,20 @@ JOBS = "jobs"
 """Where everything of jobs lies in the artifacts."""
 
 
+FILES = "files"
+"""Where sources lie that several jobs may be made of."""
+
+
+def file_folder(file_id: str) -> str:
+    """Everything of a file that is not in Redis."""
+    return f"{FILES}/{file_id}"
+
+
+def file_key(file_id: str) -> str:
+    """Where a file itself lies in the artifacts."""
+    return f"{FILES}/{file_id}/source"
+
+
 def source_key(job_id: str) -> str:
     """Where a job's source lies in the artifacts."""
     return f"{JOBS}/{job_id}/source"
@@ -232,9 +314,19 @@ def pcm_prefix(job_id: str) -> str:
     return f"{JOBS}/{job_id}/pcm"
 
 
+def listening_key(job_id: str) -> str:
+    """Where the MP3 of it lies that is made to be listened to."""
+    return f"{JOBS}/{job_id}/listening.mp3"
+
+
 def transcript_key(job_id: str, token: int) -> str:
     """Where the transcript lies that the holder of a claim wrote: one who slept past its lease writes over no other's."""
     return f"{JOBS}/{job_id}/transcript.{token}.jsonl"
+
+
+def summary_key(job_id: str) -> str:
+    """Where a job's summary lies."""
+    return f"{JOBS}/{job_id}/summary.txt"
 
 
 def job_folder(job_id: str) -> str:

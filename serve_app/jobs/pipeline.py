@@ -9,7 +9,6 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Protocol
 
-from batching.languages import Vote
 from batching.stitch import stitch
 from batching.types import SAMPLE_RATE, Segment, Window
 from deployments.errors import Deadly, StageDied, StageLost
@@ -22,8 +21,9 @@ from deployments.messages import (
     TranscribeRequest,
     WindowResult,
 )
-from serve_app.jobs.models import Claim, Commit, Job, Phase, pcm_prefix, source_key
+from serve_app.jobs.models import Claim, Commit, Job, Phase, listening_key, pcm_prefix
 from serve_app.jobs.store import Store
+from serve_app.jobs.timelines import Timelines
 from serve_app.jobs.transcripts import dump_segment
 
 LONGEST_WINDOW_S = 28.0
@@ -67,13 +67,15 @@ class Pipeline:
         self._tasks: set[asyncio.Task[WindowResult]] = set()
         self._next_window = job.checkpoint.next_window
         self._segments = job.checkpoint.segments
-        self._end_s = job.checkpoint.end_s
-        self._vote = Vote(job.spec.language or job.checkpoint.language, job.checkpoint.end_s, in_flight)
+        self._lines = Timelines(job, in_flight)
+        self._done_s = job.audio_done_s
+        self._declared_s: float | None = None
         self._total_s: float | None = None
         self._began: tuple[float, float] | None = None
 
     async def run(self) -> float:
         """Do all of it. Returns the length of the decoded audio in seconds."""
+        await self._lines.recall(self._store)
         planning = asyncio.create_task(self._plan())
         try:
             while (entry := await self._queue.get()) is not None:
@@ -94,15 +96,23 @@ class Pipeline:
         try:
             async with aclosing(self._stages.windows(self._transcode_request())) as plans:
                 async for planned in plans:
-                    if planned.finished:
-                        self._total_s = planned.decoded_s
-                        await self._enter(None, audio_total_s=planned.decoded_s)
+                    await self._note(planned)
                     for window in planned.windows:
                         if window.index >= self._next_window:
                             await self._dispatch(window)
             await self._enter(Phase.TRANSCRIBING)
         finally:
             self._queue.put_nowait(None)
+
+    async def _note(self, planned: Planned) -> None:
+        """Tell of the recording what is known of it by now: each of its facts once."""
+        if self._declared_s is None and planned.declared_s is not None:
+            self._declared_s = planned.declared_s
+            await self._enter(None, audio_declared_s=planned.declared_s)
+        if planned.finished:
+            self._total_s = planned.decoded_s
+            channels = {} if planned.channels is None else {"audio_channels": planned.channels}
+            await self._enter(None, audio_total_s=planned.decoded_s, **channels)
 
     async def _dispatch(self, window: Window) -> None:
         if self._began is None:
@@ -113,17 +123,18 @@ class Pipeline:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         self._queue.put_nowait((window, task))
-        if self._vote.first is None:
+        vote = self._lines.of(window.channel).vote
+        if vote.first is None:
             # Waiting for the first language heard keeps the text the same however the work is spread.
             await asyncio.wait([task])
             if not task.cancelled() and not task.exception() and task.result().segments:
-                self._vote.first = task.result().language
+                vote.first = task.result().language
 
     async def _decode(self, window: Window) -> WindowResult:
         spec = self._job.spec
         options = DecodeOptions(
             language=spec.language,
-            likely_language=self._vote.likely(window.index),
+            likely_language=self._lines.of(window.channel).vote.likely(window.index),
             task=spec.task,
             prompt=spec.prompt,
             hotwords=spec.hotwords,
@@ -154,51 +165,53 @@ class Pipeline:
             await asyncio.sleep(random.uniform(0.5, 1.0) * 2 ** min(lost, 4))
 
     async def _commit(self, window: Window, result: WindowResult) -> None:
+        line = self._lines.of(window.channel)
         segments = stitch(
             result.segments,
             next_id=self._segments,
-            end_s=self._end_s,
+            end_s=line.end_s,
             min_confidence=self._job.spec.min_confidence,
             window=window,
         )
         segments = [self._placed(segment, window, result, len(segments)) for segment in segments]
         if result.segments and result.language:
-            self._vote.count(window.index, result.language, window.speech_s * result.certainty)
-        end_s = segments[-1].end if segments else self._end_s
-        done_s = round(window.end / SAMPLE_RATE, 3)
+            line.vote.count(window.index, result.language, window.speech_s * result.certainty)
+        line.end_s = segments[-1].end if segments else line.end_s
+        # Of channels that are kept apart the next window may end before this one.
+        self._done_s = max(self._done_s, window.end * 1000 // SAMPLE_RATE / 1000)
         commit = Commit(
             window=window.index,
             segments=tuple(dump_segment(segment) for segment in segments),
-            end_s=end_s,
+            end_s=self._lines.end_s,
             language=result.language if result.segments and not self._job.checkpoint.language else None,
             device=result.device,
-            progress=self._progress(window, done_s),
+            progress=self._progress(window),
             decodes=result.decodes,
             fill=result.fill,
         )
         if not await self._store.commit(self._claim, commit):
             raise LeaseLost
         self._segments += len(segments)
-        self._end_s = end_s
 
     def _placed(self, segment: Segment, window: Window, result: WindowResult, beside: int) -> Segment:
         """A segment with what is known of its window, which `beside` segments share."""
         return replace(
             segment,
+            channel=window.channel,
             words=segment.words if self._job.spec.word_timestamps else None,
             seek=round(window.start / SAMPLE_RATE, 3),
             language_probability=result.certainty,
             decode_s=round(result.decode_s / beside, 3),
         )
 
-    def _progress(self, window: Window, done_s: float) -> dict[str, float | int | None]:
+    def _progress(self, window: Window) -> dict[str, float | int | None]:
         eta_s = None
         if self._began and self._total_s is not None:
             began, done_before_s = self._began
-            pace = (done_s - done_before_s) / max(asyncio.get_running_loop().time() - began, 1e-3)
-            eta_s = round(max(self._total_s - done_s, 0.0) / pace, 1) if pace > 0 else None
+            pace = (self._done_s - done_before_s) / max(asyncio.get_running_loop().time() - began, 1e-3)
+            eta_s = round(max(self._total_s - self._done_s, 0.0) / pace, 1) if pace > 0 else None
         return {
-            "audio_done_s": done_s,
+            "audio_done_s": self._done_s,
             "audio_total_s": self._total_s,
             "windows_done": window.index + 1,
             "queue_position": None,
@@ -207,10 +220,12 @@ class Pipeline:
 
     def _transcode_request(self) -> TranscodeRequest:
         return TranscodeRequest(
-            source_key=source_key(self._job.id),
+            source_key=self._job.source,
             pcm_prefix=pcm_prefix(self._job.id),
             longest_s=self._job.spec.segment_duration or LONGEST_WINDOW_S,
             max_audio_s=self._max_audio_s,
+            channels=self._job.spec.channels,
+            listening_key=listening_key(self._job.id) if self._job.spec.listening else None,
         )
 
     async def _enter(self, phase: Phase | None, **facts: float) -> None:

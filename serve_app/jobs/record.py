@@ -7,9 +7,10 @@ from dataclasses import replace
 
 from pydantic import TypeAdapter
 
-from serve_app.jobs.models import Checkpoint, Job, JobError, JobSpec, Phase
+from serve_app.jobs.models import Checkpoint, File, Job, JobError, JobSpec, Phase, SummaryState
 
 SPEC = TypeAdapter(JobSpec)
+FILE = TypeAdapter(File)
 
 
 def _seconds(fields: Mapping[str, str], name: str) -> float | None:
@@ -47,9 +48,24 @@ def to_job(fields: Mapping[str, str]) -> Job:
         done_event=fields.get("done_event"),
         transcript=int(fields["transcript"]) if "transcript" in fields else None,
         deleted_at=_seconds(fields, "deleted_at"),
+        purged_at=_seconds(fields, "purged_at"),
+        erasing="erasing" in fields,
+        ttl_s=int(fields["ttl_ms"]) / 1000,
         setbacks=int(fields["stalls"]) + int(fields["losses"]),
         audio_declared_s=_number(fields, "audio_declared_s"),
+        summary_state=SummaryState(fields.get("summary_state", "waiting")) if spec.summary else None,
+        summary_error=fields.get("summary_error") or None,
+        summary_tries=int(fields.get("summary_tries", 0)),
+        audio_channels=int(fields["audio_channels"]) if "audio_channels" in fields else None,
     )
+
+
+def to_file(fields: Mapping[str, str]) -> File:
+    """The file that `fields` tell of."""
+    made_at, deleted_at = int(fields["made_at"]) / 1000, _seconds(fields, "deleted_at")
+    file = FILE.validate_json(fields["record"])
+    size = int(fields["size"]) if "size" in fields else file.size
+    return replace(file, made_at=made_at, deleted_at=deleted_at, size=size)
 
 
 def placed(job: Job, position: int | None, pace_ms: bytes | None = None) -> Job:

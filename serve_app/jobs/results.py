@@ -11,22 +11,24 @@ from batching.types import SAMPLE_RATE, Transcript
 from deployments.artifacts import Artifacts
 from deployments.pcm import SAMPLE_BYTES, WAV_HEADER_BYTES, wav_chunks
 from serve_app.errors import EdgeError, not_found
-from serve_app.jobs.models import Job, pcm_prefix, source_key, transcript_key
+from serve_app.jobs.models import Job, SummaryState, listening_key, pcm_prefix, summary_key, transcript_key
 from serve_app.jobs.transcripts import read_transcript
 
-AUDIO, SOURCE, TRANSCRIPT = "audio.wav", "source", "transcript.jsonl"
+AUDIO, LISTENING, SOURCE, TRANSCRIPT = "audio.wav", "listening.mp3", "source", "transcript.jsonl"
 RECENT, RECENT_PARTS = 32, 4000
 """Transcripts that are at hand, and how many segments and words each may have."""
 
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A file of a job. `key` is where it lies, or for the audio what its parts have in common."""
+    """A file of a job. `key` is where it lies, or for the audio what its parts have in common, and `channels` how many of
+    them were kept apart."""
 
     name: str
     key: str
     content_type: str
     size: int
+    channels: int | None = None
 
 
 class Results:
@@ -56,10 +58,13 @@ class Results:
         return found
 
     async def files(self, job: Job) -> list[Artifact]:
-        """The files of a job that can be fetched: its source, what was heard of it as 16 kHz WAV, the transcript."""
+        """The files of a job that can be fetched: its source, what was heard of it as 16 kHz WAV with the channels that it
+        was heard in, the transcript, an MP3 to listen to if one was asked for."""
         if job.spec.url is not None and job.started_at is None:
             return []  # nothing of it has been fetched yet
-        named = [] if job.spec.private else [(SOURCE, source_key(job.id), "application/octet-stream")]
+        named = [] if job.spec.private else [(SOURCE, job.source, "application/octet-stream")]
+        if job.spec.listening and not job.spec.private:
+            named.append((LISTENING, listening_key(job.id), "audio/mpeg"))
         if job.transcript is not None:
             named.append((TRANSCRIPT, transcript_key(job.id, job.transcript), "application/x-ndjson"))
         sizes = await asyncio.to_thread(lambda: [self._artifacts.size(key) for _, key, _ in named])
@@ -74,8 +79,8 @@ class Results:
         if job.transcript is None or job.audio_total_s is None or job.spec.private:
             return None
         # All of it was decoded, or there were no transcript.
-        size = WAV_HEADER_BYTES + round(job.audio_total_s * SAMPLE_RATE) * SAMPLE_BYTES
-        return Artifact(AUDIO, pcm_prefix(job.id), "audio/wav", size)
+        size = WAV_HEADER_BYTES + round(job.audio_total_s * SAMPLE_RATE) * SAMPLE_BYTES * (job.audio_channels or 1)
+        return Artifact(AUDIO, pcm_prefix(job.id), "audio/wav", size, job.audio_channels)
 
     async def file(self, job: Job, name: str) -> Artifact:
         """One of them by name. EdgeError `not_found`."""
@@ -84,9 +89,18 @@ class Results:
             raise EdgeError("not_found", "The job has no such artifact.")
         return found[0]
 
+    async def summary(self, job: Job) -> str | None:
+        """The summary of a job, once it is made."""
+        if job.summary_state is not SummaryState.COMPLETED or job.purged_at is not None:
+            return None
+        try:
+            return (await asyncio.to_thread(self._artifacts.read, summary_key(job.id))).decode()
+        except FileNotFoundError:  # purged meanwhile
+            return None
+
     def content(self, file: Artifact, start: int, length: int) -> Iterator[bytes]:
         """Bytes of a file, a piece at a time."""
         if file.name == AUDIO:
-            samples = (file.size - WAV_HEADER_BYTES) // SAMPLE_BYTES
-            return wav_chunks(self._artifacts, file.key, samples, start, length)
+            samples = (file.size - WAV_HEADER_BYTES) // (SAMPLE_BYTES * (file.channels or 1))
+            return wav_chunks(self._artifacts, file.key, samples, start, length, file.channels)
         return self._artifacts.chunks(file.key, start, length)

@@ -5,21 +5,31 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from deployments.artifacts import Artifacts
-from deployments.errors import EngineFailed, ModelUnavailable, SourceNotFound, StageDied, StageLost, WorkError
+from deployments.errors import (
+    Deadly,
+    EngineFailed,
+    ModelUnavailable,
+    SourceNotFound,
+    StageAway,
+    StageDied,
+    StageLost,
+    WorkError,
+)
 from deployments.messages import FetchRequest
 from serve_app.jobs.connection import OUTAGES
-from serve_app.jobs.models import Claim, Event, EventKind, Job, JobError, Phase, source_key, transcript_key
+from serve_app.jobs.models import Claim, Job, JobError, Phase, transcript_key
 from serve_app.jobs.pipeline import LeaseLost, Pipeline, Stages
 from serve_app.jobs.private import forget, forget_url
 from serve_app.jobs.store import Store
 from serve_app.jobs.sweeper import Sweeper
 from serve_app.jobs.terms import Counts
+from serve_app.jobs.timelines import segments_of
 from serve_app.jobs.transcripts import write_transcript
 
 log = logging.getLogger(__name__)
@@ -211,9 +221,9 @@ class Runner:
             log.error("job_id=%s failed", claim.job_id, exc_info=error)
             told, transient = JobError("internal", "The service failed while working on this job: try it again."), True
         lost = isinstance(error, StageLost)
-        if job and job.next_model and isinstance(error, EngineFailed | ModelUnavailable):
+        if job and job.next_model and _is_the_models(error, last=job.attempts >= job.spec.max_attempts):
             log.warning("job_id=%s goes on with the model %s: %s", claim.job_id, job.next_model, told.message)
-            await self._store.give_back(claim, counts=Counts.ATTEMPT, model=job.next_model)
+            await self._store.give_back(claim, model=job.next_model)
         elif job and transient and (lost or job.attempts < job.spec.max_attempts):
             delay_s = min(2.0 ** (job.attempts + job.setbacks), LONGEST_DELAY_S) * random.uniform(0.75, 1.25)
             log.warning("job_id=%s again in %.1f s: %s", claim.job_id, delay_s, told.message)
@@ -243,27 +253,25 @@ class Runner:
         if not await self._store.enter(claim, audio_done_s=duration_s):
             raise LeaseLost
         key = transcript_key(job.id, claim.token)
-        language = await write_transcript(self._artifacts, key, self._segments(job.id), duration_s)
+        language = await write_transcript(self._artifacts, key, segments_of(self._store, job.id), duration_s)
         if not await self._store.finish(claim, Phase.COMPLETED, language=language):
             raise LeaseLost
 
     async def _ingest(self, job: Job) -> None:
         """An upload lies there already; what lies elsewhere is fetched."""
-        key = source_key(job.id)
+        key = job.source
         if job.spec.url is not None:
-            await self._stages.fetch(
-                FetchRequest(job.spec.url, key, self._limits.max_source_bytes, job.spec.user_agent, job.spec.drive)
-            )
+            most, spec = self._limits.max_source_bytes, job.spec
+            stored = await self._stages.fetch(FetchRequest(job.spec.url, key, most, spec.user_agent, spec.drive))
+            if spec.file is not None:
+                await self._store.file_stored(spec.file, stored.size)
         elif await asyncio.to_thread(self._artifacts.size, key) is None:
             raise SourceNotFound("The uploaded file is no longer there: send it again.")
 
-    async def _segments(self, job_id: str) -> AsyncIterator[Event]:
-        after = "0"
-        while events := await self._store.events(job_id, after):
-            for event in events:
-                if event.kind is EventKind.SEGMENT:
-                    yield event
-            after = events[-1].id
+
+def _is_the_models(error: BaseException, *, last: bool) -> bool:
+    """Whether another model may do what this one did not. One that cannot be had at the moment gets its attempts first."""
+    return isinstance(error, EngineFailed | ModelUnavailable | Deadly) or (last and isinstance(error, StageAway))
 
 
 def _counts(error: BaseException) -> Counts:

@@ -1,7 +1,9 @@
 """The jobs in Redis: the only file that names a key. What must change together changes in one script (lua/*.lua).
 
 Keys, all under one hash tag: `job:ID` hash, `events:ID` stream, `index:TENANT/OWNER` ids by order of creation,
-`shelf:TENANT/OWNER/DIALECT:STATE` the same of those made in a dialect, by time, `wait:TENANT` queue by urgency and order,
+`made:` and
+`ended:TENANT/OWNER/DIALECT:SHELF` the same of those made in a dialect, by time, `file:ID` and `file_jobs:ID` sources that
+lie apart, `summaries` to be made by time, `wait:TENANT` queue by urgency and order,
 `tenants` start tags of those with a queue, `weights`, `finish` and `clock` of the fair queueing, `running` jobs a tenant,
 `claimed` and `pace` of its queue, `leases` and `delayed` and `expiry` and `ended` ids by time, `webhooks` deliveries by
 time, `bucket:TENANT` and `used:TENANT` of its limits, `shared:WORKER` that a lost worker had several jobs, `once:HASH`
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,9 +24,9 @@ import orjson
 from redis.asyncio import Redis
 
 from serve_app.jobs.connection import answer
-from serve_app.jobs.models import Claim, Commit, Event, EventKind, Job, JobError, JobSpec, Phase
-from serve_app.jobs.record import SPEC, placed, to_job
-from serve_app.jobs.terms import Counts, Figures, Leases, Listed, Once, Receipt, Verdict, Wanted
+from serve_app.jobs.models import Claim, Commit, Event, EventKind, File, Job, JobError, JobSpec, Phase, State, SummaryState
+from serve_app.jobs.record import FILE, SPEC, placed, to_file, to_job
+from serve_app.jobs.terms import Counts, Figures, Leases, Listed, Once, Order, Receipt, Verdict, Wanted
 
 PREFIX = "murmur:{q}:"
 SCRIPTS = Path(__file__).parent / "lua"
@@ -69,17 +72,19 @@ class Store:
         queue_limit: int = 0,
         quota_s: float = 0.0,
         once: Once | None = None,
+        file: File | None = None,
     ) -> Receipt:
         """Record a job and queue it, unless the tenant has `queue_limit` jobs waiting or had `quota_s` of audio this month,
-        or `once` stands for a job."""
+        or `once` stands for a job, or the file that it is of is gone. `file` is one that is new."""
         webhook = int(spec.webhook is not None)
         place, fingerprint = (once.place, once.fingerprint) if once else ("", "")
         arguments = [spec.priority.urgency, spec.max_attempts, int(ttl_s * 1000), SPEC.dump_json(spec), queue_limit]
         arguments += [webhook, place, fingerprint, int(quota_s * 1000), spec.dialect]
+        arguments += [spec.file or "", FILE.dump_json(file) if file else "", spec.summary or ""]
         told = await self._run("submit", job_id, owner, tenant, *arguments)
         verdict, made, *new = told
         job = placed(_job(dict(zip(new[0][::2], new[0][1::2], strict=True))), new[1], *new[2:3]) if new else None
-        return Receipt(Verdict(verdict.decode()), made.decode(), job)
+        return Receipt(Verdict(verdict.decode()), made.decode(), (await self._with_files([job]))[0])
 
     async def reserve(self, place: str, job_id: str, keep_s: float) -> bool:
         """Keep an idempotency key for a job to be, for a while. False where another request holds it."""
@@ -121,7 +126,7 @@ class Store:
                 pipe.hgetall(self._key(f"job:{job_id}"))
             found = await answer(pipe.execute())
         jobs = [_job(fields) if fields else None for fields in found]
-        return await self._with_positions(jobs)
+        return await self._with_files(await self._with_positions(jobs))
 
     async def page(self, owner: str, tenant: str, *, limit: int, before: str | None = None) -> tuple[list[Job], str | None]:
         """An owner's jobs, newest first, and the cursor of the next page (None on the last)."""
@@ -133,14 +138,26 @@ class Store:
         return [job for job in jobs if job], cursor
 
     async def listed(self, owner: str, tenant: str, dialect: str, wanted: Wanted) -> Listed:
-        """An owner's jobs that were made in a dialect, in order of creation."""
-        made = ["" if at is None else round(at * 1000) for at in (wanted.made_after, wanted.made_before)]
-        arguments = [",".join(wanted.states), "desc" if wanted.newest_first else "asc", *made, _or_blank(wanted.after)]
-        told = await self._run("list", f"{tenant}/{owner}/{dialect}", *arguments, wanted.offset, wanted.limit + 1)
-        total, *found = told
+        """An owner's jobs that were made in a dialect."""
+        place = f"{tenant}/{owner}/{dialect}" + (f"@{wanted.file}" if wanted.file else "")
+        groups = [(state,) for state in wanted.states] if wanted.order is Order.STATE else [wanted.states]
+        found: list[bytes] = []
+        total, offset = 0, wanted.offset
+        for states in groups:
+            limit = wanted.limit + 1 - len(found) // 2
+            many, *more = await self._run("list", place, *self._asked(wanted, states), max(offset, 0), limit)
+            total, offset, found = total + many, offset - many, found + more
         jobs = await self.get_many([job_id.decode() for job_id in found[: 2 * wanted.limit : 2]])
-        more = len(found) > 2 * wanted.limit
-        return Listed(tuple(job for job in jobs if job), total, int(found[2 * wanted.limit - 1]) if more else None)
+        last = int(found[2 * wanted.limit - 1]) if len(found) > 2 * wanted.limit else None
+        return Listed(tuple(job for job in jobs if job), total, last)
+
+    @staticmethod
+    def _asked(wanted: Wanted, states: Sequence[State]) -> list[Any]:
+        shelves = ",".join(f"{state}{mark}" for state in states for mark in wanted.marks if state.final or not mark)
+        order = Order.MADE if wanted.order is Order.STATE else wanted.order
+        times = (wanted.made_after, wanted.made_before, wanted.ended_after, wanted.ended_before)
+        bounds = ["" if at is None else round(at * 1000) for at in times]
+        return [shelves, order, "desc" if wanted.newest_first else "asc", *bounds, _or_blank(wanted.after)]
 
     async def cancel(self, job_id: str) -> Phase | None:
         """Ask for a cancel; returns the phase it met, None where there is no such job."""
@@ -157,10 +174,50 @@ class Store:
         marked = await self._run("delete", job_id)
         return None if marked is None else bool(marked)
 
-    async def purge(self, job_id: str) -> bool | None:
-        """Remove a finished job. False where it is not finished, None where there is none."""
-        gone = await self._run("purge", job_id)
-        return None if gone is None else bool(gone)
+    async def purge(self, job_id: str) -> str | bool | None:
+        """Remove a finished job. False where it is not finished, None where there is none; its file's id where no other job
+        needs that."""
+        return _gone(await self._run("purge", job_id))
+
+    async def erase(self, job_id: str) -> bool | None:
+        """Have a job go as soon as it has ended, and hide it until then. False where it has, None where there is none."""
+        hidden = await self._run("erase", job_id)
+        return None if hidden is None else bool(hidden)
+
+    async def shred(self, job_id: str, *, keep_s: float, deleted: bool = False) -> str | bool | None:
+        """Remove the results of a finished job, and keep its record for a while. False where it is not finished, was purged
+        before, or is not marked as `deleted` though it must be; None and ids as `purge`."""
+        return _gone(await self._run("shred", job_id, int(deleted), int(keep_s * 1000)))
+
+    async def set_webhook(self, job_id: str, spec: JobSpec) -> bool | None:
+        """Have the end of a job told as `spec` says. False where it has ended, None where there is none."""
+        changed = await self._run("hook_set", job_id, SPEC.dump_json(spec), int(spec.webhook is not None))
+        return None if changed is None else bool(changed)
+
+    async def due_summaries(self, limit: int, hold_s: float) -> list[str]:
+        """Ids of jobs to summarise now, which others are not told of for a while."""
+        return (
+            [job_id.decode() for job_id in await self._run("summary_take", limit, int(hold_s * 1000))] if limit > 0 else []
+        )
+
+    async def note_summary(self, job_id: str, state: SummaryState, why: str = "", wait_s: float = 0.0) -> bool:
+        """How a summary has fared; one that is pending is due again after `wait_s`. False where the job is gone."""
+        return bool(await self._run("summary_note", job_id, state, why, int(wait_s * 1000)))
+
+    async def files(self, file_ids: Sequence[str]) -> list[File | None]:
+        """Files' records, None where there is none."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for file_id in file_ids:
+                pipe.hgetall(self._key(f"file:{file_id}"))
+            found = await answer(pipe.execute())
+        return [
+            to_file({name.decode(): value.decode() for name, value in fields.items()}) if fields else None
+            for fields in found
+        ]
+
+    async def file_stored(self, file_id: str, size: int) -> None:
+        """A file that was to be fetched is stored."""
+        await self._run("file_stored", file_id, size)
 
     # The life of a claim, as a runner sees it. A False means that the lease is lost.
 
@@ -300,6 +357,13 @@ class Store:
         places = {job.id: placed(job, *told[2 * i : 2 * i + 2]) for i, job in enumerate(queued)}
         return [places.get(job.id, job) if job else None for job in jobs]
 
+    async def _with_files(self, jobs: list[Job | None]) -> list[Job | None]:
+        wanted = {job.spec.file for job in jobs if job and job.spec.file}
+        if not wanted:
+            return jobs
+        files = dict(zip(wanted, await self.files(list(wanted)), strict=True))
+        return [replace(job, file=files[job.spec.file]) if job and job.spec.file else job for job in jobs]
+
     @property
     def _lease_ms(self) -> int:
         return int(self._leases.lease_s * 1000)
@@ -313,7 +377,17 @@ class Store:
 
 
 def _job(fields: Mapping[bytes, bytes]) -> Job:
-    return to_job({name.decode(): value.decode() for name, value in fields.items()})
+    return to_job(_text(fields))
+
+
+def _text(fields: Mapping[bytes, bytes]) -> dict[str, str]:
+    return {name.decode(): value.decode() for name, value in fields.items()}
+
+
+def _gone(told: Any) -> str | bool | None:
+    if isinstance(told, bytes):
+        return told.decode()
+    return None if told is None else bool(told)
 
 
 def _or_blank(value: Any) -> Any:

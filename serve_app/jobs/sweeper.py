@@ -9,8 +9,8 @@ import time
 
 from deployments.artifacts import Artifacts
 from serve_app.jobs.connection import OUTAGES
-from serve_app.jobs.jobs import purge
-from serve_app.jobs.models import JOBS
+from serve_app.jobs.jobs import purge, shred
+from serve_app.jobs.models import FILES, JOBS, Job
 from serve_app.jobs.private import forget
 from serve_app.jobs.store import Store
 
@@ -52,24 +52,38 @@ class Sweeper:
         for job_id in await self._store.to_forget(STRAGGLER_S):
             await forget(self._store, self._artifacts, await self._store.get(job_id))
             await self._store.forgotten(job_id)
-        for job_id in await self._store.expired():
-            await purge(self._store, self._artifacts, job_id)
+        expired = await self._store.expired()
+        for job_id, job in zip(expired, await self._store.get_many(expired), strict=True):
+            await self._expire(job_id, job)
         if time.monotonic() >= self._orphans_at:
             self._orphans_at = time.monotonic() + ORPHANS_EVERY_S
             await self.sweep_orphans()
 
+    async def _expire(self, job_id: str, job: Job | None) -> None:
+        """A job whose time is up goes, or leaves its record for another while."""
+        if job and job.spec.record_ttl_s and job.purged_at is None and await shred(self._store, self._artifacts, job):
+            return
+        await purge(self._store, self._artifacts, job_id)
+
     async def sweep_orphans(self, untouched_s: float = ORPHAN_S) -> int:
-        """Remove what was stored for jobs that are not: their request died before there was one, or a worker that was
-        stopped for long went on after they were purged. Nothing younger than `untouched_s`; returns how many."""
-        folders = await asyncio.to_thread(self._artifacts.folders, JOBS)
+        """Remove what was stored for jobs and files that are not: their request died before there was one, or a worker that
+        was stopped for long went on after they were purged. Nothing younger than `untouched_s`; returns how many."""
         swept = 0
-        for start in range(0, len(folders), 500):
-            some = folders[start : start + 500]
-            jobs = await self._store.get_many([folder.rpartition("/")[2] for folder in some])
-            for folder, job in zip(some, jobs, strict=True):
-                if job is None and await asyncio.to_thread(self._artifacts.age_s, folder) > untouched_s:
-                    await asyncio.to_thread(self._artifacts.delete, folder)
-                    swept += 1
+        for root, known in ((JOBS, self._jobs), (FILES, self._files)):
+            folders = await asyncio.to_thread(self._artifacts.folders, root)
+            for start in range(0, len(folders), 500):
+                some = folders[start : start + 500]
+                there = await known([folder.rpartition("/")[2] for folder in some])
+                for folder, needed in zip(some, there, strict=True):
+                    if not needed and await asyncio.to_thread(self._artifacts.age_s, folder) > untouched_s:
+                        await asyncio.to_thread(self._artifacts.delete, folder)
+                        swept += 1
         if swept:
-            log.warning("removed what was stored for %d jobs that are not", swept)
+            log.warning("removed what was stored for %d jobs and files that are not", swept)
         return swept
+
+    async def _jobs(self, ids: list[str]) -> list[bool]:
+        return [job is not None for job in await self._store.get_many(ids)]
+
+    async def _files(self, ids: list[str]) -> list[bool]:
+        return [file is not None and file.deleted_at is None for file in await self._store.files(ids)]

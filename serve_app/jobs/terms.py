@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from serve_app.jobs.models import Job, State
+from serve_app.jobs.models import Job, Mark, State
 
 
 class Verdict(StrEnum):
@@ -18,6 +18,7 @@ class Verdict(StrEnum):
     BUSY = "busy"
     FULL = "full"
     SPENT = "spent"
+    GONE = "gone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +30,29 @@ class Receipt:
     job: Job | None = None
 
 
+class Order(StrEnum):
+    """What a list goes by. By the end: those that have not ended come before all others, or after them all."""
+
+    MADE = "made"
+    ENDED = "ended"
+    STATE = "state"
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which jobs a list is to show: in which states, made when (Unix seconds, ends included), after which place of the list
-    that a page before gave, or how many of them to pass over."""
+    """Which jobs a list is to show: in which states, with which marks, made or ended when (Unix seconds, bounds included),
+    of which file; in which order; after which place of the list that a page before gave, or how many of them to pass over.
+    By state, which come as `states` has them, there are no places."""
 
     states: tuple[State, ...] = tuple(State)
+    marks: tuple[Mark, ...] = (Mark.NONE,)
+    order: Order = Order.MADE
     newest_first: bool = True
     made_after: float | None = None
     made_before: float | None = None
+    ended_after: float | None = None
+    ended_before: float | None = None
+    file: str | None = None
     after: int | None = None
     offset: int = 0
     limit: int = 20

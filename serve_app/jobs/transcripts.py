@@ -36,10 +36,13 @@ async def write_transcript(artifacts: Artifacts, key: str, events: AsyncIterator
 
 
 def read_transcript(artifacts: Artifacts, key: str) -> Transcript:
-    """The whole transcript. FileNotFoundError where there is none."""
+    """The whole transcript; segments of channels that were kept apart by time, not by channel. FileNotFoundError where
+    there is none."""
     *lines, last = (orjson.loads(line) for line in _lines(artifacts, key))
-    segments = tuple(SEGMENT.validate_python(line["segment"]) for line in lines)
-    return Transcript(segments, last["language"], last["duration_s"])
+    segments = [SEGMENT.validate_python(line["segment"]) for line in lines]
+    if any(segment.channel is not None for segment in segments):
+        segments.sort(key=lambda segment: segment.start)
+    return Transcript(tuple(segments), last["language"], last["duration_s"])
 
 
 def replay(artifacts: Artifacts, key: str, after: str) -> Iterator[Event]:

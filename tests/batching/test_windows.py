@@ -57,6 +57,22 @@ def speech(draw: st.DrawFn) -> tuple[list[Span], int]:
 
 @calm
 @given(speech(), LONGEST_S)
+def test_no_window_starts_before_it_was_said_to(audio: tuple[list[Span], int], longest_s: float) -> None:
+    spans, total = audio
+    planner = WindowPlanner(WindowLimits(longest_s=longest_s))
+    promised = 0
+    for span in spans:
+        assert promised <= planner.next_start(span.start)
+        promised = planner.next_start(span.start)
+        for window in planner.feed([span], span.end):
+            assert window.start >= promised
+        assert promised <= planner.next_start(span.end)
+    promised = planner.next_start(total)
+    assert all(window.start == promised for window in planner.finish(total))
+
+
+@calm
+@given(speech(), LONGEST_S)
 def test_no_window_is_longer_than_the_limit(audio: tuple[list[Span], int], longest_s: float) -> None:
     windows = plan(*audio, WindowLimits(longest_s))
     assert all(0 < window.seconds <= longest_s for window in windows)

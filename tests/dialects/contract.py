@@ -10,7 +10,7 @@ import asyncio
 import json
 import os
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,6 +54,7 @@ class Spoken:
     text_at: str = ""
     language: str = "language"
     made: int = 202
+    scopes: Sequence[str] = SCOPES
     codes: Mapping[str, str] = field(default_factory=dict)
     statuses: Mapping[str, int] = field(default_factory=dict)
 
@@ -93,7 +94,7 @@ class Contract:
     async def keys(self, valkey: Valkey, served: Served) -> AsyncIterator[Keys]:
         redis = connect(valkey.url)
         keys = Keys(redis)
-        served.http.headers["Authorization"] = f"Bearer {await keys.create(ME.owner, ME.tenant, SCOPES)}"
+        served.http.headers["Authorization"] = f"Bearer {await keys.create(ME.owner, ME.tenant, self.spoken.scopes)}"
         yield keys
         await redis.aclose()
 
@@ -212,7 +213,7 @@ class Contract:
     async def test_anothers_job_is_not_found(self, served: Served, keys: Keys, send: Send) -> None:
         job_id = self.spoken.read((await send()).json())[0]
         for owner, tenant in (("mallory", ME.tenant), (ME.owner, "other")):
-            with speaking(served.http, await keys.create(owner, tenant, SCOPES)):
+            with speaking(served.http, await keys.create(owner, tenant, self.spoken.scopes)):
                 answer = await self.get(served, job_id)
                 self.refused(answer, "unknown", "not_found")
                 assert job_id not in answer.text

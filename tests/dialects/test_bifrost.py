@@ -115,7 +115,9 @@ async def test_a_model_has_its_provider(served: Served, sound: bytes, model: str
     assert "model" in answer.json()["error"]["message"]
 
 
-@pytest.mark.parametrize("fallbacks", [["acme/nothing", "openai/second"], ["acme/nothing, openai/second"]])
+@pytest.mark.parametrize(
+    "fallbacks", [["acme/nothing", "openai/second"], ["acme/nothing, openai/second"], ['["acme/nothing", "openai/second"]']]
+)
 async def test_fallbacks_are_tried_in_order_where_a_model_fails(served: Served, sound: bytes, fallbacks: list[str]) -> None:
     served.house.stages.broken = {"fake"}
     answer = await ended(served.http, await by_file(served.http, "x", sound, fallbacks=fallbacks))
@@ -179,3 +181,23 @@ async def test_the_key_may_come_in_bifrosts_own_header(served: Served, valkey: V
     served.http.headers["x-bf-vk"] = theirs
     assert (await served.http.get(f"{PREFIX}/{job_id}")).status_code == 404
     await redis.aclose()
+
+
+async def test_a_request_sent_again_tells_all_that_there_is_by_then(served: Served, sound: bytes) -> None:
+    served.http.headers["Idempotency-Key"] = "once"
+    done = await ended(served.http, await by_file(served.http, "x", sound))
+    assert (await by_file(served.http, "x", sound)).json() == done.json()
+
+
+async def test_what_was_deleted_elsewhere_is_not_found(served: Served, sound: bytes) -> None:
+    job_id = (await ended(served.http, await by_file(served.http, "x", sound))).json()["id"]
+    assert (await served.http.delete(f"/v1/jobs/{job_id}", params={"purge": False})).status_code == 204
+    answer = await served.http.get(f"{PREFIX}/{job_id}")
+    assert (answer.status_code, code(answer)) == (404, "not_found")
+
+
+async def test_its_own_header_goes_before_another(served: Served, valkey: Valkey, sound: bytes) -> None:
+    keys = Keys(redis := connect(valkey.url))
+    served.http.headers.update({"x-bf-vk": await keys.create("a", "t", SCOPES), "Authorization": "Bearer dummy"})
+    await redis.aclose()
+    assert (await by_file(served.http, "x", sound, stream="", response_format="")).status_code == 202

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from serve_app.dialects.transcripts import PREFIX, TranscriptBody, render
+from serve_app.dialects.transcripts import PREFIX, TranscriptBody, render, seconds
 from serve_app.jobs.models import JobSpec, Phase
 from tests.dialects.contract import Contract, Spoken
 from tests.house import ME
@@ -126,7 +126,7 @@ async def test_lists_in_forms_may_be_json(served: Served, sample: Path) -> None:
         ({"redact": ["names"]}, 400, "invalid_request", "redact"),
         ({"metadata": {str(i): "" for i in range(21)}}, 400, "invalid_request", "metadata"),
         ({"metadata": {"a": 1}}, 400, "invalid_request", "metadata"),
-        ({"webhook_url": "http://example.com"}, 400, "source_forbidden", "webhook"),
+        ({"webhook_url": "http://example.com"}, 400, "source_forbidden", "webhook_url"),
         ({"vocabulary": "x"}, 400, "invalid_request", "vocabulary"),
     ],
 )
@@ -211,7 +211,11 @@ async def test_what_is_not_done_is_cancelled_and_deleted(served: Served, sample:
             await asyncio.sleep(0.02)
     assert (await served.http.delete(f"{PREFIX}/{job_id}")).status_code == 204
     assert (await served.http.get(f"{PREFIX}/{job_id}")).status_code == 404
-    assert served.house.artifacts.keys("jobs") == []
+    assert (await served.http.get(f"/v1/jobs/{job_id}")).status_code == 404
+    assert (await served.http.get(PREFIX)).json()["data"] == []
+    async with asyncio.timeout(20):
+        while served.house.artifacts.keys("jobs") or await served.house.store.get(job_id):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
 
 
 @pytest.mark.parametrize(("content", "kind"), [(None, "transcript.completed"), (b"no sound", "transcript.failed")])
@@ -227,3 +231,36 @@ async def test_webhooks_tell_the_whole_object(served: Served, sample: Path, cont
     assert bool(told.error) == (job.phase is Phase.FAILED)
     assert body["timestamp"].endswith("Z")
     assert (await served.house.jobs.get(ME, job.id)).completed_at
+
+
+async def test_a_request_sent_again_tells_all_that_there_is_by_then(served: Served, site: Site) -> None:
+    served.http.headers["Idempotency-Key"] = "once"
+    first = await by_url(served.http, site.url("/talk.flac"))
+    done = await ended(served, first)
+    assert (await by_url(served.http, site.url("/talk.flac"))).json() == done
+
+
+def test_times_without_a_zone_are_in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    assert seconds("2024-01-01T00:00:00", "x") == seconds("2024-01-01", "x") == seconds("1704067200", "x") == 1_704_067_200
+    assert seconds("2024-01-01T00:00:00-05:00", "x") == 1_704_085_200
+    monkeypatch.undo()
+    time.tzset()
+
+
+async def test_what_clients_send_for_nothing_is_nothing(served: Served, site: Site, sample: Path) -> None:
+    blank = {"model": "", "language": "", "diarize": "", "redact": "", "vocabulary": "", "webhook_url": "", "metadata": ""}
+    assert (await by_file(served.http, "x", sample.read_bytes(), **blank)).status_code == 202
+    assert (await by_url(served.http, site.url("/talk.flac"), **dict.fromkeys(blank))).status_code == 202
+    query = {"cursor": "", "status": "", "created_after": ""}
+    assert (await served.http.get(PREFIX, params=query)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "status"), [(["[abc", "d"], 202), (["x" * 90] * 8, 202), (["x" * 90] * 9, 400), (["[abc"], 202)]
+)
+async def test_a_vocabulary_is_no_longer_than_the_decoder_hears(
+    served: Served, site: Site, vocabulary: list[str], status: int
+) -> None:
+    assert (await by_url(served.http, site.url("/talk.flac"), vocabulary=vocabulary)).status_code == status

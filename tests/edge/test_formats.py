@@ -164,3 +164,20 @@ async def test_a_stored_transcript_is_told_again_from_any_event_on(artifacts: Ar
     assert [e.id for e in replay(artifacts, "j1", after)] == ids
     told = {e.id: json.loads(e.data) for e in events}
     assert all(json.loads(e.data) == told[e.id] for e in replay(artifacts, "j1", after))
+
+
+async def test_segments_of_channels_are_read_by_time_and_their_cues_count_up(artifacts: Artifacts) -> None:
+    told = [
+        Segment(0, 0.0, 2.0, "left", 1.0, channel=0),
+        Segment(1, 3.0, 4.0, "left again", 1.0, channel=0),
+        Segment(2, 0.5, 1.0, "right", 1.0, channel=1),
+        Segment(3, 3.0, 5.0, "both at once", 1.0, channel=1),
+    ]
+    await write_transcript(artifacts, "j1", stream(*(said(f"{s.id + 1}-0", s) for s in told)), 5.0)
+    found = read_transcript(artifacts, "j1")
+    assert [segment.id for segment in found.segments] == [0, 2, 1, 3]
+    assert found.text == "left right left again both at once"
+    srt = FORMATS["srt"].render(found)
+    assert [cue.split("\n")[0] for cue in srt.split("\n\n")] == ["1", "2", "3", "4"]
+    assert [s["channel"] for s in json.loads(FORMATS["json"].render(found))["segments"]] == [0, 1, 0, 1]
+    assert [event.id for event in replay(artifacts, "j1", "0")] == ["1-0", "2-0", "3-0", "4-0"]

@@ -122,7 +122,17 @@ def test_a_drive_is_a_template(uri: str) -> None:
     assert settings(stage_drive_uri=uri).stage_drive_uri == uri
 
 
-@pytest.mark.parametrize("uri", ["s3://b/{file_id}", "ftp://b/{session_id}/{file_id}", "s3://{0}/{session_id}/{file_id}"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://b/{file_id}",
+        "ftp://b/{session_id}/{file_id}",
+        "s3://{session_id}/{file_id}",
+        "https://{session_id}/{file_id}",
+        "s3://b/{session_id}/{file_id}?x=1",
+        "file://host/{session_id}/{file_id}",
+    ],
+)
 def test_a_drive_that_is_no_template_is_refused(uri: str) -> None:
     with pytest.raises(ValidationError, match="session_id"):
         settings(stage_drive_uri=uri)

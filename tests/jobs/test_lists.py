@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from dataclasses import replace
@@ -94,3 +95,24 @@ async def test_times_of_creation_bound_a_list(store: Store, made: list[str]) -> 
     page = await store.listed("me", "t", "shift", Wanted(made_after=middle, offset=2, limit=2, newest_first=False))
     assert ([job.id for job in page.jobs], page.total) == (after[2:4], len(after))
     assert await ids(store, Wanted(made_after=time.time() + 60)) == []
+
+
+@pytest.mark.parametrize("newest_first", [True, False])
+async def test_a_place_keeps_to_the_bounds(store: Store, made: list[str], newest_first: bool) -> None:
+    """A page's place may lie outside of what the next request asks for."""
+    jobs = [job for job in await store.get_many(made) if job]
+    page = await store.listed("me", "t", "shift", Wanted(newest_first=newest_first, limit=2))
+    within = Wanted(newest_first=newest_first, limit=100)
+    within = (
+        replace(within, made_before=jobs[8].created_at) if newest_first else replace(within, made_after=jobs[12].created_at)
+    )
+    assert await ids(store, replace(within, after=page.next)) == await ids(store, within)
+
+
+async def test_jobs_of_one_moment_come_in_their_order(store: Store) -> None:
+    made = [uuid4().hex for _ in range(60)]
+    await asyncio.gather(*(store.submit(job_id, "me", "t", SPEC, ttl_s=60) for job_id in made))
+    jobs = [job for job in await store.get_many(made) if job]
+    listed = (await store.listed("me", "t", "shift", Wanted(newest_first=False, limit=100))).jobs
+    assert [job.created_at for job in listed] == sorted(job.created_at for job in jobs)
+    assert len({job.id for job in listed}) == 60

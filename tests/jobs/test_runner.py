@@ -12,7 +12,7 @@ import pytest
 
 from batching.types import SAMPLE_RATE, Window
 from deployments.artifacts import Artifacts
-from deployments.errors import EngineFailed, StageDied, StageLost
+from deployments.errors import Deadly, EngineFailed, StageAway, StageDied, StageLost
 from deployments.messages import Planned, TranscodeRequest, TranscribeRequest
 from serve_app.errors import EdgeError
 from serve_app.jobs.models import EventKind, JobSpec, Phase, Principal, job_folder
@@ -150,7 +150,7 @@ async def test_where_a_model_fails_the_next_goes_on(house: House, sample: Path) 
     house.stages.broken = {"fake"}
     spec = JobSpec("missing", fallbacks=("fake", "nowhere", "second"), max_attempts=1)
     job = await house.ended(await house.submit(sample, spec))
-    assert (job.phase, job.model, job.attempts) == (Phase.COMPLETED, "second", 2)
+    assert (job.phase, job.model, job.attempts) == (Phase.COMPLETED, "second", 1)
     assert (job.spec.model, job.spec.fallbacks, job.spec.asked_model) == ("fake", ("second",), "missing")
     assert set(house.stages.used) == {"fake", "second"}
 
@@ -167,9 +167,16 @@ async def test_a_model_that_fails_in_the_middle_leaves_the_rest_to_the_next(hous
     assert house.stages.decoded.count(0) == 1
 
 
+@pytest.mark.parametrize("problem", [Deadly("It kills."), StageAway("Nobody is there.")])
+async def test_a_model_that_kills_or_cannot_be_had_is_passed_over(house: House, sample: Path, problem: Exception) -> None:
+    house.stages.trouble = lambda _: problem if house.stages.used[-1] == "fake" else None
+    job = await house.ended(await house.submit(sample, JobSpec("fake", fallbacks=("second",), max_attempts=1)))
+    assert (job.phase, job.model) == (Phase.COMPLETED, "second")
+
+
 async def test_where_all_models_fail_the_job_does(house: House, sample: Path) -> None:
     house.stages.broken = {"fake", "second"}
-    job = await house.ended(await house.submit(sample, JobSpec("fake", fallbacks=("second",), max_attempts=2)))
+    job = await house.ended(await house.submit(sample, JobSpec("fake", fallbacks=("second",), max_attempts=1)))
     assert (job.phase, job.model) == (Phase.FAILED, "second")
     assert job.error
     assert job.error.code == "engine_failed"

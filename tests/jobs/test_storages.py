@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import wave
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,17 @@ async def test_what_was_heard_is_one_wav_file_in_any_ranges(house: House, sample
         assert any(sound.readframes(16_000 * 5))
     for start, length in ((0, 10), (40, 10), (43, 2), (44, 1), (100_001, 77), (file.size - 5, 5)):
         assert b"".join(house.jobs.results.content(file, start, length)) == whole[start : start + length]
+
+
+async def test_channels_and_the_mp3_to_listen_to_lie_there_too(house: House, sample: Path) -> None:
+    spec = replace(MANY_WINDOWS, channels=True, listening=True)
+    job = await house.ended(await house.submit(sample, spec))
+    assert job.phase is Phase.COMPLETED
+    files = {file.name: file for file in await house.jobs.results.files(job)}
+    mp3 = b"".join(house.jobs.results.content(files["listening.mp3"], 0, files["listening.mp3"].size))
+    assert len(mp3) / 8000 == pytest.approx(57.4, abs=0.1)
+    audio = b"".join(house.jobs.results.content(files["audio.wav"], 0, files["audio.wav"].size))
+    assert len(audio) == files["audio.wav"].size
 
 
 async def test_a_job_is_cancelled_and_tried_again_and_purged(house: House, sample: Path) -> None:

@@ -35,6 +35,7 @@ class Served:
     house: House
     url: str
     edge: Edge
+    auth: Auth
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ async def served(valkey: Valkey, store: Store, artifacts: Artifacts, ffmpeg: str
             await asyncio.sleep(0.01)
         host, port = server.servers[0].sockets[0].getsockname()[:2]
         async with httpx.AsyncClient(base_url=f"http://{host}:{port}", timeout=30) as http:
-            yield Served(http, house, f"http://{host}:{port}", edge)
+            yield Served(http, house, f"http://{host}:{port}", edge, auth)
         server.should_exit = True
         server.force_exit = True
         await serving

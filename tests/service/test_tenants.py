@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from serve_app.ingress import DIALECTS
 from serve_app.jobs.connection import connect
+from serve_app.jobs.models import JobSpec, Principal
 from serve_app.keys import Keys
 from serve_app.valkey import Valkey
 from tests.service.conftest import Served
@@ -35,20 +36,30 @@ async def mallory(served: Served, valkey: Valkey) -> AsyncIterator[httpx.AsyncCl
 
 @pytest.fixture
 async def alices(served: Served, valkey: Valkey, sample: Path) -> AsyncIterator[dict[str, str]]:
-    """What alice has: ids of a job that has ended, and of its delivery."""
+    """The ids of what alice has: a job that has ended, and one made in each other dialect, by the paths that they are at."""
     key = await Keys(redis := connect(valkey.url)).create("alice", "acme", ["admin"])
     served.http.headers["Authorization"] = f"Bearer {key}"
     job = await upload(served, sample)
     await finished(served, job["id"])
-    job_id = job["id"]
-    yield {
-        "job_id": job_id,
-        "transcript_id": job_id,
-        "name": "audio.wav",
-        "kind": "transcriptText",
-        "delivery_id": f"{job_id}:1-0",
-    }
+    has = {"/v1/jobs": job["id"], "/v1/webhooks": f"{job['id']}:1-0"}
+    for dialect in DIALECTS:
+        jobs = served.house.jobs.speaking(dialect.name, "{}")
+        async with jobs.draft(ALICE) as draft:
+            served.house.artifacts.put(draft.source, sample.read_bytes())
+            has[dialect.prefix] = (await jobs.submit(ALICE, JobSpec("fake", echo=ECHO), draft)).id
+        async for _ in await jobs.follow(ALICE, has[dialect.prefix], "0"):
+            pass
+    yield has
     await redis.aclose()
+
+
+ALICE = Principal("alice", "acme")
+ECHO = {"responseFormat": "vtt", "providerId": "", "response_format": "json"} | {
+    "transcription": '{"model":"m","language":{}}',
+    "diarization": "null",
+    "headers": "{}",
+}
+NAMES = {"name": "audio.wav", "kind": "transcriptText", "model_id": "fake"}
 
 
 def walk(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -59,21 +70,24 @@ def walk(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 async def test_every_route_keeps_tenants_apart(served: Served, mallory: httpx.AsyncClient, alices: dict[str, str]) -> None:
-    before = (await served.http.get(f"/v1/jobs/{alices['job_id']}")).json()
+    before = (await served.http.get(f"/v1/jobs/{alices['/v1/jobs']}")).json()
     walked = 0
     for method, path in walk((await served.http.get("/openapi.json")).json()):
         if path in OPEN | OWN:
             continue
-        filled = re.sub(r"\{(\w+)\}", lambda m: alices[m[1]], path)
+        mine = alices[max((prefix for prefix in alices if path.startswith(prefix)), key=len)]
+        filled = re.sub(r"\{(\w+)\}", "{}", path).format(*(NAMES.get(name, mine) for name in re.findall(r"\{(\w+)\}", path)))
         answer = await mallory.request(method, filled)
         if "{" in path:
             assert answer.status_code == 404, (method, path, answer.text)
         else:
             assert answer.status_code in (200, 400, 415), (method, path, answer.text)
-        assert alices["job_id"] not in answer.text
+        assert not any(job_id in answer.text for job_id in alices.values() if f"/{job_id}" not in filled)
         walked += 1
-    assert walked >= 10
-    assert (await served.http.get(f"/v1/jobs/{alices['job_id']}")).json() == before
+    assert walked >= 25
+    assert (await served.http.get(f"/v1/jobs/{alices['/v1/jobs']}")).json() == before
+    for job_id in (each for each in alices.values() if ":" not in each):
+        assert (await served.http.get(f"/v1/jobs/{job_id}")).json()["phase"] == "completed"
 
 
 async def test_there_is_no_route_that_the_document_does_not_name(served: Served) -> None:
@@ -83,6 +97,21 @@ async def test_there_is_no_route_that_the_document_does_not_name(served: Served)
     named = {route.path.replace(":path}", "}") for route in routes}
     assert len(named) > 10
     assert named <= set(document["paths"])
+
+
+async def test_every_reference_of_the_document_leads_somewhere(served: Served) -> None:
+    """Else what it stands for is told to nobody, and fuzzed by nothing."""
+    document = (await served.http.get("/openapi.json")).json()
+
+    def follow(part: Any) -> None:
+        for value in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
+            follow(value)
+        if isinstance(part, dict) and isinstance(part.get("$ref"), str):
+            place = document
+            for name in part["$ref"].removeprefix("#/").split("/"):
+                place = place[name]
+
+    follow(document)
 
 
 async def test_webhooks_secrets_are_a_tenants_own(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -169,3 +170,55 @@ async def test_an_upload_that_is_cut_off_leaves_nothing(cluster: Up) -> None:
     async with asyncio.timeout(LONGEST_S):
         while set(jobs.iterdir()) != before:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
+
+
+KOLDAN = "/api/v1/speech-services/transcriptions"
+
+
+def koldan_ended(http: httpx.Client, job_id: str) -> Any:
+    """A job of Koldan's at its end, as a client that polls sees it."""
+    end = time.monotonic() + LONGEST_S
+    while time.monotonic() < end:
+        job = http.get(f"{KOLDAN}/{job_id}").raise_for_status().json()
+        if job["status"] in ("COMPLETED", "FAILED", "CANCELLED"):
+            return job
+        time.sleep(0.3)
+    raise TimeoutError(job_id)
+
+
+def test_koldan(http: httpx.Client, sample: Path, audio: str) -> None:
+    options = {"model": "whisper-1", "language": {"defaultLanguageCode": "en"}}
+    with sample.open("rb") as file:
+        data = {"name": "meeting-recording", "transcription": json.dumps(options), "diarization": '{"enabled":false}'}
+        told = http.post(f"{KOLDAN}/upload", files={"file": ("meeting-2026-04-01.wav", file)}, data=data)
+    assert told.status_code == 201, told.text
+    body = told.json()
+    job = koldan_ended(http, body["job"]["id"])
+    assert job["status"] == "COMPLETED"
+    assert word_error_rate(TEXT, job["result"]["text"]) < 0.1
+    assert job["result"]["detectedLanguages"] == ["en"]
+    words = [word for segment in job["result"]["segments"] for word in segment["words"]]
+    assert len(words) == len(job["result"]["text"].split())
+    assert {word["punctuation"] for word in words} >= {None, "."}
+    assert any(word["capitalization"] != word["word"] for word in words)
+    plain = {**options, "punctuation": False, "capitalization": False}
+    told = http.post(KOLDAN, json={"fileId": body["file"]["id"], "transcription": plain, "diarization": {"enabled": False}})
+    assert told.status_code == 201, told.text
+    text = koldan_ended(http, told.json()["id"])["result"]["text"]
+    assert word_error_rate(TEXT, text) < 0.1
+    assert text == text.lower()
+    assert "." not in text
+    listed = http.get(KOLDAN, params={"page": 0, "size": 20, "status": "COMPLETED"}).raise_for_status().json()
+    assert listed["total"] == listed["size"] == len(listed["jobs"]) == 2
+    refused = http.post(
+        KOLDAN, json={"fileId": body["file"]["id"], "transcription": options, "diarization": {"enabled": True}}
+    )
+    assert (refused.status_code, refused.json()["code"]) == (400, "FEATURE_UNAVAILABLE")
+    for each in listed["jobs"]:
+        assert http.delete(f"{KOLDAN}/{each['id']}").status_code == 204
+        assert http.post(f"{KOLDAN}/{each['id']}/purge").status_code == 204
+        assert http.get(f"{KOLDAN}/{each['id']}/result", params={"format": "json"}).status_code == 410
+    imported = {"uri": (None, audio), "name": (None, "x"), "transcription": (None, json.dumps(options))}
+    told = http.post(f"{KOLDAN}/upload", files=imported)
+    assert told.status_code == 201, told.text
+    assert http.post(f"{KOLDAN}/{told.json()['job']['id']}/cancel").status_code in (204, 409)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
+import wave
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,17 @@ def wav(pcm: bytes, claims: int | None = None) -> bytes:
     held = (len(pcm) if claims is None else claims).to_bytes(4, "little")
     head = b"RIFF" + held + b"WAVEfmt " + (16).to_bytes(4, "little") + b"\1\0\1\0" + SAMPLE_RATE.to_bytes(4, "little")
     return head + (2 * SAMPLE_RATE).to_bytes(4, "little") + b"\2\0\x10\0" + b"data" + held + pcm
+
+
+def side_by_side(*channels: bytes) -> bytes:
+    """s16le of as many channels at 16 kHz as one WAV file; those that are shorter end in silence."""
+    longest = max(map(len, channels))
+    padded = [np.frombuffer(channel.ljust(longest, b"\0"), "<i2") for channel in channels]
+    file = io.BytesIO()
+    with wave.open(file, "wb") as sound:
+        sound.setparams((len(channels), 2, SAMPLE_RATE, 0, "NONE", ""))
+        sound.writeframes(np.stack(padded, axis=1).tobytes())
+    return file.getvalue()
 
 
 async def decode(program: str, source: Path, seconds: float = 3600.0) -> bytes:

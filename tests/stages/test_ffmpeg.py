@@ -17,7 +17,7 @@ import pytest
 
 from batching.types import SAMPLE_RATE
 from deployments.errors import CorruptMedia, NoAudio, UnsupportedMedia, WorkError
-from deployments.ffmpeg import Decoder, NoFfmpeg, decode_command, explain, find_ffmpeg
+from deployments.ffmpeg import Decoder, NoFfmpeg, declared, decode_command, explain, find_ffmpeg
 from tests.stages.sources import children, decode, heard, make, wav
 from tests.support import recording, s16le, tone
 
@@ -207,6 +207,31 @@ def test_logs_are_explained(log: str, status: int, error: type[WorkError] | None
     found = explain(f"before\n{log}\nafter", status)
     assert (type(found) if found else None) is error
     assert found is None or found.message.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("line", "seconds"),
+    [
+        ("  Duration: 00:00:57.42, bitrate: 256 kb/s", 57.42),
+        ("  Duration: 27:46:40.05, start: 0.025057, bitrate: 64 kb/s", 100_000.05),
+        ("  Duration: N/A, bitrate: 256 kb/s", None),
+        ("    title           : \n  Duration: 1", None),
+        ("    comment         : Duration: 00:00:01.00, start: 0", None),
+        ("", None),
+    ],
+)
+def test_the_declared_length_is_read_in_the_log(line: str, seconds: float | None) -> None:
+    assert declared(f"Input #0, wav, from 'fd:':\n  Metadata:\n{line}\n  Stream #0:0: Audio\n") == seconds
+
+
+async def test_the_declared_length_is_known_while_most_is_not_decoded(ffmpeg: str, tmp_path: Path) -> None:
+    (tmp_path / "long.wav").write_bytes(wav(bytes(2 * 600 * SAMPLE_RATE)))
+    with (tmp_path / "long.wav").open("rb") as file:
+        decoder = await Decoder.start(ffmpeg, file.fileno(), 3600)
+        while decoder.declared_s is None:
+            assert await decoder.read(SAMPLE_RATE)
+        assert (decoder.declared_s, decoder.samples < 60 * SAMPLE_RATE) == (600.0, True)
+        await decoder.stop()
 
 
 def put_on_path(folder: Path, monkeypatch: pytest.MonkeyPatch, banner: str, protocols: str = "Input:\n  fd\n  file") -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import wave
 from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
@@ -11,7 +13,17 @@ from hypothesis import strategies as st
 
 from deployments import pcm
 from deployments.artifacts import Artifacts
-from deployments.pcm import PART_SAMPLES, PcmWriter, part_key, read_pcm, to_float
+from deployments.pcm import (
+    PART_SAMPLES,
+    WAV_HEADER_BYTES,
+    PcmWriter,
+    apart,
+    channel_prefix,
+    part_key,
+    read_pcm,
+    to_float,
+    wav_chunks,
+)
 
 
 @settings(deadline=None, max_examples=50)
@@ -59,3 +71,35 @@ def test_nothing_written_is_nothing_stored(artifacts: Artifacts) -> None:
 def test_samples_are_between_minus_one_and_one() -> None:
     loudest = np.array([-32_768, 0, 16_384, 32_767], "<i2")
     assert to_float(loudest.tobytes()).tolist() == [-1.0, 0.0, 0.5, 32_767 / 32_768]
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, 4), st.integers(0, 60), st.data())
+def test_channels_are_one_wav_file_in_any_ranges(channels: int, samples: int, data: st.DataObject) -> None:
+    sound = np.arange(samples * channels, dtype="<i2").tobytes()
+    size = WAV_HEADER_BYTES + len(sound)
+    start = data.draw(st.integers(0, size))
+    length = data.draw(st.integers(0, size - start))
+    with TemporaryDirectory() as folder, patch.object(pcm, "PART_SAMPLES", 12):
+        artifacts = Artifacts(f"file://{folder}")
+        for channel, piece in enumerate(apart(sound, channels)):
+            writer = PcmWriter(artifacts, channel_prefix("job/pcm", channel))
+            writer.write(piece)
+            writer.finish()
+        whole = b"".join(wav_chunks(artifacts, "job/pcm", samples, 0, size, channels))
+        part = b"".join(wav_chunks(artifacts, "job/pcm", samples, start, length, channels))
+    with wave.open(io.BytesIO(whole)) as file:
+        assert (file.getnchannels(), file.getframerate(), file.getnframes()) == (channels, 16_000, samples)
+        assert file.readframes(samples) == sound
+    assert part == whole[start : start + length]
+
+
+def test_a_wav_file_of_channels_comes_in_pieces_no_longer_than_a_part(artifacts: Artifacts) -> None:
+    for channel in range(8):
+        writer = PcmWriter(artifacts, channel_prefix("pcm", channel))
+        writer.write(bytes(2 * (PART_SAMPLES + 10)))
+        writer.finish()
+    size = WAV_HEADER_BYTES + 16 * (PART_SAMPLES + 10)
+    pieces = [len(piece) for piece in wav_chunks(artifacts, "pcm", PART_SAMPLES + 10, 0, size, 8)]
+    assert sum(pieces) == size
+    assert max(pieces) <= 2 * PART_SAMPLES

@@ -51,25 +51,41 @@ local function observe(name, ms)
   end
 end
 
--- Jobs lie on shelves, one for each owner, dialect and state, in order of their stamps: the time of their creation in
+-- Jobs lie on shelves, one for each owner, dialect, state and mark (STATE, STATE:deleted, STATE:purged), in order of their stamps: the time of their creation in
 -- milliseconds, STAMPS times, and what tells apart those of one millisecond.
 local STAMPS = 1024
 local SHELVES = { downloading = 'running', transcoding = 'running', transcribing = 'running' }
 
-local function shelf_key(owner, state) return key('shelf:' .. owner .. ':' .. state) end
+-- `order` is `made`, or `ended` for another order of the same shelf: by the time of the end, before which come those that
+-- have not ended.
+local function shelf_key(order, owner, shelf) return key(order .. ':' .. owner .. ':' .. shelf) end
 
--- Put a job on a shelf (nil: on none), and take it from where it was.
-local function shelve(id, state)
-  local fields = redis.call('HMGET', job_key(id), 'tenant', 'owner', 'dialect', 'stamp', 'shelf')
-  if not fields[4] or fields[5] == state then return end
+local UNENDED = 2 ^ 52
+
+-- No two jobs have the same, and none one before those that were made before it.
+local function next_stamp()
+  local stamp = math.max(now() * STAMPS, tonumber(redis.call('GET', key('stamp')) or '0') + 1)
+  redis.call('SET', key('stamp'), string.format('%.0f', stamp))
+  return string.format('%.0f', stamp)
+end
+
+local function stamp_of(t, seq) return string.format('%.0f', t * STAMPS + seq % STAMPS) end
+
+-- Put a job on a shelf (nil: on none), and take it from where it was. What is made of a file stands there too.
+local function shelve(id, shelf)
+  local fields = redis.call('HMGET', job_key(id), 'tenant', 'owner', 'dialect', 'stamp', 'shelf', 'seq', 'completed_at', 'file', 'erasing')
+  if fields[9] then shelf = nil end
+  if not fields[4] or fields[5] == shelf then return end
   local owner = fields[1] .. '/' .. fields[2] .. '/' .. fields[3]
-  if fields[5] then redis.call('ZREM', shelf_key(owner, fields[5]), id) end
-  if state then
-    redis.call('ZADD', shelf_key(owner, state), fields[4], id)
-    redis.call('HSET', job_key(id), 'shelf', state)
-  else
-    redis.call('HDEL', job_key(id), 'shelf')
+  local seq, ended = tonumber(fields[6]), nil
+  if fields[7] then ended = stamp_of(tonumber(fields[7]), seq) else ended = string.format('%.0f', seq - UNENDED) end
+  for _, place in ipairs(fields[8] and { owner, owner .. '@' .. fields[8] } or { owner }) do
+    for order, stamp in pairs({ made = fields[4], ended = ended }) do
+      if fields[5] then redis.call('ZREM', shelf_key(order, place, fields[5]), id) end
+      if shelf then redis.call('ZADD', shelf_key(order, place, shelf), stamp, id) end
+    end
   end
+  if shelf then redis.call('HSET', job_key(id), 'shelf', shelf) else redis.call('HDEL', job_key(id), 'shelf') end
 end
 
 local function set_phase(id, phase)
@@ -126,6 +142,16 @@ local function leave_queue(id, tenant)
   end
 end
 
+-- A job needs its file no more. Returns the file's id where nobody does: its record stays, marked, for a while.
+local FILE_KEPT_MS = 2592000000
+local function let_go(id, file)
+  if not file or redis.call('SREM', key('file_jobs:' .. file), id) == 0 then return nil end
+  if redis.call('SCARD', key('file_jobs:' .. file)) > 0 then return nil end
+  redis.call('HSETNX', key('file:' .. file), 'deleted_at', now())
+  redis.call('PEXPIRE', key('file:' .. file), FILE_KEPT_MS)
+  return file
+end
+
 -- How long a tenant's jobs wait for one another, in milliseconds: a mean over its latest claims, of the times between those
 -- that left others waiting. Idle time is none of it.
 local function note_pace(tenant, t, more)
@@ -179,6 +205,10 @@ local function finish(id, phase, code, message)
   set_phase(id, phase)
   local event = emit(id, 'done', cjson.encode(done))
   redis.call('HSET', job_key(id), 'done_event', event)
+  if phase == 'completed' and redis.call('HEXISTS', job_key(id), 'summary') == 1 then
+    redis.call('HSET', job_key(id), 'summary_state', 'pending')
+    redis.call('ZADD', key('summaries'), t, id)
+  end
   if redis.call('HGET', job_key(id), 'webhook') == '1' then redis.call('ZADD', key('webhooks'), t, delivery(id, event)) end
   count('jobs_' .. phase)
   local told = redis.call('HMGET', job_key(id), 'started_at', 'audio_total_s')
@@ -187,7 +217,8 @@ local function finish(id, phase, code, message)
   end
   local asked = redis.call('HGET', job_key(id), 'cancelling')
   if phase == 'cancelled' then observe('cancel_ms', t - tonumber(asked or t)) end
-  redis.call('ZADD', key('expiry'), t + tonumber(redis.call('HGET', job_key(id), 'ttl_ms')), id)
+  local kept = redis.call('HMGET', job_key(id), 'ttl_ms', 'erasing')
+  redis.call('ZADD', key('expiry'), kept[2] and t or t + tonumber(kept[1]), id)
   redis.call('ZADD', key('ended'), t, id)
   -- `private` stands in the spec as it is written there: no string of a user's can hold its quotes bare.
   if string.find(redis.call('HGET', job_key(id), 'spec'), '"private":true', 1, true) then redis.call('ZADD', key('private'), t, id) end

@@ -1,7 +1,8 @@
 -- ARGV: id, owner, tenant, urgency, max_attempts, ttl_ms, spec, queue_limit, webhook, once, fingerprint,
--- quota_ms of audio a month, dialect. `once` is where
+-- quota_ms of audio a month, dialect, file ('' for none), the file's record where it is new ('' else), what to summarise with. `once` is where
 -- the request's idempotency key is kept, '' without one. Returns {verdict, job}: `new`; `same` or `other` where the key
--- stands for a job made by the same or another request; `busy` where a request with it is under way; `full`; `spent`. With a job that
+-- stands for a job made by the same or another request; `busy` where a request with it is under way; `full`; `spent`; `gone`
+-- where the file is. With a job that
 -- is new come its fields, its place and its queue's pace: nobody has to ask for it again.
 local id, tenant, limit, once = ARGV[1], ARGV[3], tonumber(ARGV[8]), ARGV[10]
 -- A client that lost the answer asks again: the job is there, perhaps at work already.
@@ -14,14 +15,24 @@ end
 local quota = tonumber(ARGV[12])
 if quota > 0 and tonumber(redis.call('HGET', key('used:' .. tenant), month(now())) or '0') >= quota then return { 'spent', '' } end
 if limit > 0 and redis.call('ZCARD', key('wait:' .. tenant)) >= limit then return { 'full', '' } end
+local file = ARGV[14]
+if file ~= '' then
+  if ARGV[15] ~= '' then
+    redis.call('HSET', key('file:' .. file), 'record', ARGV[15], 'made_at', now())
+  elseif redis.call('EXISTS', key('file:' .. file)) == 0 or redis.call('HEXISTS', key('file:' .. file), 'deleted_at') == 1 then
+    return { 'gone', '' }
+  end
+  redis.call('SADD', key('file_jobs:' .. file), id)
+  redis.call('HSET', job_key(id), 'file', file)
+end
+if ARGV[16] ~= '' then redis.call('HSET', job_key(id), 'summary', ARGV[16]) end
 if once ~= '' then
   redis.call('HSET', key('once:' .. once), 'job', id, 'fingerprint', ARGV[11])
   redis.call('PERSIST', key('once:' .. once))
 end
 quiet = true
 local seq = redis.call('INCR', key('seq'))
-local stamp = string.format('%.0f', now() * STAMPS + seq % STAMPS)
-redis.call('HSET', job_key(id), 'dialect', ARGV[13], 'stamp', stamp, 'id', id, 'owner', ARGV[2], 'tenant', tenant, 'urgency', ARGV[4], 'max_attempts', ARGV[5],
+redis.call('HSET', job_key(id), 'dialect', ARGV[13], 'stamp', next_stamp(), 'id', id, 'owner', ARGV[2], 'tenant', tenant, 'urgency', ARGV[4], 'max_attempts', ARGV[5],
   'ttl_ms', ARGV[6], 'spec', ARGV[7], 'webhook', ARGV[9], 'once', once, 'seq', seq, 'created_at', now(), 'attempts', 0,
   'stalls', 0, 'losses', 0, 'next_window', 0, 'segments', 0, 'end_s', 0, 'audio_done_s', 0)
 redis.call('ZADD', index_key(tenant, ARGV[2]), seq, id)

@@ -1,0 +1,153 @@
+"""Does a page of a long list cost more than one of a short list?
+
+    python -m benchmarks.listing [--jobs N] [--rounds N]
+
+Koldan's list through the API over a socket, before a Valkey that holds 100 jobs of one owner and N (100,000) of another:
+the first and the last page of twenty, by time of creation, of the end, and by state, in turns. Nobody works on the jobs; a
+part of them has ended. Exit status 1 where the median of a page among many is more than twice that of the same among few.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from statistics import median, quantiles
+from tempfile import TemporaryDirectory
+from uuid import uuid4
+
+import httpx
+import uvicorn
+
+from benchmarks.house import say, table
+from deployments.artifacts import Artifacts
+from deployments.safe_http import Allowed
+from serve_app.auth import Auth
+from serve_app.dialects.base import Edge
+from serve_app.dialects.koldan import PREFIX, LanguageOptions, TranscriptionOptions, to_spec
+from serve_app.ingress import create_api
+from serve_app.jobs.connection import connect
+from serve_app.jobs.events import Events
+from serve_app.jobs.jobs import Jobs, Model
+from serve_app.jobs.models import File, JobError, Phase
+from serve_app.jobs.outbox import Outbox
+from serve_app.jobs.store import Store
+from serve_app.keys import Keys
+from serve_app.limits import Limits, TenantLimits
+from serve_app.valkey import Valkey
+
+MOST, FEW, SIZE, WARMING = 2.0, 100, 20, 10
+QUERIES = {
+    "by creation": {"sort": "creationDate,desc"},
+    "by end": {"sort": "completionDate,desc"},
+    "by state": {"sort": "status,asc"},
+    "completed or failed": {"status": "COMPLETED,FAILED"},
+}
+
+
+async def fill(store: Store, owner: str, count: int) -> None:
+    """Jobs of one owner, each with a file; of ten, eight have ended, one of them badly."""
+    asked = TranscriptionOptions.model_validate({"model": "m", "language": LanguageOptions()})
+
+    async def one(number: int) -> None:
+        file = File(str(uuid4()), owner, "t", f"talk {number}", size=1)
+        spec = replace(to_spec(asked, None, None, file=file.id), dialect="koldan", asked_model="m")
+        await store.submit(str(uuid4()), owner, "t", spec, ttl_s=86_400, file=file)
+
+    for start in range(0, count, 64):
+        await asyncio.gather(*(one(number) for number in range(start, min(start + 64, count))))
+    for number in range(count):
+        claim = await store.claim("bench")
+        assert claim
+        if number >= count * 8 // 10:
+            continue
+        failure = JobError("internal", "No.") if number % 8 == 0 else None
+        await store.finish(claim, Phase.FAILED if failure else Phase.COMPLETED, failure)
+
+
+@asynccontextmanager
+async def served(store: Store, url: str, root: Path) -> AsyncIterator[str]:
+    """The API over a socket; its URL."""
+    artifacts, redis = Artifacts((root / "artifacts").as_uri()), connect(url)
+    limits, events = Limits(store, TenantLimits()), Events(store, artifacts)
+    jobs = Jobs(store, events, artifacts, (Model("m", ("en",)),), limits=limits, allowed=Allowed(), result_ttl_s=86_400)
+    edge = Edge(jobs, Outbox(redis), artifacts, 1, 30.0, ("127.0.0.1",))
+    api = create_api(edge, Auth(Keys(redis), limits, required=True), store, events, version="0")
+    server = uvicorn.Server(uvicorn.Config(api, port=0, log_level="error", lifespan="off"))
+    serving = asyncio.create_task(server.serve())
+    while not server.started:  # noqa: ASYNC110 - uvicorn tells nobody
+        await asyncio.sleep(0.01)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    await serving
+    await redis.aclose()
+
+
+async def measure(many: int, rounds: int) -> float:
+    """Print the table; the greatest ratio."""
+    with TemporaryDirectory(prefix="murmur-bench-", dir="/tmp") as folder:
+        root = Path(folder)
+        valkey = Valkey(root / "data", root)
+        valkey.start()
+        redis = connect(valkey.url)
+        store = Store(redis)
+        try:
+            keys = {}
+            for owner, count in (("few", FEW), ("many", many)):
+                began = time.perf_counter()
+                await fill(store, owner, count)
+                say(f"{count} jobs made in {time.perf_counter() - began:.0f} s")
+                keys[owner] = await Keys(redis).create(owner, "t", ["speech:transcriptions:read"])
+            async with served(store, valkey.url, root) as url, httpx.AsyncClient(base_url=url, timeout=60) as http:
+                return await compare(http, keys, {"few": FEW, "many": many}, rounds)
+        finally:
+            await store.close()
+            valkey.stop()
+
+
+async def compare(http: httpx.AsyncClient, keys: dict[str, str], counts: dict[str, int], rounds: int) -> float:
+    """Ask for the pages in turns."""
+    rows, worst = [], 0.0
+    for name, query in QUERIES.items():
+        share = 8 if "status" in query else 10
+        for which in ("first", "last"):
+            times: dict[str, list[float]] = {owner: [] for owner in keys}
+            for turn in range(rounds + WARMING):
+                for owner, key in keys.items():
+                    page = 0 if which == "first" else counts[owner] * share // 10 // SIZE - 1
+                    asked = {**query, "size": str(SIZE), "page": str(page)}
+                    began = time.perf_counter()
+                    answer = await http.get(PREFIX, params=asked, headers={"X-API-Key": key})
+                    if turn >= WARMING:
+                        times[owner].append((time.perf_counter() - began) * 1000)
+                    told = answer.raise_for_status().json()
+                    if told["size"] != SIZE or told["total"] != counts[owner] * share // 10:
+                        raise RuntimeError(f"{name}, {which} page of {owner}: {told['size']} of {told['total']}")
+            middle = {owner: median(found) for owner, found in times.items()}
+            ratio = middle["many"] / middle["few"]
+            worst = max(worst, ratio)
+            p99 = quantiles(times["many"], n=100)[98]
+            rows.append((name, which, *(f"{middle[o]:.2f} ms" for o in keys), f"{p99:.2f} ms", f"{ratio:.2f}"))
+    head = ("list", "page", f"{counts['few']} jobs, p50", f"{counts['many']} jobs, p50", "p99", "ratio of p50")
+    table(f"A page of {SIZE} ({rounds} times each in turns)", head, rows)
+    return worst
+
+
+def main() -> int:
+    """Measure; the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=100_000)
+    parser.add_argument("--rounds", type=int, default=100)
+    arguments = parser.parse_args()
+    worst = asyncio.run(measure(arguments.jobs, arguments.rounds))
+    say(f"\nthe greatest ratio is {worst:.2f}; goal: at most {MOST:g}")
+    return int(worst > MOST)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

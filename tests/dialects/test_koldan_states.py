@@ -1,0 +1,195 @@
+"""Koldan's life of a job, by hypothesis: whatever is asked in whatever order, each call gives the documented code."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Coroutine
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+import httpx
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from deployments.artifacts import Artifacts
+from deployments.ffmpeg import find_ffmpeg
+from serve_app.auth import Auth
+from serve_app.dialects.base import Edge
+from serve_app.dialects.koldan import PREFIX
+from serve_app.ingress import create_api
+from serve_app.jobs.connection import connect
+from serve_app.jobs.events import Events
+from serve_app.jobs.outbox import Outbox
+from serve_app.jobs.store import Store
+from serve_app.keys import Keys
+from serve_app.limits import Limits, TenantLimits
+from serve_app.valkey import Valkey
+from tests.house import open_house
+from tests.support import SAMPLE
+
+T = TypeVar("T")
+HOOK = {"url": "https://example.com/x"}
+UPLOAD = {"name": "x", "transcription": json.dumps({"model": "whisper-1", "language": {}})}
+SOUND = SAMPLE.read_bytes()
+
+
+class Life(RuleBasedStateMachine):
+    """One job at a time; a gate before the decoder holds it where it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.folder = TemporaryDirectory(prefix="murmur-life-", dir="/tmp")
+        root = Path(self.folder.name)
+        self.valkey = Valkey(root / "data", root)
+        self.valkey.start()
+        self.state, self.deleted, self.purged = "", False, False
+        self.run(self.open(root))
+
+    async def open(self, root: Path) -> None:
+        artifacts = Artifacts((root / "artifacts").as_uri())
+        self.redis = connect(self.valkey.url)
+        self.store = Store(self.redis)
+        self.opened = open_house(self.store, artifacts, find_ffmpeg().path)
+        self.house = await self.opened.__aenter__()
+        edge = Edge(self.house.jobs, Outbox(self.redis), artifacts, 8 << 20, 30.0, ("*",))
+        auth = Auth(Keys(self.redis), Limits(self.store, TenantLimits()), required=False)
+        api = create_api(edge, auth, self.store, Events(self.store, artifacts), version="0")
+        self.http = httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://localhost", timeout=30)
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self.loop.run_until_complete(work)
+
+    def teardown(self) -> None:
+        self.house.stages.gate = asyncio.Semaphore(10_000)
+        self.run(self.http.aclose())
+        self.run(self.opened.__aexit__(None, None, None))
+        self.run(self.store.close())
+        self.loop.close()
+        self.valkey.stop()
+        self.folder.cleanup()
+
+    def call(self, method: str, path: str = "", **more: Any) -> httpx.Response:
+        return self.run(self.http.request(method, f"{PREFIX}/{self.job}{path}", **more))
+
+    @property
+    def terminal(self) -> bool:
+        return self.state in ("COMPLETED", "FAILED", "CANCELLED")
+
+    @initialize(pending=st.booleans())
+    def begin(self, pending: bool) -> None:
+        self.make(pending)
+
+    @precondition(lambda self: self.terminal)
+    @rule(pending=st.booleans())
+    def make(self, pending: bool) -> None:
+        """A new job, which waits in the queue or at the decoder's gate."""
+        self.house.stages.gate = asyncio.Semaphore(0)
+        self.house.stages.broken = set()
+        self.deleted = self.purged = False
+        if pending:
+            self.run(self.house.runner.stop())
+        answer = self.run(self.http.post(f"{PREFIX}/upload", files={"file": SOUND}, data=UPLOAD))
+        assert answer.status_code == 201
+        self.job = answer.json()["job"]["id"]
+        self.state = "PENDING"
+        if not pending:
+            self.reach("IN_PROGRESS")
+
+    def reach(self, state: str) -> None:
+        async def reached() -> None:
+            async with asyncio.timeout(20):
+                while (await self.http.get(f"{PREFIX}/{self.job}")).json()["status"] != state:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+
+        self.run(reached())
+        self.state = state
+
+    @precondition(lambda self: self.state == "PENDING")
+    @rule()
+    def start(self) -> None:
+        self.run(self.house.runner.start())
+        self.reach("IN_PROGRESS")
+
+    @precondition(lambda self: self.state == "IN_PROGRESS")
+    @rule(well=st.booleans())
+    def finish(self, well: bool) -> None:
+        if not well:
+            self.house.stages.trouble = lambda _: ValueError("no")
+        self.run(self.redis.hset("murmur:{q}:job:" + self.job, "attempts", "3"))  # type: ignore[arg-type]
+        for _ in range(100):
+            self.house.stages.gate.release()
+        self.reach("COMPLETED" if well else "FAILED")
+        self.house.stages.trouble = lambda _: None
+
+    @rule()
+    def get(self) -> None:
+        answer = self.call("GET")
+        assert answer.status_code == 200
+        body = answer.json()
+        assert (body["status"], body["isDeleted"], body["isPurged"]) == (self.state, self.deleted, self.purged)
+        assert bool(body["result"]) == (self.state == "COMPLETED" and not self.purged)
+        assert bool(body["errors"]) == (self.state == "FAILED" and not self.purged)
+        assert bool(body["completionDate"]) == self.terminal
+        assert bool(body["purgeAt"]) == (self.terminal and not self.purged)
+
+    @rule()
+    def result(self) -> None:
+        expected = 410 if self.purged else 200 if self.state == "COMPLETED" else 404
+        assert self.call("GET", "/result").status_code == expected
+
+    @rule()
+    def set_webhook(self) -> None:
+        assert self.call("PUT", "/webhook", json=HOOK).status_code == (409 if self.terminal else 200)
+
+    @rule()
+    def drop_webhook(self) -> None:
+        assert self.call("DELETE", "/webhook").status_code == (409 if self.terminal else 204)
+
+    @rule()
+    def cancel(self) -> None:
+        assert self.call("POST", "/cancel").status_code == (409 if self.terminal else 204)
+        if self.state == "PENDING":
+            self.run(self.house.runner.start())
+        if not self.terminal:
+            self.state = "CANCELLED"
+
+    @rule()
+    def delete(self) -> None:
+        assert self.call("DELETE").status_code == (204 if self.terminal and not self.deleted else 409)
+        self.deleted = self.deleted or self.terminal
+
+    @rule()
+    def delete_and_purge(self) -> None:
+        assert self.call("DELETE", params={"purge": "true"}).status_code == (204 if self.terminal else 409)
+        self.deleted = self.purged = self.deleted or self.terminal
+
+    @rule()
+    def purge(self) -> None:
+        allowed = self.deleted and not self.purged
+        assert self.call("POST", "/purge").status_code == (204 if allowed else 409)
+        self.purged = self.purged or allowed
+
+    @invariant()
+    def lists_show_it_where_it_belongs(self) -> None:
+        if not self.state:
+            return
+        query: dict[str, Any] = {
+            "status": self.state,
+            "isDeleted": self.deleted,
+            "isPurged": self.purged,
+            "sort": "completionDate,desc",
+        }
+        body = self.run(self.http.get(PREFIX, params=query)).json()
+        assert self.job in [job["id"] for job in body["jobs"]]
+        other = self.run(self.http.get(PREFIX, params={**query, "isDeleted": not self.deleted})).json()
+        assert self.job not in [job["id"] for job in other["jobs"]]
+
+
+TestLife = Life.TestCase
+TestLife.settings = settings(
+    max_examples=6, stateful_step_count=30, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+)

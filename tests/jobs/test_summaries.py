@@ -1,0 +1,159 @@
+"""Summaries, by a model behind an OpenAI-compatible API on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import orjson
+import pytest
+
+from deployments.artifacts import Artifacts
+from serve_app.jobs.models import Job, JobSpec, Phase, SummaryState
+from serve_app.jobs.store import Store
+from serve_app.jobs.summaries import Summaries, Writer
+from tests.house import ME, House, open_house
+
+Reply = Callable[[dict[str, Any]], tuple[int, bytes]]
+SPEC = JobSpec("fake", summary="brief")
+
+
+class Server:
+    """Says what `reply` makes of each request; keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str, dict[str, Any]]] = []
+        self.reply: Reply = lambda body: (200, said(f"About: {body['messages'][0]['content'][:12]}"))
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = orjson.loads(self.rfile.read(int(self.headers["content-length"])))
+                outer.asked.append((self.path, self.headers.get("authorization", ""), body))
+                status, content = outer.reply(body)
+                self.send_response(status)
+                self.send_header("content-length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, format: str, *args: object) -> None:
+                """Nothing."""
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+
+    def writer(self) -> Writer:
+        prompts = {"brief": "Sum up: {transcript}"}
+        return Writer(f"http://127.0.0.1:{self.http.server_port}/v1/", "small", "secret", prompts)
+
+
+def said(text: str) -> bytes:
+    """A chat completion."""
+    return orjson.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]})
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    thread = Thread(target=server.http.serve_forever)
+    thread.start()
+    yield server
+    server.http.shutdown()
+    server.http.server_close()
+    thread.join()
+
+
+@pytest.fixture
+async def house(store: Store, artifacts: Artifacts, ffmpeg: str) -> AsyncIterator[House]:
+    async with open_house(store, artifacts, ffmpeg) as house:
+        yield house
+
+
+@asynccontextmanager
+async def working(house: House, writer: Writer) -> AsyncIterator[None]:
+    task = asyncio.create_task(Summaries(house.store, house.artifacts, writer, (0.0, 0.0)).run())
+    yield
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+async def settled(house: House, job_id: str) -> Job:
+    """The job once its summary is made or given up."""
+    await house.ended(job_id)
+    async with asyncio.timeout(20):
+        while (job := await house.jobs.get(ME, job_id)).summary_state is SummaryState.PENDING:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    return job
+
+
+async def test_a_summary_is_made_of_what_was_said(house: House, server: Server, sample: Path) -> None:
+    async with working(house, server.writer()):
+        job = await settled(house, await house.submit(sample, SPEC))
+    text = (await house.jobs.transcript(ME, job.id)).text
+    assert job.summary_state is SummaryState.COMPLETED
+    assert await house.jobs.results.summary(job) == "About: Sum up: 10a4"[: len("About: ") + 12]
+    ((path, key, body),) = server.asked
+    assert (path, key, body["model"]) == ("/v1/chat/completions", "Bearer secret", "small")
+    assert body["messages"] == [{"role": "user", "content": f"Sum up: {text}"}]
+
+
+async def test_nobody_waits_for_it(house: House, sample: Path) -> None:
+    job = await house.ended(await house.submit(sample, SPEC))
+    assert (job.phase, job.summary_state) == (Phase.COMPLETED, SummaryState.PENDING)
+    assert await house.jobs.results.summary(job) is None
+
+
+async def test_a_server_in_trouble_is_asked_again(house: House, server: Server, sample: Path) -> None:
+    replies = iter([(503, b""), (200, b"{}")])
+    server.reply = lambda _: next(replies, (200, said("Well.")))
+    async with working(house, server.writer()):
+        job = await settled(house, await house.submit(sample, SPEC))
+    assert (job.summary_state, len(server.asked)) == (SummaryState.COMPLETED, 3)
+    assert await house.jobs.results.summary(job) == "Well."
+
+
+@pytest.mark.parametrize(
+    ("reply", "why"),
+    [
+        ((500, b""), "answered 500"),
+        ((200, b"what?"), "no chat completion"),
+        ((200, b'{"choices": []}'), "no chat completion"),
+        ((200, said("  ")), "said nothing"),
+    ],
+)
+async def test_one_that_goes_on_failing_is_given_up(
+    house: House, server: Server, sample: Path, reply: tuple[int, bytes], why: str
+) -> None:
+    server.reply = lambda _: reply
+    async with working(house, server.writer()):
+        job = await settled(house, await house.submit(sample, SPEC))
+    assert (job.phase, job.summary_state) == (Phase.COMPLETED, SummaryState.FAILED)
+    assert why in (job.summary_error or "")
+    assert len(server.asked) == 3
+
+
+async def test_a_server_that_is_away_and_a_prompt_that_is_gone(house: House, server: Server, sample: Path) -> None:
+    away = Writer("http://127.0.0.1:9/v1", "small", prompts={"brief": "{transcript}"})
+    async with working(house, away):
+        jobs = [
+            await settled(house, await house.submit(sample, JobSpec("fake", summary=name))) for name in ("brief", "gone")
+        ]
+    assert [job.summary_state for job in jobs] == [SummaryState.FAILED] * 2
+    assert "cannot be reached" in (jobs[0].summary_error or "")
+    assert "no longer there" in (jobs[1].summary_error or "")
+
+
+async def test_a_failed_job_has_none_and_a_purged_one_leaves_none(house: House, server: Server, sample: Path) -> None:
+    failed = await house.ended(await house.submit(b"no sound", SPEC))
+    assert failed.summary_state is SummaryState.WAITING
+    done = await house.ended(await house.submit(sample, SPEC))
+    await house.jobs.purge(ME, done.id)
+    async with working(house, server.writer()):
+        assert await house.store.due_summaries(10, 0.0) == []
+    assert server.asked == []
+    assert house.artifacts.keys(f"jobs/{done.id}") == []
