@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 SAMPLE_RATE = 16_000
 
@@ -56,7 +56,9 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A sentence or a part of one. `id` counts from 0 in the order of the timeline; `words` is None unless asked for."""
+    """A sentence or a part of one. `id` counts from 0 in the order of the timeline; `words` is None unless asked for. Of the
+    window that it was heard in: `seek` is its start in seconds, `language_probability` how certain its language is, 0 to 1,
+    and `decode_s` the segment's share of the seconds that it took, which is no part of what was said."""
 
     id: int
     start: float
@@ -69,6 +71,9 @@ class Segment:
     channel: int | None = None
     label: str | None = None
     flags: tuple[str, ...] = ()
+    seek: float | None = None
+    language_probability: float | None = None
+    decode_s: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

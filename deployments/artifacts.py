@@ -112,11 +112,14 @@ class Artifacts:
         return time.time() - max(times) / 1e9 if times else float("inf")
 
     def delete(self, prefix: str) -> None:
-        """Remove a folder with all that is in it; no error where it is not there."""
+        """Remove an artifact, or a folder with all that is in it; no error where it is not there."""
         path = self._path(prefix)
-        if self._fs.get_file_info(path).type == fs.FileType.Directory:
-            with suppress(FileNotFoundError):  # somebody else deletes it too
+        kind = self._fs.get_file_info(path).type
+        with suppress(FileNotFoundError):  # somebody else deletes it too
+            if kind == fs.FileType.Directory:
                 self._fs.delete_dir(path)
+            elif kind == fs.FileType.File:
+                self._fs.delete_file(path)
 
     @contextmanager
     def descriptor(self, key: str) -> Iterator[int]:

@@ -88,8 +88,8 @@ class Begun:
 @dataclass(frozen=True, slots=True)
 class WindowResult:
     """A window's segments on the source's clock (their ids are not set yet), its language and how probable that is (1 if it
-    was given, 0 if it was assumed), the device that did it; how often it was decoded, and what share of the fullest batch's
-    places were taken."""
+    was given, 0 if it was assumed), the device that did it; how often it was decoded, what share of the fullest batch's
+    places were taken, and its share of the seconds that its batches took."""
 
     index: int
     segments: tuple[Segment, ...]
@@ -98,6 +98,7 @@ class WindowResult:
     certainty: float = 1.0
     decodes: int = 1
     fill: float = 1.0
+    decode_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

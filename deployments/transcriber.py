@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +27,13 @@ HEARD_S = 0.05
 """Enough for a word to cross to the caller."""
 
 
+class Run(NamedTuple):
+    """A batch that a clip was decoded in: how full it was, and the clip's share of the seconds that it took."""
+
+    fill: float
+    seconds: float
+
+
 class Transcriber:
     """Decodes windows of any job, as many together as the engine takes."""
 
@@ -35,7 +44,7 @@ class Transcriber:
         lanes = engine.workers + (engine.info.device == "cuda")
         self._threads = ThreadPoolExecutor(lanes, "engine")
         scheduler = Scheduler(engine.batch, engine.batch_s)
-        self._batcher: Batcher[Clip, tuple[Decode, float]] = Batcher(self._decode, scheduler, lanes)
+        self._batcher: Batcher[Clip, tuple[Decode, Run]] = Batcher(self._decode, scheduler, lanes)
 
     async def info(self) -> EngineInfo:
         """Which model on which device."""
@@ -79,12 +88,12 @@ class Transcriber:
         awaited whenever its turn has come. Raises EngineFailed."""
         window: Window | None = request.window
         segments: list[Segment] = []
-        fills: list[float] = []
+        runs: list[Run] = []
         language, certainty = None, 0.0
         while window is not None:
             prefix = channel_prefix(request.pcm_prefix, window.channel)
             audio = await asyncio.to_thread(read_pcm, self._artifacts, prefix, window.start, window.end)
-            decode, verdict = await self._believable(request, audio, window, begun, fills)
+            decode, verdict = await self._believable(request, audio, window, begun, runs)
             if language is None:
                 language, certainty = decode.language, decode.language_probability
             if not verdict.silent:
@@ -92,7 +101,10 @@ class Transcriber:
                 segments += [replace(shifted(s, offset), flags=verdict.flags) for s in decode.segments]
             window = self._rest(window, decode)
         device = self._engine.info.device
-        return WindowResult(request.window.index, tuple(segments), language, device, certainty, len(fills), max(fills))
+        fill, decode_s = max(run.fill for run in runs), sum(run.seconds for run in runs)
+        return WindowResult(
+            request.window.index, tuple(segments), language, device, certainty, len(runs), fill, round(decode_s, 3)
+        )
 
     @staticmethod
     def _rest(window: Window, decode: Decode) -> Window | None:
@@ -107,16 +119,16 @@ class Transcriber:
         audio: NDArray[np.float32],
         window: Window,
         begun: Callable[[], Awaitable[None]] | None,
-        fills: list[float],
+        runs: list[Run],
     ) -> tuple[Decode, Verdict]:
-        """Decode, and while the result is doubtful decode again with more care; the likeliest counts. `fills` gets how full
-        the batch of each decode was."""
+        """Decode, and while the result is doubtful decode again with more care; the likeliest counts. `runs` gets
+        what each decode cost."""
         best: tuple[Decode, Verdict] | None = None
         for how in tries(request.options.temperature):
             if best and best[0].whole and how == Try(request.options.temperature, whole=True):
                 continue  # that is how it was decoded
-            decode, fill = await self._submit(request, Clip(audio, request.options, how), begun)
-            fills.append(fill)
+            decode, run = await self._submit(request, Clip(audio, request.options, how), begun)
+            runs.append(run)
             verdict = judge(
                 decode.text,
                 log_probability=decode.log_probability,
@@ -135,7 +147,7 @@ class Transcriber:
 
     async def _submit(
         self, request: TranscribeRequest, clip: Clip, begun: Callable[[], Awaitable[None]] | None
-    ) -> tuple[Decode, float]:
+    ) -> tuple[Decode, Run]:
         try:
             return await self._batcher.submit(
                 clip,
@@ -150,9 +162,11 @@ class Transcriber:
         except Exception as error:
             raise EngineFailed(f"The model could not decode a part of the audio ({type(error).__name__}).") from error
 
-    async def _decode(self, clips: Sequence[Clip]) -> Sequence[tuple[Decode, float]]:
+    async def _decode(self, clips: Sequence[Clip]) -> Sequence[tuple[Decode, Run]]:
+        began = time.monotonic()
         decodes = await asyncio.get_running_loop().run_in_executor(self._threads, self._engine.decode, clips)
-        return [(decode, len(clips) / self._engine.batch) for decode in decodes]
+        run = Run(len(clips) / self._engine.batch, (time.monotonic() - began) / len(clips))
+        return [(decode, run) for decode in decodes]
 
 
 def _samples(seconds: float) -> int:

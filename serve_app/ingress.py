@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from deployments.errors import WorkError
 from serve_app import deliveries
@@ -23,6 +24,7 @@ from serve_app.dialects.koldan import KOLDAN
 from serve_app.dialects.native import NATIVE, PROBLEMS
 from serve_app.dialects.openai import OPENAI
 from serve_app.dialects.shift import SHIFT
+from serve_app.dialects.speechischeap import SPEECH_IS_CHEAP
 from serve_app.dialects.transcripts import TRANSCRIPTS
 from serve_app.errors import EdgeError
 from serve_app.guard import Guard
@@ -34,7 +36,7 @@ from serve_app.trace import RequestIds
 
 log = logging.getLogger(__name__)
 
-DIALECTS = (NATIVE, OPENAI, SHIFT, BIFROST, TRANSCRIPTS, KOLDAN)
+DIALECTS = (NATIVE, OPENAI, SHIFT, BIFROST, TRANSCRIPTS, KOLDAN, SPEECH_IS_CHEAP)
 
 
 def create_api(
@@ -119,12 +121,22 @@ def _add_errors(api: FastAPI, dialects: Sequence[Dialect], outer: Callable[[], s
         code, message = known.get(error.status_code, ("malformed", str(error.detail)))
         return told(request, EdgeError(code, message))
 
+    @api.exception_handler(ClientDisconnect)
+    async def left(request: Request, _: ClientDisconnect) -> Response:
+        return told(request, EdgeError("malformed", "The body broke off."))  # nobody reads it, and no fault of ours
+
     for outage in OUTAGES:
 
         @api.exception_handler(outage)
         async def redis_away(request: Request, error: Exception) -> Response:
             log.warning("refused a request: %s", error)
             return told(request, EdgeError("unavailable", "The job store cannot be reached right now: try again."))
+
+    _add_internal(api, told, outer)
+
+
+def _add_internal(api: FastAPI, told: Callable[[Request, EdgeError], Response], outer: Callable[[], str] | None) -> None:
+    """What nobody thought of."""
 
     @api.exception_handler(Exception)
     async def internal(request: Request, error: Exception) -> Response:

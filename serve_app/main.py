@@ -142,6 +142,7 @@ class IngressReplica:
             hosts,
             settings.public_url,
             settings.stage_drive_uri,
+            self._devices,
         )
 
     def __serve_build_asgi_app__(self) -> FastAPI:

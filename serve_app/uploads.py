@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -30,6 +30,10 @@ class Form:
     filename: str | None = None
     size: int = 0
     sha256: str = ""
+
+
+Watch = Callable[[int, Form], None]
+"""Is told how many bytes of a body have come, and the form as it is then."""
 
 
 class FormReader:
@@ -137,9 +141,10 @@ async def receive(
     max_bytes: int,
     *,
     needed: bool = True,
+    watch: Watch = lambda _body, _form: None,
 ) -> Form:
     """Read a form; its file is stored under `key`, or nothing is when this raises, or when there is none and none is
-    `needed`."""
+    `needed`. `watch` is told as it comes, and may raise."""
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
         raise EdgeError("malformed", "The multipart body has no boundary.")
@@ -154,6 +159,7 @@ async def receive(
             if received > max_bytes + OVERHEAD_BYTES:
                 raise EdgeError("source_too_large", f"The body is larger than the {max_bytes} bytes allowed.")
             await asyncio.to_thread(reader.feed, chunk)
+            watch(received, reader.form)
         form = reader.finish()
         if form.filename is None:
             if needed:

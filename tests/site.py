@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -23,6 +24,7 @@ class Site:
     def __init__(self) -> None:
         self.replies = {"/song": answer(200, b"la la la")}
         self.asked: list[str] = []
+        self.agents: list[str] = []
         self.left = asyncio.Event()
         self.port = 0
 
@@ -30,8 +32,10 @@ class Site:
         return f"http://{host}:{self.port}{path}"
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        path = (await reader.readuntil(b"\r\n\r\n")).split()[1].decode()
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        path = head.split()[1]
         self.asked.append(path)
+        self.agents += re.findall(r"(?im)^user-agent: (.*?)\r$", head)
         with suppress(ConnectionError):
             if path == "/silent":
                 await reader.read()

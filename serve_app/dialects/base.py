@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
@@ -22,7 +22,8 @@ M = TypeVar("M", bound=BaseModel)
 @dataclass(frozen=True, slots=True)
 class Edge:
     """What routes work with: the core, deliveries, the storage that uploads go to, and the edge's limits. `public_url` is
-    how clients reach the service, where the request does not tell; `drive_uri` a template of where recordings lie."""
+    how clients reach the service, where the request does not tell; `drive_uri` a template of where recordings lie; `devices`
+    what models run on, as far as it is known."""
 
     jobs: Jobs
     outbox: Outbox
@@ -32,6 +33,7 @@ class Edge:
     allowed_hosts: tuple[str, ...]
     public_url: str = ""
     drive_uri: str = ""
+    devices: Mapping[str, str] = field(default_factory=dict)
 
     def at(self, request: Request) -> str:
         """The service's own URL as the client knows it, without a slash at its end."""

@@ -20,6 +20,7 @@ from serve_app.errors import EdgeError, not_found
 from serve_app.jobs.drafts import Draft, check_key
 from serve_app.jobs.events import Events
 from serve_app.jobs.models import Event, File, Job, JobSpec, Phase, Principal, file_folder, job_folder
+from serve_app.jobs.private import forget
 from serve_app.jobs.results import Artifact, Results
 from serve_app.jobs.store import Store
 from serve_app.jobs.terms import Listed, Verdict, Wanted
@@ -234,7 +235,9 @@ class Jobs:
         met = await self._store.cancel(job_id)
         if met in (Phase.COMPLETED, Phase.FAILED):
             raise EdgeError("conflict", f"The job has {met}: there is nothing to cancel.")
-        return await self.get(principal, job_id)
+        job = await self.get(principal, job_id)
+        await forget(self._store, self._artifacts, job)  # one that waited has had no runner to see to it
+        return job
 
     async def retry(self, principal: Principal, job_id: str) -> Job:
         """Queue a failed job again, from where it stopped. 409 when it has not failed, or has no attempts left."""

@@ -115,7 +115,8 @@ class JobSpec:
     is the model as it was named there, and `echo` what only that dialect knows of. `request_id` and `traceparent` are of
     the request that made it. `file` is the source's id where it lies apart from the job, for several; `record_ttl_s` is how
     long a job's record outlives its results, None for not at all. `channels` has each channel heard apart, `listening` an
-    MP3 made of what was heard; `summary` is the id of a prompt to summarise with."""
+    MP3 made of what was heard; `summary` is the id of a prompt to summarise with. Of one that is `private`
+    the URL is forgotten once it is fetched, and the audio once the job has ended."""
 
     model: str
     url: str | None = None
@@ -148,6 +149,7 @@ class JobSpec:
     asked_model: str = ""
     echo: dict[str, str] = field(default_factory=dict)
     user_agent: str | None = None
+    private: bool = False
     request_id: str | None = None
     traceparent: str | None = None
 
@@ -203,7 +205,8 @@ class Checkpoint:
 class Job:
     """A job as it is now. Times are Unix seconds; `model` is the one at work, which is a fallback where those before it
     failed; `transcript` is the token of the claim that wrote it, `setbacks` how many workers it has cost since it last got
-    on; `audio_channels` how many of its channels were kept apart."""
+    on; `audio_channels` how many of its channels were kept apart, `audio_declared_s` the length
+    that the source claims, before all of it is decoded."""
 
     id: str
     owner: str
@@ -235,6 +238,7 @@ class Job:
     queue_position: int | None = None
     file: File | None = None
     audio_channels: int | None = None
+    audio_declared_s: float | None = None
 
     @property
     def language(self) -> str | None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from batching.stitch import stitch
-from batching.types import SAMPLE_RATE, Window
+from batching.types import SAMPLE_RATE, Segment, Window
 from deployments.errors import Deadly, StageDied, StageLost
 from deployments.messages import (
     DecodeOptions,
@@ -173,9 +173,7 @@ class Pipeline:
             min_confidence=self._job.spec.min_confidence,
             window=window,
         )
-        segments = [replace(segment, channel=window.channel) for segment in segments]
-        if not self._job.spec.word_timestamps:
-            segments = [replace(segment, words=None) for segment in segments]
+        segments = [self._placed(segment, window, result, len(segments)) for segment in segments]
         if result.segments and result.language:
             line.vote.count(window.index, result.language, window.speech_s * result.certainty)
         line.end_s = segments[-1].end if segments else line.end_s
@@ -194,6 +192,17 @@ class Pipeline:
         if not await self._store.commit(self._claim, commit):
             raise LeaseLost
         self._segments += len(segments)
+
+    def _placed(self, segment: Segment, window: Window, result: WindowResult, beside: int) -> Segment:
+        """A segment with what is known of its window, which `beside` segments share."""
+        return replace(
+            segment,
+            channel=window.channel,
+            words=segment.words if self._job.spec.word_timestamps else None,
+            seek=round(window.start / SAMPLE_RATE, 3),
+            language_probability=result.certainty,
+            decode_s=round(result.decode_s / beside, 3),
+        )
 
     def _progress(self, window: Window) -> dict[str, float | int | None]:
         eta_s = None

@@ -62,8 +62,11 @@ class Results:
         was heard in, the transcript, an MP3 to listen to if one was asked for."""
         if job.spec.url is not None and job.started_at is None:
             return []  # nothing of it has been fetched yet
-        named = [(SOURCE, job.source, "application/octet-stream")]
-        if job.spec.listening or job.spec.file is not None:  # another job of the same file may have had it made
+        named = []
+        if not job.spec.private:
+            named.append((SOURCE, job.source, "application/octet-stream"))
+        if job.spec.file is not None or (job.spec.listening and not job.spec.private):
+            # Another job of the same file may have had it made.
             named.append((LISTENING, job.listening, "audio/mpeg"))
         if job.transcript is not None:
             named.append((TRANSCRIPT, transcript_key(job.id, job.transcript), "application/x-ndjson"))
@@ -76,7 +79,7 @@ class Results:
     @staticmethod
     def audio(job: Job) -> Artifact | None:
         """What was heard of a completed job."""
-        if job.transcript is None or job.audio_total_s is None:
+        if job.transcript is None or job.audio_total_s is None or job.spec.private:
             return None
         # All of it was decoded, or there were no transcript.
         size = WAV_HEADER_BYTES + round(job.audio_total_s * SAMPLE_RATE) * SAMPLE_BYTES * (job.audio_channels or 1)

@@ -25,6 +25,7 @@ from deployments.messages import FetchRequest
 from serve_app.jobs.connection import OUTAGES
 from serve_app.jobs.models import Claim, Job, JobError, Phase, transcript_key
 from serve_app.jobs.pipeline import LeaseLost, Pipeline, Stages
+from serve_app.jobs.private import forget, forget_url
 from serve_app.jobs.store import Store
 from serve_app.jobs.sweeper import Sweeper
 from serve_app.jobs.terms import Counts
@@ -175,6 +176,7 @@ class Runner:
         try:
             await asyncio.wait([running.work])
             await self._settle(running, running.work)
+            await forget(self._store, self._artifacts, await self._store.get(claim.job_id))
         except OUTAGES as outage:
             log.warning("job_id=%s left to its lease: %s", claim.job_id, outage)
         finally:
@@ -234,6 +236,8 @@ class Runner:
         if job is None:
             raise LeaseLost
         await self._ingest(job)
+        if job.spec.private and not await forget_url(self._store, job, claim):
+            raise LeaseLost
         if not await self._store.enter(claim, Phase.TRANSCODING):
             raise LeaseLost
         pipeline = Pipeline(

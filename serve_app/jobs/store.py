@@ -7,7 +7,7 @@ lie apart, `summaries` to be made by time, `wait:TENANT` queue by urgency and or
 `tenants` start tags of those with a queue, `weights`, `finish` and `clock` of the fair queueing, `running` jobs a tenant,
 `claimed` and `pace` of its queue, `leases` and `delayed` and `expiry` and `ended` ids by time, `webhooks` deliveries by
 time, `bucket:TENANT` and `used:TENANT` of its limits, `shared:WORKER` that a lost worker had several jobs, `once:HASH`
-idempotency keys, `metrics` figures that only grow, `seq` and `token` counters.
+idempotency keys, `private` ids to be forgotten, `metrics` figures that only grow, `seq` and `token` counters.
 Channels: `work` (a job waits), `wake` (a stream grew), `cancel` (a running job is to stop).
 """
 
@@ -236,6 +236,10 @@ class Store:
         pairs = [item for pair in facts.items() for item in pair]
         return bool(await self._run("phase", claim.job_id, claim.token, phase or "", *pairs))
 
+    async def respec(self, job_id: str, spec: JobSpec, claim: Claim | None = None) -> bool:
+        """Replace what a job was made of, while the lease is held, or with no claim once the job has ended."""
+        return bool(await self._run("respec", job_id, claim.token if claim else "", SPEC.dump_json(spec)))
+
     async def commit(self, claim: Claim, commit: Commit) -> bool:
         """Append a window's segments; one that was committed before is passed over."""
         progress = commit.progress
@@ -289,6 +293,14 @@ class Store:
     async def expired(self, limit: int = 100) -> list[str]:
         """Ids of jobs whose results have outlived their time."""
         return await self._due("expiry", 0.0, limit)
+
+    async def to_forget(self, grace_s: float, limit: int = 100) -> list[str]:
+        """Ids of private jobs that ended `grace_s` ago and are not `forgotten` yet."""
+        return await self._due("private", grace_s, limit)
+
+    async def forgotten(self, job_id: str) -> None:
+        """Nothing is left of a private job that is to be forgotten."""
+        await answer(self._redis.zrem(self._key("private"), job_id))
 
     async def drop_old_streams(self, grace_s: float, limit: int = 100) -> int:
         """Drop event streams of jobs that ended `grace_s` ago: their transcript tells the same from then on."""

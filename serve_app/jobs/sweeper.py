@@ -11,12 +11,15 @@ from deployments.artifacts import Artifacts
 from serve_app.jobs.connection import OUTAGES
 from serve_app.jobs.jobs import purge, shred
 from serve_app.jobs.models import FILES, JOBS, Job
+from serve_app.jobs.private import forget
 from serve_app.jobs.store import Store
 
 log = logging.getLogger(__name__)
 
 ORPHANS_EVERY_S = 3600.0
 ORPHAN_S = 3600.0
+STRAGGLER_S = 30.0
+"""What is removed when a private job ends is removed once more after this: a worker may have been writing still."""
 """What nobody has written to for so long is no upload under way."""
 
 
@@ -46,6 +49,9 @@ class Sweeper:
         if taken := await self._store.reap():
             log.warning("%d jobs taken back from workers that went silent", taken)
         await self._store.drop_old_streams(self._stream_grace_s)
+        for job_id in await self._store.to_forget(STRAGGLER_S):
+            await forget(self._store, self._artifacts, await self._store.get(job_id))
+            await self._store.forgotten(job_id)
         expired = await self._store.expired()
         for job_id, job in zip(expired, await self._store.get_many(expired), strict=True):
             await self._expire(job_id, job)

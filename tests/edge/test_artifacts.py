@@ -128,6 +128,14 @@ def test_a_deleted_folder_is_gone_and_no_other(artifacts: Artifacts) -> None:
     assert artifacts.keys("jobs") == ["jobs/j10/source"]
 
 
+def test_a_deleted_artifact_is_gone_and_no_other(artifacts: Artifacts) -> None:
+    for key in (KEY, "jobs/j1/source.2"):
+        artifacts.put(key, b"x")
+    artifacts.delete(KEY)
+    artifacts.delete(KEY)
+    assert artifacts.keys("jobs") == ["jobs/j1/source.2"]
+
+
 @pytest.mark.parametrize("key", ["", "..", "../x", "jobs/../../x", "jobs/..", "/etc/passwd", "/"])
 def test_a_key_that_leads_outside_is_refused(artifacts: Artifacts, key: str, tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"not ours")

@@ -164,6 +164,25 @@ async def test_a_client_that_hangs_up_leaves_nothing(artifacts: Artifacts) -> No
     assert artifacts.keys("jobs") == []
 
 
+async def test_who_watches_is_told_of_each_piece_and_may_refuse(artifacts: Artifacts) -> None:
+    pieces = [field("model", b"base"), file(b"x" * 100), END]
+    kind, seen = f"multipart/form-data; boundary={BOUNDARY}", []
+
+    def watch(received: int, form: Form) -> None:
+        seen.append((received, form.size, dict(form.fields)))
+        if len(seen) == 5:
+            raise EdgeError("malformed", "no more")
+
+    await receive(body(*pieces), kind, artifacts, KEY, "file", 1000, watch=watch)
+    assert [received for received, _, _ in seen] == [len(b"".join(pieces[: n + 1])) for n in range(3)]
+    assert [size for _, size, _ in seen] == [0, 100, 100]
+    assert seen[1][2] == {"model": ["base"]}
+    artifacts.delete("jobs")
+    with pytest.raises(EdgeError, match="no more"):
+        await receive(body(*pieces), kind, artifacts, KEY, "file", 1000, watch=watch)
+    assert artifacts.keys("jobs") == []
+
+
 async def test_a_long_file_is_never_in_memory_whole(artifacts: Artifacts) -> None:
     async def long() -> AsyncIterator[bytes]:
         yield file(b"")[:-2]

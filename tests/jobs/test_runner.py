@@ -10,7 +10,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from batching.types import SAMPLE_RATE
+from batching.types import SAMPLE_RATE, Window
 from deployments.artifacts import Artifacts
 from deployments.errors import Deadly, EngineFailed, StageAway, StageDied, StageLost
 from deployments.messages import Planned, TranscodeRequest, TranscribeRequest
@@ -45,6 +45,17 @@ async def test_the_same_recording_gives_the_same_segments_as_often_as_it_is_sent
         await house.ended(job_id)
     transcripts = [await house.jobs.transcript(ME, job_id) for job_id in jobs]
     assert all(t == transcripts[0] for t in transcripts)
+
+
+async def test_segments_know_their_window_and_what_it_cost(house: House, sample: Path) -> None:
+    planned: list[Window] = []
+    house.stages.trouble = lambda request: planned.append(request.window)
+    await house.ended(job_id := await house.submit(sample, MANY_WINDOWS))
+    segments = (await house.jobs.transcript(ME, job_id)).segments
+    assert {s.seek for s in segments} <= {round(window.start / SAMPLE_RATE, 3) for window in planned}
+    assert all(s.seek is not None and s.seek <= s.start for s in segments)
+    assert {s.language_probability for s in segments} == {1.0}
+    assert all(s.decode_s is not None and s.decode_s >= 0 for s in segments)
 
 
 async def test_words_have_their_times_when_asked_for(house: House, sample: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from uuid import uuid4
 
 import orjson
@@ -49,6 +50,35 @@ async def test_a_job_comes_back_as_it_was_submitted(store: Store) -> None:
     assert job
     assert job.spec == spec
     assert (job.phase, job.attempts, job.started_at, job.queue_position) == (Phase.QUEUED, 0, None, 0)
+
+
+async def test_what_a_job_was_made_of_is_replaced_by_who_holds_it_or_at_its_end(store: Store) -> None:
+    job_id = await submitted(store, spec=JobSpec("base", url="http://a/b"))
+    assert not await store.respec(job_id, SPEC)
+    claim = await claimed(store)
+    assert not await store.respec(job_id, SPEC)
+    assert not await store.respec(job_id, SPEC, replace(claim, token=claim.token + 1))
+    assert await store.respec(job_id, JobSpec("base", url="http://c/d"), claim)
+    assert (await store.get(job_id)).spec.url == "http://c/d"  # type: ignore[union-attr]
+    await store.finish(claim, Phase.COMPLETED)
+    assert not await store.respec(job_id, SPEC, claim)
+    assert await store.respec(job_id, SPEC)
+    assert (await store.get(job_id)).spec == SPEC  # type: ignore[union-attr]
+    assert not await store.respec("nothing", SPEC)
+
+
+async def test_private_jobs_that_have_ended_are_known_until_they_are_forgotten(store: Store) -> None:
+    told = JobSpec("base", metadata={"a": '"private":true'})
+    for spec in (JobSpec("base", private=True), told):
+        await submitted(store, spec=spec)
+    claims = [await claimed(store), await claimed(store)]
+    assert await store.to_forget(0.0) == []
+    for claim in claims:
+        await store.finish(claim, Phase.COMPLETED)
+    assert await store.to_forget(0.0) == [claims[0].job_id]
+    assert await store.to_forget(60.0) == []
+    await store.forgotten(claims[0].job_id)
+    assert await store.to_forget(0.0) == []
 
 
 async def test_what_is_not_there_is_none(store: Store) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Iterator
@@ -12,16 +13,19 @@ from threading import Thread
 from typing import Any
 
 import httpx
+import httpx_sse
 import pytest
 
 from tests.service.murmur import Up
 from tests.support import SAMPLE, word_error_rate
+from tests.wire import END, fields, file, posting
 
 TEXT = SAMPLE.with_suffix(".txt").read_text(encoding="utf-8")
 LONGEST_S = 120
 SHIFT = "/api/v1/inference/transcriptions/jobs"
 BIFROST = "/v1/async/audio/transcriptions"
 TRANSCRIPTS = "/v1/transcripts"
+SPEECH_IS_CHEAP = "/v2/jobs/"
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -118,6 +122,54 @@ def test_a_vocabulary_changes_the_words(http: httpx.Client, audio: str) -> None:
         texts.append(told["text"])
         assert http.delete(f"{TRANSCRIPTS}/{made['id']}").status_code == 204
     assert ["neighbours" in text for text in texts] == [False, True]
+
+
+def test_speech_is_cheap(http: httpx.Client, audio: str) -> None:
+    asked = {"input_url": audio, "language": "", "webhook_url": "", "can_stream_output": True, "segment_duration": 15}
+    with httpx_sse.connect_sse(http, "POST", SPEECH_IS_CHEAP, json=asked) as source:
+        told = [event.json() for event in source.iter_sse()]
+    segments = [each for each in told if each["type"] == "segment"]
+    assert (told[0]["type"], told[-1]) == ("initial", {"type": "final"})
+    assert (told[0]["device"], told[0]["request"]) == ("cpu", asked)
+    assert word_error_rate(TEXT, " ".join(segment["text"] for segment in segments)) < 0.15
+    assert all(segment["processing_duration_in_s"] > 0 for segment in segments)
+    assert all(segment["language"].startswith("en (") and 0 < segment["confidence"] <= 1 for segment in segments)
+    assert [segment["id"] for segment in segments] == list(range(1, len(segments) + 1))
+
+
+async def test_speech_is_cheap_tells_of_an_upload_while_it_comes(cluster: Up, sample: Path) -> None:
+    """Through Serve's proxy: the answer begins before the body has ended."""
+    content, junk = sample.read_bytes(), bytes(4 << 20)
+    head = fields(can_stream_output="true", output_format="webvtt") + file()
+    length = len(head + content + junk + END)
+    async with posting(cluster.url + SPEECH_IS_CHEAP, length) as wire, asyncio.timeout(LONGEST_S):
+        await wire.send(head, content, junk[: 1 << 20])
+        assert await wire.status() == 200
+        events = wire.lines()
+        while not (seen := await anext(events)).startswith('data: {"type":"upload"') or '"bytes_uploaded":0' in seen:
+            pass
+        for start in range(1 << 20, 4 << 20, 1 << 20):
+            await wire.send(junk[start : start + (1 << 20)])
+            assert "upload" in await anext(events)
+        await wire.send(END)
+        rest = [line async for line in events]
+    assert any(f'"bytes_uploaded":{len(content + junk)}}}' in line for line in rest)
+    cues = [line.removeprefix("data: ") for line in rest if not line.startswith(("data: {", ":"))]
+    assert cues[0] == "WEBVTT"
+    assert word_error_rate(TEXT, " ".join(line for line in cues[1:] if " --> " not in line and not line.isdecimal())) < 0.2
+
+
+async def test_an_upload_that_is_cut_off_leaves_nothing(cluster: Up) -> None:
+    jobs = cluster.data_dir / "artifacts/jobs"
+    before = set(jobs.iterdir())
+    async with posting(cluster.url + SPEECH_IS_CHEAP, 8 << 20) as wire, asyncio.timeout(LONGEST_S):
+        await wire.send(file(), bytes(1 << 20))
+        assert await wire.status() == 200
+        await anext(wire.events())
+        assert set(jobs.iterdir()) > before
+    async with asyncio.timeout(LONGEST_S):
+        while set(jobs.iterdir()) != before:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
 
 
 KOLDAN = "/api/v1/speech-services/transcriptions"

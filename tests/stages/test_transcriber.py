@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -96,6 +97,17 @@ async def queued() -> None:
 @pytest.fixture
 async def one_reader() -> None:
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+
+
+async def test_a_decode_takes_its_share_of_its_batchs_time(stored: Artifacts, one_reader: None) -> None:
+    def slow(clip: Clip) -> Decode:
+        time.sleep(0.1)
+        return said(" hello")
+
+    transcriber = Transcriber(stored, Scripted(slow))
+    windows = [window(start, start + 2.0, index) for index, start in enumerate((0.0, 4.0))]
+    results = await asyncio.gather(*(transcriber.transcribe(asked(each)) for each in windows))
+    assert all(0.09 < result.decode_s < 0.19 for result in results)
 
 
 async def test_a_window_hears_its_own_audio_and_answers_on_the_sources_clock(stored: Artifacts) -> None:

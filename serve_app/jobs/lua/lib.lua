@@ -220,6 +220,8 @@ local function finish(id, phase, code, message)
   local kept = redis.call('HMGET', job_key(id), 'ttl_ms', 'erasing')
   redis.call('ZADD', key('expiry'), kept[2] and t or t + tonumber(kept[1]), id)
   redis.call('ZADD', key('ended'), t, id)
+  -- `private` stands in the spec as it is written there: no string of a user's can hold its quotes bare.
+  if string.find(redis.call('HGET', job_key(id), 'spec'), '"private":true', 1, true) then redis.call('ZADD', key('private'), t, id) end
 end
 
 -- A worker was lost with the job: `what` counts such losses. One that costs too many without getting on is failed: it is

@@ -1,0 +1,552 @@
+"""Speech is Cheap: its document's parameters, statuses, streams and webhooks. Uploads and private jobs have files of their
+own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import re
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import httpx_sse
+import pytest
+
+from deployments.messages import TranscribeRequest, WindowResult
+from serve_app.auth import ANONYMOUS
+from serve_app.dialects.speechischeap import PREFIX, SPEECH_IS_CHEAP, JobBody, render
+from serve_app.errors import EdgeError
+from serve_app.jobs.connection import connect
+from serve_app.jobs.models import Job, Phase
+from serve_app.keys import Keys
+from serve_app.valkey import Valkey
+from tests.dialects.contract import Contract, Spoken
+from tests.service.conftest import Served
+from tests.site import Site
+
+MISSING = 'Missing required "{}" parameter'
+
+
+async def by_url(http: httpx.AsyncClient, url: str, **options: Any) -> httpx.Response:
+    return await http.post(f"{PREFIX}/", json={"input_url": url, **options})
+
+
+def code(answer: httpx.Response) -> str:
+    """This API has sentences and statuses, and no codes."""
+    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+    assert answer.text
+    return {401: "unauthenticated", 403: "forbidden", 404: "not_found"}.get(answer.status_code, "refused")
+
+
+def read(body: Any) -> tuple[str, str, str | None]:
+    assert set(body) == {"id", "output", "status"}
+    JobBody.model_validate(body)
+    return body["id"], body["status"], " ".join(segment["text"] for segment in body["output"].get("segments", ())) or None
+
+
+class TestSpeechIsCheap(Contract):
+    spoken = Spoken(
+        name="speechischeap",
+        job=f"{PREFIX}/{{id}}",
+        read=read,
+        code=code,
+        running=("PENDING",),
+        completed="COMPLETED",
+        failed="FAILED",
+        by_url=by_url,
+        cancel=("DELETE", f"{PREFIX}/{{id}}"),
+        codes=dict.fromkeys(
+            ("invalid_request", "model_unavailable", "language_unsupported", "source_forbidden", "malformed"), "refused"
+        ),
+    )
+
+
+async def over(served: Served, job_id: str) -> None:
+    """Wait for the end of a job of who asks without a key."""
+    async for _ in await served.house.jobs.follow(ANONYMOUS, job_id, "0"):
+        pass
+
+
+async def ended(served: Served, job_id: str) -> Any:
+    await over(served, job_id)
+    told = await served.http.get(f"{PREFIX}/{job_id}")
+    assert told.status_code == 200
+    return told.json()
+
+
+async def made(served: Served, site: Site, path: str = "/talk.flac", **options: Any) -> str:
+    answer = await by_url(served.http, site.url(path), **options)
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["id"])
+
+
+async def kept(served: Served, job_id: str) -> Job:
+    job = await served.house.store.get(job_id)
+    assert job
+    return job
+
+
+async def stream(served: Served, site: Site, path: str = "/talk.flac", **options: Any) -> list[httpx_sse.ServerSentEvent]:
+    body = {"input_url": site.url(path), "can_stream_output": True, **options}
+    async with httpx_sse.aconnect_sse(served.http, "POST", PREFIX, json=body) as source:
+        assert source.response.status_code == 200
+        return [event async for event in source.aiter_sse()]
+
+
+async def story(served: Served, site: Site, path: str = "/talk.flac", **options: Any) -> list[Any]:
+    return [event.json() for event in await stream(served, site, path, **options)]
+
+
+async def last(served: Served) -> Job:
+    jobs, _ = await served.house.jobs.page(ANONYMOUS, limit=1, cursor=None)
+    return jobs[0]
+
+
+# The job.
+
+
+async def test_the_job_object(served: Served, site: Site) -> None:
+    served.house.stages.gate = asyncio.Semaphore(0)
+    answer = await by_url(served.http, site.url("/talk.flac"))
+    job_id = answer.json()["id"]
+    assert re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}-sic", job_id)
+    pending = {"id": job_id, "output": {}, "status": "PENDING"}
+    assert (answer.status_code, answer.json()) == (202, pending)
+    await until(served, job_id, Phase.TRANSCRIBING)
+    assert (await served.http.get(f"{PREFIX}/{job_id}")).json() == pending
+    for _ in range(20):
+        served.house.stages.gate.release()
+    told = await ended(served, job_id)
+    assert told["status"] == "COMPLETED"
+    assert set(told["output"]) == {"segments"}
+    segments = told["output"]["segments"]
+    assert [s["id"] for s in segments] == list(range(1, len(segments) + 1))
+    assert {s["language"] for s in segments} == {"en (100.00%)"}
+    for segment in segments:
+        assert segment["seek"] <= segment["start"] + 0.001 < segment["end"]
+        assert 0 <= segment["confidence"] <= 1
+        assert segment["processing_duration_in_s"] >= 0
+        assert segment["words"] is None
+        assert set(segment) == {
+            *("confidence", "end", "id", "language", "processing_duration_in_s", "seek", "start", "text", "words")
+        }
+
+
+async def until(served: Served, job_id: str, phase: Phase) -> None:
+    async with asyncio.timeout(20):
+        while (await kept(served, job_id)).phase is not phase:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+async def test_a_failure_is_a_sentence(served: Served, site: Site) -> None:
+    told = await ended(served, job_id := await made(served, site, "/noise.mp3"))
+    assert told["status"] == "FAILED"
+    assert told["output"] == {"error": (await kept(served, job_id)).error.message}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("end", ["", "/"])
+async def test_every_path_may_end_in_a_slash(served: Served, site: Site, end: str) -> None:
+    served.house.stages.gate = asyncio.Semaphore(0)
+    answer = await served.http.post(f"{PREFIX}{end}", json={"input_url": site.url("/talk.flac")})
+    assert answer.status_code == 202
+    at = f"{PREFIX}/{answer.json()['id']}{end}"
+    assert (await served.http.get(at)).json()["status"] == "PENDING"
+    assert (await served.http.get(f"{PREFIX}/auth{end}")).text == "OK"
+    cancelled = await served.http.delete(at)
+    assert (cancelled.status_code, cancelled.text) == (200, "OK")
+    assert cancelled.headers["content-type"].startswith("text/plain")
+
+
+async def test_a_key_can_be_tried(served: Served, valkey: Valkey) -> None:
+    keys = Keys(redis := connect(valkey.url))
+    good = await keys.create("me", "t", ["speech:files:read"])
+    for key, status in ((good, 200), ("wrong", 401)):
+        answer = await served.http.get(f"{PREFIX}/auth", headers={"Authorization": f"Bearer {key}"})
+        assert answer.status_code == status
+        assert answer.headers["content-type"].startswith("text/plain")
+    await redis.aclose()
+
+
+# Its parameters, row by row.
+
+
+async def test_input_url_is_required(served: Served) -> None:
+    for body in ({}, {"input_url": ""}, {"language": "en"}):
+        answer = await served.http.post(PREFIX, json=body)
+        assert (answer.status_code, answer.text) == (400, MISSING.format("input_url"))
+        assert answer.headers["content-type"].startswith("text/plain")
+
+
+@pytest.mark.parametrize("option", ["can_label_audio", "can_parse_speakers"])
+async def test_what_is_not_installed_is_refused_by_its_name(served: Served, site: Site, option: str) -> None:
+    answer = await by_url(served.http, site.url("/talk.flac"), **dict.fromkeys((option,), True))
+    assert (answer.status_code, code(answer)) == (400, "refused")
+    assert f"The option {option} is refused" in answer.text
+    options: dict[str, Any] = {option: False}
+    await made(served, site, **options)
+
+
+async def test_can_parse_words(served: Served, site: Site) -> None:
+    told = await ended(served, await made(served, site, can_parse_words=True))
+    for segment in told["output"]["segments"]:
+        assert " ".join(word["text"] for word in segment["words"]) == segment["text"]
+        assert all(set(word) == {"start", "end", "text"} for word in segment["words"])
+        assert all(word["start"] < word["end"] for word in segment["words"])
+
+
+async def test_language(served: Served, site: Site) -> None:
+    told = await ended(served, await made(served, site, language="de"))
+    assert {s["language"] for s in told["output"]["segments"]} == {"de (100.00%)"}
+    assert (await by_url(served.http, site.url("/talk.flac"), language="xx")).status_code == 400
+
+
+async def test_minimum_confidence(served: Served, site: Site) -> None:
+    plain = served.house.stages.transcribe
+
+    async def doubtful(model: str, request: TranscribeRequest) -> WindowResult:
+        result = await plain(model, request)
+        told = tuple(replace(s, confidence=(0.4, 0.6)[n % 2]) for n, s in enumerate(result.segments))
+        return replace(result, segments=told, certainty=0.9995)
+
+    served.house.stages.transcribe = doubtful  # type: ignore[method-assign]
+    seen = {}
+    for asked in ({}, {"minimum_confidence": 0}, {"minimum_confidence": 0.6}, {"minimum_confidence": 0.7}):
+        segments = (await ended(served, await made(served, site, **asked)))["output"]["segments"]
+        seen[asked.get("minimum_confidence")] = {s["confidence"] for s in segments}
+        assert {s["language"] for s in segments} <= {"en (99.95%)"}
+    assert seen == {None: {0.6}, 0: {0.4, 0.6}, 0.6: {0.6}, 0.7: set()}
+
+
+@pytest.mark.parametrize(("asked", "form"), [("srt", "srt"), ("vtt", "vtt"), ("webvtt", "vtt"), ("", None)])
+async def test_output_format(served: Served, site: Site, asked: str, form: str | None) -> None:
+    told = await ended(served, job_id := await made(served, site, output_format=asked))
+    assert set(told["output"]) == ({"segments", form} if form else {"segments"})
+    stored = (await served.house.jobs.results.transcript(await kept(served, job_id))).segments
+    assert [s["text"] for s in told["output"]["segments"]] == [s.text for s in stored]
+    if form:
+        cues = {"srt": srt, "vtt": vtt}[form](told["output"][form])
+        assert [text for _, _, text in cues] == [s.text for s in stored]
+
+
+async def test_segment_duration(served: Served, site: Site) -> None:
+    await ended(served, await made(served, site))
+    few = len(served.house.stages.decoded)
+    await ended(served, await made(served, site, segment_duration=6))
+    assert len(served.house.stages.decoded) - few > 2 * few
+
+
+async def test_user_agent(served: Served, site: Site) -> None:
+    for asked in ({"user_agent": "Mozilla/5.0 (test)"}, {"user_agent": ""}):
+        await ended(served, await made(served, site, **asked))
+    assert site.agents == ["Mozilla/5.0 (test)", "murmuration"]
+
+
+@pytest.mark.parametrize(
+    ("options", "field", "value"),
+    [
+        ({"webhook_url": "https://example.com/x"}, "webhook", "https://example.com/x"),
+        ({"webhook_url": ""}, "webhook", None),
+        ({"hotwords": "Murmuration"}, "hotwords", "Murmuration"),
+        ({"prompt": "A talk."}, "prompt", "A talk."),
+        ({"language": ""}, "language", None),
+        ({"can_parse_words": ""}, "word_timestamps", False),
+        ({"minimum_confidence": ""}, "min_confidence", 0.5),
+        ({"segment_duration": ""}, "segment_duration", None),
+        ({"is_private": ""}, "private", False),
+        ({}, "model", "fake"),
+    ],
+)
+async def test_options_reach_the_core(served: Served, site: Site, options: Any, field: str, value: Any) -> None:
+    assert getattr((await kept(served, await made(served, site, **options))).spec, field) == value
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"minimum_confidence": 1.1}, "minimum_confidence"),
+        ({"minimum_confidence": -0.1}, "minimum_confidence"),
+        ({"segment_duration": 5.9}, "segment_duration"),
+        ({"segment_duration": 30.1}, "segment_duration"),
+        ({"output_format": "pdf"}, "output_format"),
+        ({"can_parse_words": "perhaps"}, "can_parse_words"),
+        ({"user_agent": "a\r\nX-Evil: b"}, "user_agent"),
+        ({"webhook_url": "http://example.com"}, "webhook"),
+        ({"webhook_url": "ftp://example.com"}, "URL"),
+        ({"model": "fake"}, "model"),
+        ({"input_file": "x"}, "input_file"),
+    ],
+)
+async def test_what_is_wrong_is_named(served: Served, site: Site, options: Any, named: str) -> None:
+    answer = await by_url(served.http, site.url("/talk.flac"), **options)
+    assert (answer.status_code, code(answer)) == (400, "refused")
+    assert named in answer.text
+
+
+# Statuses.
+
+
+async def test_who_may_not_is_told_so_in_plain_text(served: Served, valkey: Valkey, site: Site) -> None:
+    keys = Keys(redis := connect(valkey.url))
+    reader = await keys.create("r", "t", ["speech:transcriptions:read"])
+    for key, status in (("wrong", 401), (reader, 403)):
+        for sent in ({"json": {"input_url": site.url("/talk.flac")}}, {"files": {"input_file": bytes(1 << 20)}}):
+            answer = await served.http.post(PREFIX, headers={"Authorization": f"Bearer {key}"}, **sent)
+            assert answer.status_code == status
+            assert answer.headers["content-type"].startswith("text/plain")
+            assert ("www-authenticate" in answer.headers) == (status == 401)
+    await redis.aclose()
+
+
+async def test_a_full_queue_says_when_to_come_back(served: Served, site: Site) -> None:
+    served.house.stages.gate = asyncio.Semaphore(0)
+    for _ in range(60):
+        answer = await by_url(served.http, site.url("/talk.flac"))
+        if answer.status_code != 202:
+            break
+    assert answer.status_code == 429
+    assert answer.headers["content-type"].startswith("text/plain")
+    assert int(answer.headers["retry-after"]) >= 1
+
+
+@pytest.mark.parametrize(
+    ("problem", "status"),
+    [("malformed", 400), ("unsupported_media", 400), ("gone", 404), ("internal", 500), ("unavailable", 503)],
+)
+async def test_errors_are_sentences(problem: str, status: int) -> None:
+    answer = SPEECH_IS_CHEAP.error(EdgeError(problem, "It is so."))
+    assert (answer.status_code, answer.body) == (status, b"It is so.")
+    assert answer.media_type == "text/plain"
+
+
+# DELETE in each state.
+
+
+async def test_what_is_pending_is_cancelled_once(served: Served, site: Site) -> None:
+    served.house.stages.gate = asyncio.Semaphore(0)
+    running, *_, waiting = [await made(served, site) for _ in range(10)]
+    await until(served, running, Phase.TRANSCRIBING)
+    assert (await kept(served, waiting)).phase is Phase.QUEUED
+    for job_id in (running, waiting):
+        first, second = [await served.http.delete(f"{PREFIX}/{job_id}") for _ in range(2)]
+        assert (first.status_code, first.text) == (200, "OK")
+        assert (second.status_code, code(second)) == (404, "not_found")
+        assert await ended(served, job_id) == {"id": job_id, "output": {}, "status": "CANCELED"}
+        assert (await served.http.delete(f"{PREFIX}/{job_id}")).status_code == 404
+
+
+@pytest.mark.parametrize(("path", "status"), [("/talk.flac", "COMPLETED"), ("/noise.mp3", "FAILED")])
+async def test_what_has_ended_cannot_be_cancelled(served: Served, site: Site, path: str, status: str) -> None:
+    before = await ended(served, job_id := await made(served, site, path))
+    assert before["status"] == status
+    assert (await served.http.delete(f"{PREFIX}/{job_id}")).status_code == 404
+    assert await ended(served, job_id) == before
+
+
+async def test_what_is_not_there_cannot_be_cancelled(served: Served) -> None:
+    answer = await served.http.delete(f"{PREFIX}/00000000-1111-7222-b333-444444444444-sic")
+    assert (answer.status_code, code(answer)) == (404, "not_found")
+
+
+# Streams.
+
+
+async def test_a_stream_tells_the_stored_transcript(served: Served, site: Site) -> None:
+    options: dict[str, Any] = {"segment_duration": 6, "can_parse_words": True, "language": "", "webhook_url": ""}
+    told = await story(served, site, **options)
+    body = await ended(served, (await last(served)).id)
+    kinds = [each["type"] for each in told]
+    assert (kinds[0], kinds[-1]) == ("initial", "final")
+    assert (kinds.count("initial"), kinds.count("final")) == (1, 1)
+    assert told[-1] == {"type": "final"}
+    duration = (await last(served)).audio_total_s
+    assert told[0]["request"] == {"input_url": site.url("/talk.flac"), "can_stream_output": True, **options}
+    assert told[0]["duration"] == pytest.approx(duration, abs=0.1)
+    assert set(told[0]) == {"device", "duration", "request", "type"}
+    segments = [{k: v for k, v in each.items() if k != "type"} for each in told if each["type"] == "segment"]
+    assert segments == body["output"]["segments"]
+    progress = [each for each in told if each["type"] == "progress"]
+    assert {each["message"] for each in progress} == {"Processing..."}
+    assert [each["processed_segments"] for each in progress] == sorted(each["processed_segments"] for each in progress)
+    assert all(each["total_segments"] >= each["processed_segments"] for each in progress)
+    assert progress[0]["total_segments"] == math.ceil(duration / 6)  # type: ignore[operator]
+
+
+async def test_initial_comes_as_soon_as_a_duration_is_declared(served: Served, site: Site) -> None:
+    served.house.stages.gate = asyncio.Semaphore(0)
+    plain = served.house.stages.windows
+
+    async def slow(request: Any) -> Any:
+        job_id = request.source_key.split("/")[1]
+        await served.house.store._redis.hset(served.house.store._key(f"job:{job_id}"), "audio_declared_s", "57.5")
+        async for planned in plain(request):
+            if planned.finished:
+                await asyncio.Event().wait()
+            yield planned
+
+    served.house.stages.windows = slow  # type: ignore[method-assign]
+    body = {"input_url": site.url("/talk.flac"), "can_stream_output": True}
+    async with httpx_sse.aconnect_sse(served.http, "POST", PREFIX, json=body) as source, asyncio.timeout(20):
+        first = await anext(aiter(source.aiter_sse()))
+    assert (first.json()["type"], first.json()["duration"]) == ("initial", 57.5)
+
+
+async def test_a_stream_of_a_failure_says_so(served: Served, site: Site) -> None:
+    initial, error, final = await story(served, site, "/noise.mp3")
+    job = await last(served)
+    assert (initial["type"], initial["duration"]) == ("initial", 0)
+    assert job.error
+    assert error == {"type": "error", "message": job.error.message}
+    assert final == {"type": "final"}
+
+
+@pytest.mark.parametrize("output_format", ["", "srt"])
+async def test_a_stream_of_what_is_cancelled_says_so(served: Served, site: Site, output_format: str) -> None:
+    served.house.stages.gate = asyncio.Semaphore(0)
+    watching = asyncio.create_task(stream(served, site, output_format=output_format))
+    async with asyncio.timeout(20):
+        while not (await served.house.jobs.page(ANONYMOUS, limit=1, cursor=None))[0]:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    job = await last(served)
+    await until(served, job.id, Phase.TRANSCRIBING)
+    assert (await served.http.delete(f"{PREFIX}/{job.id}")).text == "OK"
+    events = await watching
+    if output_format:
+        assert [(e.event, e.json()) for e in events] == [("canceled", {"type": "canceled"})]
+    else:
+        assert [e.json()["type"] for e in events][-2:] == ["canceled", "final"]
+
+
+def stamp(text: str, mark: str) -> float:
+    found = re.fullmatch(rf"(\d\d):([0-5]\d):([0-5]\d)\{mark}(\d{{3}})", text)
+    assert found, text
+    hours, minutes, seconds, millis = map(int, found.groups())
+    return hours * 3600 + minutes * 60 + seconds + millis / 1000
+
+
+def cue(lines: list[str], number: int, mark: str) -> tuple[float, float, str]:
+    assert lines[0] == str(number)
+    start, end = lines[1].split(" --> ")
+    assert len(lines) == 3, lines
+    assert "-->" not in lines[2]
+    assert stamp(start, mark) <= stamp(end, mark)
+    return stamp(start, mark), stamp(end, mark), lines[2]
+
+
+def srt(text: str) -> list[tuple[float, float, str]]:
+    """A strict reader of SubRip: blocks apart by one empty line, numbered from 1."""
+    blocks = text.removesuffix("\n").split("\n\n") if text else []
+    return [cue(block.split("\n"), number, ",") for number, block in enumerate(blocks, 1)]
+
+
+def vtt(text: str) -> list[tuple[float, float, str]]:
+    """A strict reader of WebVTT, whose cues may have numbers."""
+    head, *blocks = text.removesuffix("\n").split("\n\n")
+    assert head == "WEBVTT"
+    named = [block.split("\n") for block in blocks]
+    return [cue(b if b[0].isdecimal() else [str(n), *b], n, ".") for n, b in enumerate(named, 1)]
+
+
+@pytest.mark.parametrize(("asked", "form"), [("srt", "srt"), ("vtt", "vtt"), ("webvtt", "vtt")])
+async def test_streams_of_subtitles_are_the_finished_file(served: Served, site: Site, asked: str, form: str) -> None:
+    events = await stream(served, site, output_format=asked, segment_duration=6)
+    assert {event.event for event in events} == {"message"}
+    reader = {"srt": srt, "vtt": vtt}[form]
+    streamed = reader("\n".join(event.data for event in events))
+    told = await ended(served, (await last(served)).id)
+    assert streamed == reader(told["output"][form])
+    assert len(streamed) == len(told["output"]["segments"]) > 10
+
+
+async def test_subtitles_come_line_by_line(served: Served, site: Site) -> None:
+    body = {"input_url": site.url("/talk.flac"), "can_stream_output": True, "output_format": "vtt"}
+    raw = (await served.http.post(PREFIX, json=body)).text
+    assert raw.startswith("data: WEBVTT\ndata: \n\ndata: 1\ndata: 00:00:")
+    assert all(line.startswith("data: ") for line in raw.splitlines() if line)
+
+
+async def test_a_stream_of_a_failure_of_subtitles_is_an_event_with_a_name(served: Served, site: Site) -> None:
+    (event,) = await stream(served, site, "/noise.mp3", output_format="srt")
+    assert (event.event, event.json()["type"]) == ("error", "error")
+
+
+async def test_a_stream_has_a_heartbeat_and_no_greatest_age(
+    served: Served, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve_app.dialects.speechischeap.PING_S", 0.1)
+    object.__setattr__(served.edge, "sse_max_age_s", 0.2)
+    served.house.stages.gate = asyncio.Semaphore(0)
+    lines: list[str] = []
+    body = {"input_url": site.url("/talk.flac"), "can_stream_output": True}
+    async with served.http.stream("POST", PREFIX, json=body) as answer, asyncio.timeout(20):
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        assert answer.headers["x-accel-buffering"] == "no"
+        async for line in answer.aiter_lines():
+            lines.append(line)
+            if sum(line.startswith(": ping") for line in lines) == 10:
+                for _ in range(20):
+                    served.house.stages.gate.release()
+    assert json.loads(lines[-2].removeprefix("data: ")) == {"type": "final"}
+
+
+async def test_a_reader_that_leaves_stops_nothing(served: Served, site: Site) -> None:
+    served.house.stages.gate = asyncio.Semaphore(1)
+    body = {"input_url": site.url("/talk.flac"), "can_stream_output": True, "segment_duration": 6}
+    async with httpx_sse.aconnect_sse(served.http, "POST", PREFIX, json=body) as source:
+        async for event in source.aiter_sse():
+            if event.json()["type"] == "segment":
+                break
+    for _ in range(20):
+        served.house.stages.gate.release()
+    assert (await ended(served, (await last(served)).id))["status"] == "COMPLETED"
+
+
+async def test_a_stream_of_what_is_removed_ends(served: Served, site: Site) -> None:
+    served.house.stages.gate = asyncio.Semaphore(0)
+    watching = asyncio.create_task(story(served, site))
+    async with asyncio.timeout(20):
+        while not (await served.house.jobs.page(ANONYMOUS, limit=1, cursor=None))[0]:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        await served.house.jobs.erase(ANONYMOUS, (await last(served)).id)
+        told = await watching
+    assert told[-1] == {"type": "final"}
+    assert told[-2]["type"] in ("canceled", "error")
+
+
+async def test_a_stream_asked_for_again_is_told_again(served: Served, site: Site) -> None:
+    served.http.headers["Idempotency-Key"] = "again"
+    first, second = [await story(served, site) for _ in range(2)]
+    assert [e for e in first if e["type"] == "segment"] == [e for e in second if e["type"] == "segment"]
+    assert len((await served.house.jobs.page(ANONYMOUS, limit=5, cursor=None))[0]) == 1
+
+
+# Webhooks.
+
+
+@pytest.mark.parametrize("form", ["", "srt", "vtt", "webvtt"])
+async def test_webhooks_tell_what_came_of_a_job(served: Served, site: Site, form: str) -> None:
+    told = await ended(served, job_id := await made(served, site, output_format=form))
+    payload = await render(await kept(served, job_id), served.house.jobs.results)
+    if not form:
+        assert payload.content_type == "application/json"
+        assert json.loads(payload.body) == told
+        return
+    assert payload.content_type == {"srt": "application/x-subrip"}.get(form, "text/vtt")
+    assert payload.body.decode() == told["output"][form[-3:]]
+
+
+@pytest.mark.parametrize("form", ["", "srt"])
+async def test_webhooks_of_failures_and_cancels_are_json(served: Served, site: Site, form: str) -> None:
+    failed = await made(served, site, "/noise.mp3", output_format=form)
+    await over(served, failed)
+    served.house.stages.gate = asyncio.Semaphore(0)
+    cancelled = await made(served, site, output_format=form)
+    await served.http.delete(f"{PREFIX}/{cancelled}")
+    for job_id, status in ((failed, "FAILED"), (cancelled, "CANCELED")):
+        told = await ended(served, job_id)
+        payload = await render(await kept(served, job_id), served.house.jobs.results)
+        assert payload.content_type == "application/json"
+        assert json.loads(payload.body) == told
+        assert told["status"] == status
+        assert set(told["output"]) == ({"error"} if status == "FAILED" else set())

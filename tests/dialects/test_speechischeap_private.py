@@ -1,0 +1,150 @@
+"""Private jobs: where the audio came from is forgotten once it was fetched, and the audio once the job has ended."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import httpx_sse
+import pytest
+
+from serve_app.auth import ANONYMOUS
+from serve_app.dialects.speechischeap import MASK, PREFIX
+from serve_app.jobs.models import Job, Phase
+from serve_app.jobs.sweeper import Sweeper
+from tests.service.conftest import Served
+from tests.site import Site, answer
+
+SECRET = "/secret-place.flac"
+
+
+@pytest.fixture
+def place(site: Site, sample: Path) -> Site:
+    """A site with a recording at an address that nobody is to know."""
+    site.replies[SECRET] = answer(200, sample.read_bytes())
+    return site
+
+
+async def private(served: Served, url: str, **options: Any) -> str:
+    body = {"input_url": url, "is_private": True, **options}
+    made = await served.http.post(PREFIX, json=body)
+    assert made.status_code == 202, made.text
+    return str(made.json()["id"])
+
+
+async def over(served: Served, job_id: str) -> Job:
+    """The job once it has ended, and what is to be forgotten is."""
+    async for _ in await served.house.jobs.follow(ANONYMOUS, job_id, "0"):
+        pass
+    async with asyncio.timeout(10):
+        while files(served) - {"transcript"} or (await kept(served, job_id)).spec.url:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    return await kept(served, job_id)
+
+
+def files(served: Served) -> set[str]:
+    """What lies in the artifacts, without the numbers of parts and claims."""
+    return {key.split("/")[2].split(".")[0] for key in served.house.artifacts.keys("jobs")}
+
+
+async def kept(served: Served, job_id: str) -> Job:
+    job = await served.house.store.get(job_id)
+    assert job
+    return job
+
+
+async def until(served: Served, job_id: str, phase: Phase) -> None:
+    async with asyncio.timeout(20):
+        while (await kept(served, job_id)).phase is not phase:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+async def everything(served: Served) -> str:
+    """All that Redis knows."""
+    redis, told = served.house.store._redis, ""
+    async for key in redis.scan_iter("*"):
+        kind = await redis.type(key)
+        if kind == b"hash":
+            told += str(await redis.hgetall(key))
+        elif kind == b"stream":
+            told += str(await redis.xrange(key))
+    return told
+
+
+async def test_a_private_job_keeps_its_text_alone(served: Served, place: Site) -> None:
+    served.house.stages.gate = asyncio.Semaphore(0)
+    job_id = await private(served, place.url(SECRET))
+    await until(served, job_id, Phase.TRANSCRIBING)
+    assert "source" in files(served)
+    assert "secret-place" not in await everything(served)
+    assert (await served.http.get(f"/v1/jobs/{job_id}")).json()["artifacts"] == []
+    for _ in range(20):
+        served.house.stages.gate.release()
+    job = await over(served, job_id)
+    assert (job.phase, job.spec.result_ttl_s) == (Phase.COMPLETED, 43_200)
+    assert files(served) == {"transcript"}
+    told = await served.http.get(f"/v1/jobs/{job_id}")
+    assert [file["name"] for file in told.json()["artifacts"]] == ["transcript.jsonl"]
+    assert "secret-place" not in told.text
+    for name in ("source", "audio.wav"):
+        assert (await served.http.get(f"/v1/jobs/{job_id}/artifacts/{name}")).status_code == 404
+    body = (await served.http.get(f"{PREFIX}/{job_id}")).json()
+    assert (body["status"], bool(body["output"]["segments"])) == ("COMPLETED", True)
+
+
+async def test_its_stream_masks_where_it_came_from(served: Served, place: Site) -> None:
+    body = {"input_url": place.url(SECRET), "is_private": True, "can_stream_output": True}
+    async with httpx_sse.aconnect_sse(served.http, "POST", PREFIX, json=body) as source:
+        told = [event async for event in source.aiter_sse()]
+    assert told[0].json()["request"] == body | {"input_url": MASK}
+    assert not any("secret-place" in event.data for event in told)
+
+
+async def test_what_failed_is_forgotten(served: Served, place: Site) -> None:
+    place.replies["/secret-noise"] = answer(200, b"this is no sound")
+    for path in ("/secret-noise", "/secret-missing"):
+        job = await over(served, await private(served, place.url(path)))
+        assert job.phase is Phase.FAILED
+        assert path.strip("/") not in await everything(served)
+    assert files(served) == set()
+
+
+async def test_what_was_cancelled_is_forgotten(served: Served, place: Site) -> None:
+    served.house.stages.gate = asyncio.Semaphore(0)
+    ids = [await private(served, place.url(SECRET)) for _ in range(10)]
+    await until(served, ids[0], Phase.TRANSCRIBING)
+    assert (await kept(served, ids[-1])).phase is Phase.QUEUED
+    assert (await served.http.delete(f"{PREFIX}/{ids[-1]}")).status_code == 200
+    assert (await kept(served, ids[-1])).spec.url is None
+    for job_id in ids[:-1]:
+        assert (await served.http.delete(f"{PREFIX}/{job_id}")).status_code == 200
+    for job_id in ids:
+        assert (await over(served, job_id)).phase is Phase.CANCELLED
+    assert "secret-place" not in await everything(served)
+
+
+async def test_an_upload_is_forgotten_too(served: Served, sample: Path) -> None:
+    form = {"is_private": "true"}
+    await served.http.post(PREFIX, files={"input_file": ("talk.flac", sample.read_bytes())}, data=form)
+    jobs, _ = await served.house.jobs.page(ANONYMOUS, limit=1, cursor=None)
+    assert (await over(served, jobs[0].id)).phase is Phase.COMPLETED
+    assert files(served) == {"transcript"}
+
+
+async def test_what_a_worker_wrote_late_is_swept(served: Served, place: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    job_id = await private(served, place.url(SECRET))
+    await over(served, job_id)
+    served.house.artifacts.put(f"jobs/{job_id}/pcm/00000", b"late")
+    monkeypatch.setattr("serve_app.jobs.sweeper.STRAGGLER_S", 0.0)
+    await Sweeper(served.house.store, served.house.artifacts, period_s=1.0, stream_grace_s=3600).sweep()
+    assert files(served) == {"transcript"}
+    assert await served.house.store.to_forget(0.0) == []
+
+
+async def test_what_is_not_private_is_kept(served: Served, place: Site) -> None:
+    made = await served.http.post(PREFIX, json={"input_url": place.url(SECRET)})
+    async for _ in await served.house.jobs.follow(ANONYMOUS, made.json()["id"], "0"):
+        pass
+    assert {"source", "pcm", "transcript"} <= files(served)
+    assert (await kept(served, made.json()["id"])).spec.url == place.url(SECRET)
