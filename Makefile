@@ -55,6 +55,7 @@ bench: setup
 	@$(BIN)/python -m benchmarks.readers
 	@$(BIN)/python -m benchmarks.submit
 	@$(BIN)/python -m benchmarks.poll
+	@$(BIN)/python -m benchmarks.listing
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

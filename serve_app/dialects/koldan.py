@@ -218,7 +218,7 @@ def from_job(job: Job) -> dict[str, Any]:
         "deletedAt": moment(job.deleted_at),
         "purgedAt": moment(job.purged_at),
         "purgeAt": moment(job.expires_at) if job.purged_at is None else None,
-        "file": _file(spec, job.file),
+        "file": _file(job, job.file),
         "transcription": orjson.loads(spec.echo["transcription"]),
         "diarization": orjson.loads(spec.echo["diarization"]),
         "errorCode": failure["code"] if failure else None,
@@ -235,10 +235,11 @@ def _failure(job: Job) -> dict[str, Any] | None:
     return {"code": code, "message": job.error.message, "timestamp": moment(job.completed_at)}
 
 
-def _file(spec: JobSpec, file: File | None) -> dict[str, Any]:
-    """A file; one whose record is gone too has only its id left."""
+def _file(job: Job, file: File | None) -> dict[str, Any]:
+    """A file; one whose record is gone too has only its id left. What there is to listen to is told once it is made."""
     if file is None:
-        return {"id": spec.file, "isDeleted": True}
+        return {"id": job.spec.file, "isDeleted": True}
+    heard = job.spec.listening and job.transcript is not None and file.deleted_at is None
     return {
         "id": file.id,
         "name": file.name,
@@ -249,6 +250,7 @@ def _file(spec: JobSpec, file: File | None) -> dict[str, Any]:
         "fileName": file.filename,
         "uri": file.url,
         "size": file.size,
+        "listeningAudioUrl": f"/v1/jobs/{job.id}/artifacts/listening.mp3" if heard else None,
         "isDeleted": file.deleted_at is not None,
         "creationDate": moment(file.made_at),
     }

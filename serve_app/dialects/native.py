@@ -45,6 +45,8 @@ class Options(BaseModel):
     hotwords: str | None = Field(None, max_length=2000, description="Words that are likely to be heard.")
     temperature: float = Field(0.0, ge=0.0, le=1.0, description="0 is deterministic.")
     word_timestamps: bool = Field(False, description="Give every word its times and confidence.")
+    channels: bool = Field(False, description="Hear each channel apart; segments tell which one they are of.")
+    listening: bool = Field(False, description="Make an MP3 to listen to as well.")
     diarize: bool = Field(False, description="Tell speakers apart.")
     redact: bool = Field(False, description="Take out personal data.")
     label_audio: bool = Field(False, description="Label what is heard besides speech.")

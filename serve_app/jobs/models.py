@@ -251,6 +251,11 @@ class Job:
         return source_key(self.id) if self.spec.file is None else file_key(self.spec.file)
 
     @property
+    def listening(self) -> str:
+        """Where an MP3 of its source lies, beside the source."""
+        return f"{self.source.rpartition('/')[0]}/listening.mp3"
+
+    @property
     def expires_at(self) -> float | None:
         """When its results go, in Unix seconds; None before its end."""
         return None if self.completed_at is None else self.completed_at + self.ttl_s
@@ -312,11 +317,6 @@ def source_key(job_id: str) -> str:
 def pcm_prefix(job_id: str) -> str:
     """Where its decoded audio lies."""
     return f"{JOBS}/{job_id}/pcm"
-
-
-def listening_key(job_id: str) -> str:
-    """Where the MP3 of it lies that is made to be listened to."""
-    return f"{JOBS}/{job_id}/listening.mp3"
 
 
 def transcript_key(job_id: str, token: int) -> str:

@@ -21,7 +21,7 @@ from deployments.messages import (
     TranscribeRequest,
     WindowResult,
 )
-from serve_app.jobs.models import Claim, Commit, Job, Phase, listening_key, pcm_prefix
+from serve_app.jobs.models import Claim, Commit, Job, Phase, pcm_prefix
 from serve_app.jobs.store import Store
 from serve_app.jobs.timelines import Timelines
 from serve_app.jobs.transcripts import dump_segment
@@ -225,7 +225,7 @@ class Pipeline:
             longest_s=self._job.spec.segment_duration or LONGEST_WINDOW_S,
             max_audio_s=self._max_audio_s,
             channels=self._job.spec.channels,
-            listening_key=listening_key(self._job.id) if self._job.spec.listening else None,
+            listening_key=self._job.listening if self._job.spec.listening else None,
         )
 
     async def _enter(self, phase: Phase | None, **facts: float) -> None:

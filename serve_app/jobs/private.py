@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 
 from deployments.artifacts import Artifacts
-from serve_app.jobs.models import Claim, Job, listening_key, pcm_prefix, source_key
+from serve_app.jobs.models import Claim, Job, pcm_prefix
 from serve_app.jobs.store import Store
 
 
@@ -20,5 +20,5 @@ async def forget(store: Store, artifacts: Artifacts, job: Job | None) -> None:
     if job is None or not job.spec.private or not job.phase.final:
         return
     await forget_url(store, job)
-    for key in (source_key(job.id), pcm_prefix(job.id), listening_key(job.id)):
+    for key in (job.source, pcm_prefix(job.id), job.listening):
         await asyncio.to_thread(artifacts.delete, key)

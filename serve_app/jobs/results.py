@@ -11,7 +11,7 @@ from batching.types import SAMPLE_RATE, Transcript
 from deployments.artifacts import Artifacts
 from deployments.pcm import SAMPLE_BYTES, WAV_HEADER_BYTES, wav_chunks
 from serve_app.errors import EdgeError, not_found
-from serve_app.jobs.models import Job, SummaryState, listening_key, pcm_prefix, summary_key, transcript_key
+from serve_app.jobs.models import Job, SummaryState, pcm_prefix, summary_key, transcript_key
 from serve_app.jobs.transcripts import read_transcript
 
 AUDIO, LISTENING, SOURCE, TRANSCRIPT = "audio.wav", "listening.mp3", "source", "transcript.jsonl"
@@ -62,9 +62,12 @@ class Results:
         was heard in, the transcript, an MP3 to listen to if one was asked for."""
         if job.spec.url is not None and job.started_at is None:
             return []  # nothing of it has been fetched yet
-        named = [] if job.spec.private else [(SOURCE, job.source, "application/octet-stream")]
-        if job.spec.listening and not job.spec.private:
-            named.append((LISTENING, listening_key(job.id), "audio/mpeg"))
+        named = []
+        if not job.spec.private:
+            named.append((SOURCE, job.source, "application/octet-stream"))
+        if job.spec.file is not None or (job.spec.listening and not job.spec.private):
+            # Another job of the same file may have had it made.
+            named.append((LISTENING, job.listening, "audio/mpeg"))
         if job.transcript is not None:
             named.append((TRANSCRIPT, transcript_key(job.id, job.transcript), "application/x-ndjson"))
         sizes = await asyncio.to_thread(lambda: [self._artifacts.size(key) for _, key, _ in named])

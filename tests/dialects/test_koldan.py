@@ -26,6 +26,7 @@ from tests.dialects.contract import Contract, Spoken
 from tests.house import ME
 from tests.service.conftest import Served
 from tests.site import Site, answer
+from tests.stages.sources import decode_at_once, side_by_side
 
 ASKED = {"model": "whisper-1", "language": {}}
 TRANSCRIPTION = json.dumps(ASKED)
@@ -316,6 +317,34 @@ async def test_a_text_is_written_as_asked_for(
     forms = [None] * 5 if options.get("capitalization") is False else ["Well", "hello", "Anna-Lena", "it's", "5.30"]
     assert [word["capitalization"] for word in words] == forms
     assert set(words[0]) == {"word", "start", "end", "confidence", "punctuation", "capitalization"}
+
+
+async def test_channels_are_heard_apart(http: httpx.AsyncClient, served: Served, sample: Path, ffmpeg: str) -> None:
+    pcm = decode_at_once(ffmpeg, sample)
+    half = len(pcm) // 4 * 2
+    mapping = [{"channel": 0, "label": "Agent"}]
+    diarization = json.dumps({"enabled": True, "mode": "CHANNEL", "channelMapping": mapping})
+    job = (await by_file(http, "call.wav", side_by_side(pcm[:half], pcm[half:]), diarization=diarization)).json()["job"]
+    done = await ended(served, job["id"])
+    assert done["status"] == "COMPLETED", done["errors"]
+    assert done["diarization"] == {"enabled": True, "mode": "CHANNEL", "channelMapping": mapping}
+    segments = done["result"]["segments"]
+    assert {(each["channel"], each["speaker"]) for each in segments} == {(0, "Agent"), (1, "SPEAKER_01")}
+    assert [each["start"] for each in segments] == sorted(each["start"] for each in segments)
+
+
+async def test_an_mp3_to_listen_to_is_made_unless_it_is_not_wanted(
+    http: httpx.AsyncClient, served: Served, sample: Path
+) -> None:
+    for wanted in (True, False):
+        job = (await by_file(http, "x", sample.read_bytes(), generateListeningAudio=str(wanted).lower())).json()["job"]
+        assert job["file"]["listeningAudioUrl"] is None
+        url = (await ended(served, job["id"]))["file"]["listeningAudioUrl"]
+        assert bool(url) == wanted
+        if url:
+            told = await http.get(url)
+            assert (told.status_code, told.headers["content-type"]) == (200, "audio/mpeg")
+            assert len(told.content) > 100_000
 
 
 # Lists.

@@ -18,7 +18,7 @@ from deployments.artifacts import Artifacts
 from deployments.errors import EngineFailed
 from deployments.messages import TranscribeRequest
 from serve_app.formats import FORMATS
-from serve_app.jobs.models import Commit, Event, EventKind, Job, JobSpec, Phase, listening_key
+from serve_app.jobs.models import Commit, Event, EventKind, Job, JobSpec, Phase
 from serve_app.jobs.runner import RunnerLimits
 from serve_app.jobs.store import Store
 from serve_app.jobs.timelines import Timelines
@@ -235,7 +235,7 @@ async def test_an_mp3_to_listen_to_is_among_the_files_as_long_as_the_job_is(hous
     _, plain = await heard(house, stereo)
     assert segments == plain
     file = await house.jobs.results.file(job, "listening.mp3")
-    assert (file.content_type, file.key) == ("audio/mpeg", listening_key(job.id))
+    assert (file.content_type, file.key) == ("audio/mpeg", job.listening)
     whole = b"".join(house.jobs.results.content(file, 0, file.size))
     assert len(whole) == file.size == pytest.approx(8000 * (job.audio_total_s or 0), abs=800)
     assert b"".join(house.jobs.results.content(file, 1000, 77)) == whole[1000:1077]
