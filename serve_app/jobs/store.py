@@ -1,13 +1,12 @@
 """The jobs in Redis: the only file that names a key. What must change together changes in one script (lua/*.lua).
 
-Keys, all under one hash tag: `job:ID` hash, `events:ID` stream, `index:TENANT/OWNER` ids by order of creation,
-`made:` and
-`ended:TENANT/OWNER/DIALECT:SHELF` the same of those made in a dialect, by time, `file:ID` and `file_jobs:ID` sources that
-lie apart, `summaries` to be made by time, `wait:TENANT` queue by urgency and order,
+Keys, all under one hash tag: `job:ID` hash, `events:ID` stream, `index:TENANT/OWNER` ids by order of creation, `made:` and
+`ended:TENANT/OWNER/DIALECT:SHELF` the same of those made in a dialect, by time, `wait:TENANT` queue by urgency and order,
 `tenants` start tags of those with a queue, `weights`, `finish` and `clock` of the fair queueing, `running` jobs a tenant,
-`claimed` and `pace` of its queue, `leases` and `delayed` and `expiry` and `ended` ids by time, `webhooks` deliveries by
-time, `bucket:TENANT` and `used:TENANT` of its limits, `shared:WORKER` that a lost worker had several jobs, `once:HASH`
-idempotency keys, `private` ids to be forgotten, `metrics` figures that only grow, `seq` and `token` counters.
+`claimed` and `pace` of its queue, `leases`, `delayed`, `expiry`, `ended`, `private` and `summaries` ids by the time at which
+something is to be done, `webhooks` deliveries by time, `file:ID` and `file_jobs:ID` sources that lie apart, `bucket:TENANT`
+and `used:TENANT` of its limits, `shared:WORKER` that a lost worker had several jobs, `once:HASH` idempotency keys, `metrics`
+figures that only grow, `seq`, `stamp` and `token` counters.
 Channels: `work` (a job waits), `wake` (a stream grew), `cancel` (a running job is to stop).
 """
 

@@ -18,9 +18,9 @@ log = logging.getLogger(__name__)
 
 ORPHANS_EVERY_S = 3600.0
 ORPHAN_S = 3600.0
+"""What nobody has written to for so long is no upload under way."""
 STRAGGLER_S = 30.0
 """What is removed when a private job ends is removed once more after this: a worker may have been writing still."""
-"""What nobody has written to for so long is no upload under way."""
 
 
 class Sweeper:

@@ -398,7 +398,7 @@ def test_three_days_are_tried() -> None:
         ("120", 120, 120),
         ("soon", 0, 0),
         ("-5", 0, 0),
-        (formatdate(time() + 9000, usegmt=True), 5000, 9001),
+        pytest.param(formatdate(time() + 9000, usegmt=True), 5000, 9001, id="a date to come"),
     ],
 )
 def test_retry_after_is_seconds_or_a_date(told: str | None, least: float, most: float) -> None:

@@ -34,7 +34,6 @@ local function emit(id, kind, data)
   return event
 end
 
-
 -- Figures that only grow, for all replicas and restarts: `name` counts, `name:sum` and `name:le:BOUND` make a histogram.
 local BOUNDS = { 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000, 300000 }
 
@@ -51,8 +50,8 @@ local function observe(name, ms)
   end
 end
 
--- Jobs lie on shelves, one for each owner, dialect, state and mark (STATE, STATE:deleted, STATE:purged), in order of their stamps: the time of their creation in
--- milliseconds, STAMPS times, and what tells apart those of one millisecond.
+-- Jobs lie on shelves, one for each owner, dialect, state and mark (STATE, STATE:deleted, STATE:purged), in order of their
+-- stamps: the time of their creation in milliseconds, STAMPS times, and what tells apart those of one millisecond.
 local STAMPS = 1024
 local SHELVES = { downloading = 'running', transcoding = 'running', transcribing = 'running' }
 
@@ -73,7 +72,8 @@ local function stamp_of(t, seq) return string.format('%.0f', t * STAMPS + seq % 
 
 -- Put a job on a shelf (nil: on none), and take it from where it was. What is made of a file stands there too.
 local function shelve(id, shelf)
-  local fields = redis.call('HMGET', job_key(id), 'tenant', 'owner', 'dialect', 'stamp', 'shelf', 'seq', 'completed_at', 'file', 'erasing')
+  local fields = redis.call('HMGET', job_key(id), 'tenant', 'owner', 'dialect', 'stamp', 'shelf', 'seq', 'completed_at',
+    'file', 'erasing')
   if fields[9] then shelf = nil end
   if not fields[4] or fields[5] == shelf then return end
   local owner = fields[1] .. '/' .. fields[2] .. '/' .. fields[3]
@@ -221,7 +221,8 @@ local function finish(id, phase, code, message)
   redis.call('ZADD', key('expiry'), kept[2] and t or t + tonumber(kept[1]), id)
   redis.call('ZADD', key('ended'), t, id)
   -- `private` stands in the spec as it is written there: no string of a user's can hold its quotes bare.
-  if string.find(redis.call('HGET', job_key(id), 'spec'), '"private":true', 1, true) then redis.call('ZADD', key('private'), t, id) end
+  local private = string.find(redis.call('HGET', job_key(id), 'spec'), '"private":true', 1, true)
+  if private then redis.call('ZADD', key('private'), t, id) end
 end
 
 -- A worker was lost with the job: `what` counts such losses. One that costs too many without getting on is failed: it is

@@ -48,7 +48,9 @@ local other_low, other_high, crossed = bounds(other)
 -- Bounds of both times: whichever leaves fewer is read whole, and the other looked up.
 if crossed then
   local from, from_low, from_high = order, low, high
-  if counted(other, other_low, other_high) < counted(order, low, high) then from, from_low, from_high = other, other_low, other_high end
+  if counted(other, other_low, other_high) < counted(order, low, high) then
+    from, from_low, from_high = other, other_low, other_high
+  end
   local found = {}
   for _, name in ipairs(names) do
     local mine, theirs = shelf_key(order, place, name), shelf_key(other, place, name)
@@ -64,9 +66,8 @@ if crossed then
   local from_place = offset
   if after ~= '' then
     local last = tonumber(after)
-    while found[from_place + 1] and ((down and found[from_place + 1][2] >= last) or (not down and found[from_place + 1][2] <= last)) do
-      from_place = from_place + 1
-    end
+    local function passed(each) return each and ((down and each[2] >= last) or (not down and each[2] <= last)) end
+    while passed(found[from_place + 1]) do from_place = from_place + 1 end
   end
   return page(#found, found, from_place)
 end
