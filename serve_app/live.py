@@ -191,7 +191,10 @@ async def follow(jobs: Jobs, who: Principal, job: Job, teller: Teller) -> AsyncG
                     yield each
                 if event.kind is EventKind.DONE:
                     return
-    except EdgeError:  # it is not there any more
+    except (EdgeError, FileNotFoundError):  # it is not there any more
         pass
+    except Exception as error:  # noqa: BLE001 - the answer has begun, and is where to say so
+        yield trouble(error)
+        return
     for each in teller.end(GONE):
         yield each

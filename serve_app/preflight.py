@@ -41,11 +41,12 @@ def check_host(host: str, *, keyed: bool, open_to_all: bool) -> None:
         )
 
 
-def check_port(host: str, port: int) -> None:
-    """Ray's proxy shares its port with whoever asks for sharing: so look, before it does, whether somebody has it."""
+def check_port(host: str, port: int, *, rested: bool = False) -> None:
+    """Ray's proxy shares its port with whoever asks for sharing: so look, before it does, whether somebody has it. `rested`
+    refuses one that was used a minute ago as well, as those do who bind without SO_REUSEADDR."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(not rested))
         try:
             probe.bind((host, port))
             probe.listen()
@@ -57,7 +58,7 @@ def free_port(wanted: int) -> int:
     """The first free port on loopback from `wanted` on."""
     for port in range(wanted, wanted + 50):
         try:
-            check_port("127.0.0.1", port)
+            check_port("127.0.0.1", port, rested=True)  # Ray's dashboard is one of those
         except StartError:
             continue
         return port

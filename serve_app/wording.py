@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 import unicodedata
 
-INSIDE = "'\u2019-"
-"""Marks that belong to a word when they stand within it."""
 TO_WHISPER = {"iw": "he", "in": "id", "ji": "yi", "jv": "jw", "nb": "no", "fil": "tl", "cmn": "zh", "arb": "ar"}
 """Tags of languages that Whisper knows by another code."""
 FROM_WHISPER = {"jw": "jv"}
@@ -36,13 +34,8 @@ def bare(word: str) -> tuple[str, str]:
 
 
 def unpunctuated(text: str) -> str:
-    """The text without its marks, but those within words."""
-    return " ".join(found for word in text.split() if (found := _without(word)))
-
-
-def _without(word: str) -> str:
-    inner, _ = bare(word)
-    return "".join(letter for letter in inner if letter in INSIDE or not _is_mark(letter))
+    """The text without its marks, but those within words and numbers."""
+    return " ".join(said for word in text.split() if (said := bare(word)[0]))
 
 
 def _is_mark(letter: str) -> bool:

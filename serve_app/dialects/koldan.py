@@ -14,7 +14,7 @@ from uuid import UUID
 import orjson
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
 from batching.types import Segment, Transcript, Word
@@ -26,7 +26,7 @@ from serve_app.jobs.results import Results
 from serve_app.jobs.terms import Order, Wanted
 from serve_app.jobs.webhooks import Payload
 from serve_app.trace import Traced
-from serve_app.uploads import read_json, receive
+from serve_app.uploads import Form, read_json, receive
 from serve_app.wording import bare, code_of, tag_of, unpunctuated
 
 PREFIX = "/api/v1/speech-services/transcriptions"
@@ -34,18 +34,25 @@ RECORD_TTL_S = 2_592_000
 """How long the record of a purged job is kept."""
 JSONS = ("metadata", "tags", "transcription", "diarization", "webhook", "summary")
 """Parts of the form that hold JSON."""
+DEEPEST = 32
+"""Levels of metadata: what is nested deeper may be written, but not read again."""
 RESERVED = ("host", "connection", "transfer-encoding", "content-length", "content-type", "upgrade", "te", "expect")
 HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")]
-HeaderValue = Annotated[str, Field(pattern=r"^[ -~]*$", max_length=1024)]
+HeaderValue = Annotated[str, Field(pattern=r"^([!-~]([ -~]*[!-~])?)?$", max_length=1024)]
 
 
 # Wire models.
 
 
 class Wire(BaseModel):
-    """Names in camelCase, and no others than those named."""
+    """Names in camelCase, and no others than those named; null is as good as nothing."""
 
     model_config = ConfigDict(extra="forbid", alias_generator=to_camel)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _given(cls, sent: Any) -> Any:
+        return {name: value for name, value in sent.items() if value is not None} if isinstance(sent, dict) else sent
 
 
 class LanguageOptions(Wire):
@@ -125,15 +132,36 @@ class UploadRequest(Wire):
     webhook: Webhook | None = None
     summary: SummaryOptions | None = None
 
-    @field_validator(*JSONS, mode="before")
+    @field_validator("metadata")
     @classmethod
-    def _parse(cls, value: object) -> object:
-        if isinstance(value, str):
-            try:
-                return orjson.loads(value)
-            except orjson.JSONDecodeError:
-                raise ValueError("must be valid JSON") from None
+    def _shallow(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if _depth(value) > DEEPEST:
+            raise ValueError(f"must not be nested more than {DEEPEST} deep")
         return value
+
+
+def parts_of(form: Form) -> dict[str, Any]:
+    """The parts of a form, those that are JSON taken apart. EdgeError names what is none."""
+    parts = flat(form.fields)
+    for name in JSONS:
+        if name in parts:
+            try:
+                parts[name] = orjson.loads(parts[name])
+            except orjson.JSONDecodeError:
+                raise EdgeError("invalid_request", f"{name} must be valid JSON.", ((name, "no JSON"),)) from None
+    return parts
+
+
+def _depth(value: object) -> int:
+    """How deep arrays and objects are nested, as far as it matters."""
+    depth, level = 0, [value]
+    while level and depth <= DEEPEST:
+        inside = [each for each in level if isinstance(each, dict | list)]
+        level = [x for each in inside for x in (each.values() if isinstance(each, dict) else each)]
+        depth += bool(inside)
+        if not inside:
+            break
+    return depth
 
 
 # To the core.
@@ -201,7 +229,7 @@ CODES = {
     "rate_limited": "QUOTA_EXCEEDED",
 }
 """The core's codes in Koldan's words; all others are an INTERNAL_ERROR."""
-ON_CHANNELS = {"UNSUPPORTED_FORMAT": "CHANNEL_DIARIZATION_FAILED", "DIARIZATION_FAILED": "CHANNEL_DIARIZATION_FAILED"}
+ON_CHANNELS = {"DIARIZATION_FAILED": "CHANNEL_DIARIZATION_FAILED"}
 
 
 def from_job(job: Job) -> dict[str, Any]:
@@ -325,6 +353,7 @@ def error(problem: EdgeError) -> Response:
 ERROR = {"description": "Why not.", "content": {"application/json": {"schema": {"required": ["status", "code", "message"]}}}}
 RESPONSES: dict[int | str, dict[str, Any]] = dict.fromkeys((400, 401, 403, 404, 405, 409, 410, 413, 422, 429), ERROR)
 FIELDS = {"creationDate": Order.MADE, "completionDate": Order.ENDED, "status": Order.STATE}
+LATEST = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
 READ_FILES, SUMMARIZE = "speech:files:read", "speech:summaries:write"
 Sort = Annotated[str, Query(pattern=r"^(creationDate|completionDate|status)(,(asc|desc))?$")]
 Moment = datetime | None
@@ -345,7 +374,7 @@ class Routes:
         async with self._jobs.draft(who, key, trace, apart=True) as draft:
             limit, artifacts = self._edge.max_upload_bytes, self._edge.artifacts
             form = await receive(request.stream(), kind, artifacts, draft.source, "file", limit, needed=False)
-            asked = validated(UploadRequest, flat(form.fields))
+            asked = validated(UploadRequest, parts_of(form))
             if (form.filename is None) == (asked.uri is None):
                 message = "Provide either file or uri, and not both."
                 raise EdgeError("malformed", message, (("file", "either"), ("uri", "or")))
@@ -393,8 +422,6 @@ class Routes:
             raise EdgeError("malformed", "Send application/json.")
         asked = validated(JobRequest, await read_json(request.stream()))
         file = await self._jobs.file(who, str(asked.file_id))
-        if file.deleted_at is not None:
-            raise EdgeError("file_unusable", "The file is deleted.", (("fileId", "deleted"),))
         if file.size is None:
             raise EdgeError("file_unusable", "The file has not been imported yet.", (("fileId", "not imported"),))
         async with self._jobs.draft(who, key, trace) as draft:
@@ -522,8 +549,10 @@ def _marks(is_deleted: bool, is_purged: bool | None) -> tuple[Mark, ...]:
 
 
 def _seconds(at: datetime | None) -> float | None:
-    """A time without a zone is one in UTC."""
-    return None if at is None else (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+    """A time without a zone is one in UTC; before and after all jobs one is as good as another."""
+    if at is None:
+        return None
+    return min(max((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp(), 0.0), LATEST)
 
 
 def routes(edge: Edge) -> APIRouter:

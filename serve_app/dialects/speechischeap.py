@@ -50,7 +50,7 @@ class Asked(BaseModel):
     minimum_confidence: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
     output_format: Literal["srt", "vtt", "webvtt"] | None = None
     segment_duration: Annotated[float | None, Field(ge=6.0, le=30.0)] = None
-    user_agent: Annotated[str | None, Field(pattern=r"^[ -~]+$", max_length=500)] = None
+    user_agent: Annotated[str | None, Field(pattern=r"^[!-~]([ -~]*[!-~])?$", max_length=500)] = None
     webhook_url: Annotated[str | None, Field(max_length=4096)] = None
     hotwords: Annotated[str | None, Field(max_length=2000)] = None
     prompt: Annotated[str | None, Field(max_length=2000)] = None

@@ -15,8 +15,9 @@ from uuid import uuid4
 from deployments.artifacts import Artifacts
 from serve_app.errors import EdgeError
 from serve_app.jobs.connection import OUTAGES
-from serve_app.jobs.models import File, JobSpec, Principal, file_folder, file_key, job_folder, source_key
-from serve_app.jobs.record import SPEC
+from serve_app.jobs.models import File, JobSpec, Principal
+from serve_app.jobs.places import file_folder, file_key, job_folder, source_key
+from serve_app.jobs.record import FILE, SPEC
 from serve_app.jobs.store import Store
 from serve_app.jobs.terms import Once, Receipt, Verdict
 from serve_app.trace import Trace
@@ -96,6 +97,8 @@ class Draft:
         alike = replace(spec, file=None) if file else spec
         # What a later version knows of more than this one is at its default, and changes no fingerprint.
         told = SPEC.dump_json(alike, exclude_defaults=True)
+        if file:
+            told += FILE.dump_json(replace(file, id=""), exclude_defaults=True)
         once = self._place and Once(self._place, hashlib.sha256(told + sha256.encode()).hexdigest())
         who = self._principal
         traced = replace(spec, request_id=self._trace.request_id or None, traceparent=self._trace.traceparent)

@@ -12,7 +12,8 @@ import orjson
 
 from deployments.artifacts import Artifacts
 from serve_app.jobs.connection import OUTAGES
-from serve_app.jobs.models import Event, EventKind, Job, transcript_key
+from serve_app.jobs.models import Event, EventKind, Job
+from serve_app.jobs.places import transcript_key
 from serve_app.jobs.store import Store
 from serve_app.jobs.tail import Tail
 from serve_app.jobs.transcripts import order, replay

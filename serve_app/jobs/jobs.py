@@ -19,7 +19,8 @@ from deployments.safe_http import Allowed
 from serve_app.errors import EdgeError, not_found
 from serve_app.jobs.drafts import Draft, check_key
 from serve_app.jobs.events import Events
-from serve_app.jobs.models import Event, File, Job, JobSpec, Phase, Principal, file_folder, job_folder
+from serve_app.jobs.models import Event, File, Job, JobSpec, Phase, Principal
+from serve_app.jobs.places import file_folder, job_folder
 from serve_app.jobs.private import forget
 from serve_app.jobs.results import Artifact, Results
 from serve_app.jobs.store import Store
@@ -245,6 +246,7 @@ class Jobs:
         await self._limits.minutes(principal)
         if not await self._store.retry(job_id):
             why = f"it has had its {job.attempts} attempts" if job.phase is Phase.FAILED else f"it is {job.phase}"
+            why = "it is private, and its recording is gone" if job.phase is Phase.FAILED and job.spec.private else why
             raise EdgeError("conflict", f"The job cannot be tried again: {why}.")
         return await self.get(principal, job_id)
 
@@ -294,7 +296,8 @@ class Jobs:
     async def set_webhook(self, principal: Principal, job_id: str, spec: JobSpec) -> Job:
         """Have the end of a job told as `spec` says. 409 where it has ended."""
         await self.get(principal, job_id)
-        self._check(spec)
+        if spec.webhook is not None:
+            self._check_webhook(spec.webhook)
         if not await self._store.set_webhook(job_id, spec):
             raise EdgeError("conflict", "The job has ended: its webhook cannot be changed any more.")
         return await self.get(principal, job_id)

@@ -21,7 +21,8 @@ from deployments.messages import (
     TranscribeRequest,
     WindowResult,
 )
-from serve_app.jobs.models import Claim, Commit, Job, Phase, pcm_prefix
+from serve_app.jobs.models import Claim, Commit, Job, Phase
+from serve_app.jobs.places import pcm_prefix
 from serve_app.jobs.store import Store
 from serve_app.jobs.timelines import Timelines
 from serve_app.jobs.transcripts import dump_segment
@@ -200,7 +201,7 @@ class Pipeline:
             channel=window.channel,
             words=segment.words if self._job.spec.word_timestamps else None,
             seek=round(window.start / SAMPLE_RATE, 3),
-            language_probability=result.certainty,
+            language_probability=round(result.certainty, 4),
             decode_s=round(result.decode_s / beside, 3),
         )
 

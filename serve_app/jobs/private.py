@@ -6,7 +6,8 @@ import asyncio
 from dataclasses import replace
 
 from deployments.artifacts import Artifacts
-from serve_app.jobs.models import Claim, Job, pcm_prefix
+from serve_app.jobs.models import Claim, Job
+from serve_app.jobs.places import pcm_prefix
 from serve_app.jobs.store import Store
 
 

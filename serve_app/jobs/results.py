@@ -11,7 +11,8 @@ from batching.types import SAMPLE_RATE, Transcript
 from deployments.artifacts import Artifacts
 from deployments.pcm import SAMPLE_BYTES, WAV_HEADER_BYTES, wav_chunks
 from serve_app.errors import EdgeError, not_found
-from serve_app.jobs.models import Job, SummaryState, pcm_prefix, summary_key, transcript_key
+from serve_app.jobs.models import Job, SummaryState
+from serve_app.jobs.places import pcm_prefix, summary_key, transcript_key
 from serve_app.jobs.transcripts import read_transcript
 
 AUDIO, LISTENING, SOURCE, TRANSCRIPT = "audio.wav", "listening.mp3", "source", "transcript.jsonl"

@@ -23,8 +23,9 @@ from deployments.errors import (
 )
 from deployments.messages import FetchRequest
 from serve_app.jobs.connection import OUTAGES
-from serve_app.jobs.models import Claim, Job, JobError, Phase, transcript_key
+from serve_app.jobs.models import Claim, Job, JobError, Phase
 from serve_app.jobs.pipeline import LeaseLost, Pipeline, Stages
+from serve_app.jobs.places import transcript_key
 from serve_app.jobs.private import forget, forget_url
 from serve_app.jobs.store import Store
 from serve_app.jobs.sweeper import Sweeper

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 import httpx
@@ -17,7 +16,8 @@ import orjson
 from deployments.artifacts import Artifacts
 from serve_app.errors import EdgeError
 from serve_app.jobs.connection import OUTAGES
-from serve_app.jobs.models import Job, SummaryState, summary_key
+from serve_app.jobs.models import Job, SummaryState
+from serve_app.jobs.places import summary_key
 from serve_app.jobs.results import Results
 from serve_app.jobs.store import Store
 
@@ -60,11 +60,15 @@ class Summaries:
         async with httpx.AsyncClient(timeout=ANSWER_S, headers=headers, trust_env=False) as http:
             try:
                 while True:
-                    with suppress(*OUTAGES):
+                    try:
                         for job_id in await self._store.due_summaries(AT_ONCE - len(making), HOLD_S):
                             task = asyncio.create_task(self._make(http, job_id))
                             making.add(task)
                             task.add_done_callback(making.discard)
+                    except OUTAGES as outage:
+                        log.warning("no summaries taken: %s", outage)
+                    except Exception:  # a loop that ends would leave all that follow unmade
+                        log.exception("no summaries taken")
                     await asyncio.sleep(IDLE_S)
             finally:
                 for task in making:
@@ -79,18 +83,23 @@ class Summaries:
                 return
             state, why, wait_s = SummaryState.COMPLETED, "", 0.0
             try:
-                text = await self._written(http, job, job.spec.summary)
+                async with asyncio.timeout(ANSWER_S):
+                    text = await self._written(http, job, job.spec.summary)
                 await asyncio.to_thread(self._artifacts.put, summary_key(job_id), text.encode())
-            except (SummaryFailed, EdgeError) as error:
+            except OUTAGES:
+                raise
+            except Exception as error:  # each counts as a try: one that does not would be made for ever
+                if not isinstance(error, SummaryFailed | EdgeError | TimeoutError):
+                    log.exception("job_id=%s has no summary", job_id)
                 again = job.summary_tries < len(self._retries_s)
-                state, why = SummaryState.PENDING if again else SummaryState.FAILED, str(error)
+                state = SummaryState.PENDING if again else SummaryState.FAILED
+                why = str(error) if isinstance(error, SummaryFailed | EdgeError) else "The service could not make it."
                 wait_s = self._retries_s[job.summary_tries] if again else 0.0
-            await self._store.note_summary(job_id, state, why, wait_s)
+            if not await self._store.note_summary(job_id, state, why, wait_s):  # purged meanwhile
+                await asyncio.to_thread(self._artifacts.delete, summary_key(job_id))
             log.info("job_id=%s summary %s %s", job_id, state, why)
         except OUTAGES as outage:
             log.warning("job_id=%s summary left to its hold: %s", job_id, outage)
-        except Exception:  # the hold brings it back; a loop must not end of it
-            log.exception("job_id=%s has no summary", job_id)
 
     async def _written(self, http: httpx.AsyncClient, job: Job, prompt_id: str) -> str:
         prompt = self._writer.prompts.get(prompt_id)

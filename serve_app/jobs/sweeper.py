@@ -8,9 +8,10 @@ import random
 import time
 
 from deployments.artifacts import Artifacts
+from serve_app.errors import EdgeError
 from serve_app.jobs.connection import OUTAGES
 from serve_app.jobs.jobs import purge, shred
-from serve_app.jobs.models import FILES, JOBS, Job
+from serve_app.jobs.places import FILES, JOBS
 from serve_app.jobs.private import forget
 from serve_app.jobs.store import Store
 
@@ -52,18 +53,27 @@ class Sweeper:
         for job_id in await self._store.to_forget(STRAGGLER_S):
             await forget(self._store, self._artifacts, await self._store.get(job_id))
             await self._store.forgotten(job_id)
-        expired = await self._store.expired()
-        for job_id, job in zip(expired, await self._store.get_many(expired), strict=True):
-            await self._expire(job_id, job)
+        for job_id in await self._store.expired():
+            await self._expire(job_id)
         if time.monotonic() >= self._orphans_at:
             self._orphans_at = time.monotonic() + ORPHANS_EVERY_S
             await self.sweep_orphans()
 
-    async def _expire(self, job_id: str, job: Job | None) -> None:
-        """A job whose time is up goes, or leaves its record for another while."""
-        if job and job.spec.record_ttl_s and job.purged_at is None and await shred(self._store, self._artifacts, job):
-            return
-        await purge(self._store, self._artifacts, job_id)
+    async def _expire(self, job_id: str) -> None:
+        """A job whose time is up goes, or leaves its record for another while. One that cannot be read keeps no other."""
+        try:
+            job = await self._store.get(job_id)
+            if job and job.spec.record_ttl_s and job.purged_at is None:
+                await shred(self._store, self._artifacts, job)  # unless another sweeper was first
+            else:
+                await purge(self._store, self._artifacts, job_id)
+        except OUTAGES:
+            raise
+        except EdgeError:  # it was tried again meanwhile
+            pass
+        except Exception:
+            log.exception("job_id=%s could not expire as it should, and goes", job_id)
+            await purge(self._store, self._artifacts, job_id)
 
     async def sweep_orphans(self, untouched_s: float = ORPHAN_S) -> int:
         """Remove what was stored for jobs and files that are not: their request died before there was one, or a worker that
@@ -83,7 +93,8 @@ class Sweeper:
         return swept
 
     async def _jobs(self, ids: list[str]) -> list[bool]:
-        return [job is not None for job in await self._store.get_many(ids)]
+        """Those whose results are kept; what a straggler has written of others is nobody's."""
+        return [job is not None and job.purged_at is None for job in await self._store.get_many(ids)]
 
     async def _files(self, ids: list[str]) -> list[bool]:
         return [file is not None and file.deleted_at is None for file in await self._store.files(ids)]

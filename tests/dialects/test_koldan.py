@@ -19,7 +19,8 @@ from serve_app.dialects.koldan import CODES, PREFIX, render
 from serve_app.errors import STATUS
 from serve_app.jobs.connection import connect
 from serve_app.jobs.models import SCOPES as EVERY_SCOPE
-from serve_app.jobs.models import SummaryState, summary_key
+from serve_app.jobs.models import SummaryState
+from serve_app.jobs.places import summary_key
 from serve_app.keys import Keys
 from serve_app.valkey import Valkey
 from tests.dialects.contract import Contract, Spoken
@@ -225,6 +226,8 @@ async def test_a_file_is_its_owners(http: httpx.AsyncClient, served: Served, val
         ({"name": ""}, "name"),
         ({"path": "meetings"}, "path"),
         ({"metadata": "[]"}, "metadata"),
+        ({"metadata": '{"a":' * 40 + "1" + "}" * 40}, "metadata"),
+        ({"metadata": '{"a":' * 300 + "1" + "}" * 300}, "metadata"),
         ({"tags": "{}"}, "tags"),
         ({"diarization": "{}"}, "diarization"),
         ({"diarization": '{"enabled": true}'}, "diarize"),
@@ -295,9 +298,9 @@ async def test_a_summary_needs_its_scope(served: Served, valkey: Valkey, sample:
     ("options", "text"),
     [
         ({}, "Well, hello Anna-Lena: it's 5.30!"),
-        ({"punctuation": False}, "Well hello Anna-Lena it's 530"),
+        ({"punctuation": False}, "Well hello Anna-Lena it's 5.30"),
         ({"capitalization": False}, "well, hello anna-lena: it's 5.30!"),
-        ({"punctuation": False, "capitalization": False}, "well hello anna-lena it's 530"),
+        ({"punctuation": False, "capitalization": False}, "well hello anna-lena it's 5.30"),
     ],
 )
 async def test_a_text_is_written_as_asked_for(
@@ -544,3 +547,31 @@ async def test_a_summary_is_found_on_the_job(http: httpx.AsyncClient, served: Se
     told = await by_file(http, "x", b"no sound", summary='{"promptTemplateId": "brief"}')
     shown = (await ended(served, told.json()["job"]["id"]))["summary"]
     assert (shown["status"], shown["error"]) == ("FAILED", "There is no transcript to summarise.")
+
+
+async def test_what_typed_clients_write_out_for_nothing_is_nothing(
+    http: httpx.AsyncClient, served: Served, sample: Path
+) -> None:
+    options = {**ASKED, "punctuation": None, "capitalization": None, "language": {"defaultLanguageCode": None}}
+    nothing = dict.fromkeys(("metadata", "tags", "webhook", "summary"), "null")
+    data = {"name": "x", "transcription": json.dumps(options), "diarization": '{"enabled": false, "mode": null}', **nothing}
+    told = await http.post(f"{PREFIX}/upload", files={"file": ("x", sample.read_bytes())}, data=data)
+    assert told.status_code == 201, told.text
+    asked = {"fileId": told.json()["file"]["id"], "transcription": options, "diarization": None, "webhook": None}
+    assert (await http.post(PREFIX, json=asked)).status_code == 201
+
+
+@pytest.mark.parametrize("at", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "9999-12-31T23:59:59.9999999Z"])
+async def test_a_time_beyond_all_jobs_is_no_bound(http: httpx.AsyncClient, sample: Path, at: str) -> None:
+    await made(http, sample)
+    bound = "createdAfter" if at.startswith("0") else "createdBefore"
+    told = await http.get(PREFIX, params={bound: at})
+    assert (told.status_code, told.json()["total"]) == (200, 1)
+
+
+async def test_another_file_is_another_request(http: httpx.AsyncClient, sample: Path) -> None:
+    http.headers["Idempotency-Key"] = "once"
+    first = await by_file(http, "x", sample.read_bytes())
+    assert (await by_file(http, "x", sample.read_bytes())).json()["job"]["id"] == first.json()["job"]["id"]
+    other = await by_file(http, "x", sample.read_bytes(), tags='["new"]')
+    assert (other.status_code, code(other)) == (400, "key_reused")

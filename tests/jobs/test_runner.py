@@ -15,7 +15,8 @@ from deployments.artifacts import Artifacts
 from deployments.errors import Deadly, EngineFailed, StageAway, StageDied, StageLost
 from deployments.messages import Planned, TranscodeRequest, TranscribeRequest
 from serve_app.errors import EdgeError
-from serve_app.jobs.models import EventKind, JobSpec, Phase, Principal, job_folder
+from serve_app.jobs.models import EventKind, JobSpec, Phase, Principal
+from serve_app.jobs.places import job_folder
 from serve_app.jobs.runner import RunnerLimits
 from serve_app.jobs.store import Store
 from serve_app.jobs.sweeper import Sweeper

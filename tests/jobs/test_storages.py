@@ -17,7 +17,8 @@ from deployments.ingestion import Ingestion
 from deployments.messages import FetchRequest
 from deployments.safe_http import Allowed, SafeHttp
 from serve_app.errors import EdgeError
-from serve_app.jobs.models import EventKind, JobSpec, Phase, job_folder
+from serve_app.jobs.models import EventKind, JobSpec, Phase
+from serve_app.jobs.places import job_folder
 from serve_app.jobs.store import Store
 from tests.house import ME, House, open_house
 from tests.storage import KEY, REGION, SECRET, Storage

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from deployments.artifacts import Artifacts
 from serve_app.jobs.connection import connect
-from serve_app.jobs.models import EventKind, JobSpec, Phase, job_folder
+from serve_app.jobs.models import EventKind, JobSpec, Phase
+from serve_app.jobs.places import job_folder
 from serve_app.jobs.store import Store
 from serve_app.valkey import Valkey
 from tests.house import ME, open_house

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from deployments.artifacts import Artifacts
-from serve_app.jobs.models import job_folder
+from serve_app.jobs.places import job_folder
 from serve_app.jobs.store import Store
 from serve_app.jobs.sweeper import Sweeper
 from tests.house import House

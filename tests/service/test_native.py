@@ -13,7 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from serve_app.jobs.connection import connect
-from serve_app.jobs.models import job_folder
+from serve_app.jobs.places import job_folder
 from serve_app.valkey import Valkey
 from tests.house import QUEUE_LIMIT
 from tests.service.conftest import MAX_UPLOAD_BYTES, Served

@@ -188,6 +188,9 @@ local function use(id, tenant, t)
   end
 end
 
+-- `private` stands in the spec as it is written there: no string of a user's can hold its quotes bare.
+local function is_private(id) return string.find(redis.call('HGET', job_key(id), 'spec'), '"private":true', 1, true) ~= nil end
+
 -- The end of a job, whatever it is: once, for good. Its webhook is queued here and nowhere else.
 local function finish(id, phase, code, message)
   local t = now()
@@ -220,9 +223,7 @@ local function finish(id, phase, code, message)
   local kept = redis.call('HMGET', job_key(id), 'ttl_ms', 'erasing')
   redis.call('ZADD', key('expiry'), kept[2] and t or t + tonumber(kept[1]), id)
   redis.call('ZADD', key('ended'), t, id)
-  -- `private` stands in the spec as it is written there: no string of a user's can hold its quotes bare.
-  local private = string.find(redis.call('HGET', job_key(id), 'spec'), '"private":true', 1, true)
-  if private then redis.call('ZADD', key('private'), t, id) end
+  if is_private(id) then redis.call('ZADD', key('private'), t, id) end
 end
 
 -- A worker was lost with the job: `what` counts such losses. One that costs too many without getting on is failed: it is

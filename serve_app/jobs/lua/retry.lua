@@ -1,9 +1,9 @@
 -- ARGV: id. Queues a failed job again, from its checkpoint while its stream is kept, else from its beginning. Returns 1, 0
--- where it has not failed or has no attempts left, nothing where there is none.
+-- where it has not failed, has no attempts left, or is private: what it was made of is gone. Nothing where there is none.
 local id = ARGV[1]
 local fields = redis.call('HMGET', job_key(id), 'phase', 'attempts', 'max_attempts', 'done_event', 'deleted_at')
 if not fields[1] then return false end
-if fields[1] ~= 'failed' or fields[5] or tonumber(fields[2]) >= tonumber(fields[3]) then return 0 end
+if fields[1] ~= 'failed' or fields[5] or tonumber(fields[2]) >= tonumber(fields[3]) or is_private(id) then return 0 end
 redis.call('ZREM', key('webhooks'), delivery(id, fields[4]))
 redis.call('ZREM', key('expiry'), id)
 redis.call('ZREM', key('ended'), id)
