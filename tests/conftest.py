@@ -21,6 +21,7 @@ HEAVY = {"test_chaos", "test_cli", "test_edge", "test_graph", "test_up"}
 """Files whose tests start whole services of their own, beside those that use the `cluster` or the `keyed` one."""
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist looks for groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where tests run side by side, those of a file keep together, and all that start a service go one after another: there
     is one cluster for the session, and a machine that two of them start on is too slow for either."""
