@@ -17,18 +17,6 @@ from serve_app.valkey import Valkey
 from tests.storage import Storage, storage
 from tests.support import SAMPLE
 
-HEAVY = {"test_chaos", "test_cli", "test_edge", "test_graph", "test_up"}
-"""Files whose tests start whole services of their own, beside those that use the `cluster` or the `keyed` one."""
-
-
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist looks for groups in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run side by side, those of a file keep together, and all that start a service go one after another: there
-    is one cluster for the session, and a machine that two of them start on is too slow for either."""
-    for item in items:
-        heavy = item.path.stem in HEAVY or not {"cluster", "keyed"}.isdisjoint(getattr(item, "fixturenames", ()))
-        item.add_marker(pytest.mark.xdist_group("services" if heavy else item.path.stem))
-
 
 @pytest.fixture(scope="session")
 def s3() -> Iterator[Storage]:
