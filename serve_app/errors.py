@@ -61,6 +61,11 @@ class EdgeError(Exception):
         return STATUS[self.code]
 
     @property
+    def plain_status(self) -> int:
+        """The same where whatever is wrong with a request is a 400."""
+        return 400 if self.status in (415, 422) else self.status
+
+    @property
     def headers(self) -> dict[str, str]:
         """What HTTP wants said beside the body, in every dialect."""
         wait = {"Retry-After": str(self.retry_after_s)} if self.retry_after_s is not None else {}

@@ -51,9 +51,7 @@ def shaped(
 
 def status_of(problem: EdgeError) -> int:
     """An error's HTTP status: what is wrong with a request is always a 400 there, and an unknown model a 404."""
-    if problem.code == "model_unavailable":
-        return 404
-    return 400 if problem.status in (415, 422) else problem.status
+    return 404 if problem.code == "model_unavailable" else problem.plain_status
 
 
 def complaint(problem: EdgeError) -> dict[str, Any]:

@@ -106,7 +106,6 @@ def to_spec(asked: Asked, filename: str | None, ttl_s: int) -> JobSpec:
         filename=filename,
         language=asked.language,
         prompt=asked.prompt,
-        word_timestamps=False,
         result_ttl_s=ttl_s,
         echo={"response_format": asked.response_format},
     )
@@ -207,7 +206,7 @@ class Routes:
         return JSONResponse(await self._shown(job), status, {"x-bf-model-used": quote(job.model, safe="/:@")})
 
     async def _shown(self, job: Job) -> dict[str, Any]:
-        return from_job(job, await self._jobs.results.transcript(job) if job.transcript is not None else None)
+        return from_job(job, await self._jobs.results.heard(job))
 
 
 def routes(edge: Edge) -> APIRouter:

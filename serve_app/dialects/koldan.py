@@ -343,7 +343,7 @@ async def render(job: Job, _: Results) -> Payload:
 
 def error(problem: EdgeError) -> Response:
     """An error; what is wrong with a request is a 400, what is wrong with a file a 422."""
-    status = 400 if problem.status in (415, 422) and problem.code != "file_unusable" else problem.status
+    status = problem.status if problem.code == "file_unusable" else problem.plain_status
     body = {"timestamp": moment(time.time()), "status": status, "code": problem.code.upper(), "message": problem.message}
     return JSONResponse(body, status, problem.headers)
 
@@ -486,7 +486,8 @@ class Routes:
         """A job, with its result once it is completed, until it is purged."""
         job = await self._jobs.get(who, job_id)
         told = from_job(job)
-        told["result"] = None if job.transcript is None else result_of(job, await self._jobs.results.transcript(job))
+        transcript = await self._jobs.results.heard(job)
+        told["result"] = None if transcript is None else result_of(job, transcript)
         if summary := await self._summary(job):
             told["summary"] = summary
         return JSONResponse(told)

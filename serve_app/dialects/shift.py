@@ -225,9 +225,8 @@ def content_of(job: Job, kind: str, transcript: Transcript) -> bytes:
 
 def error(problem: EdgeError) -> Response:
     """An error in Shift's envelope; what is wrong with a request is a 400."""
-    status = 400 if problem.status in (415, 422) else problem.status
     body = {"success": False, "error": {"code": problem.code, "message": problem.message}}
-    return JSONResponse(body, status, problem.headers)
+    return JSONResponse(body, problem.plain_status, problem.headers)
 
 
 # Routes.
@@ -295,9 +294,8 @@ class Routes:
         return answer
 
     async def _one(self, request: Request, job: Job, status: int = 200) -> Response:
-        transcript = await self._jobs.results.transcript(job) if job.transcript is not None else None
-        artifacts = await self._artifacts(request, job)
-        return JSONResponse({"success": True, "data": from_job(job, artifacts, transcript)}, status)
+        told = from_job(job, await self._artifacts(request, job), await self._jobs.results.heard(job))
+        return JSONResponse({"success": True, "data": told}, status)
 
     async def _artifacts(self, request: Request, job: Job) -> list[dict[str, Any]]:
         """Those of a completed job, while they are there."""

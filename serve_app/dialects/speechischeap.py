@@ -153,7 +153,7 @@ def from_job(job: Job, transcript: Transcript | None = None) -> dict[str, Any]:
 
 async def render(job: Job, results: Results) -> Payload:
     """What a webhook is told: the subtitles that were asked for, else the job."""
-    transcript = await results.transcript(job) if job.transcript is not None else None
+    transcript = await results.heard(job)
     if transcript is not None and (form := FORMATS.get(format_of(job))):
         return Payload(form.render(transcript).encode(), form.content_type.partition(";")[0])
     return Payload(orjson.dumps(from_job(job, transcript)))
@@ -267,7 +267,7 @@ class Routes:
     async def get(self, who: Reader, job_id: str) -> Response:
         """A job, with what was heard once it is completed."""
         job = await self._jobs.kept(who, job_id)
-        return JSONResponse(from_job(job, await self._jobs.results.transcript(job) if job.transcript is not None else None))
+        return JSONResponse(from_job(job, await self._jobs.results.heard(job)))
 
     async def cancel(self, who: Writer, job_id: str) -> str:
         """Cancel a job that is pending."""

@@ -189,7 +189,7 @@ def from_job(job: Job, transcript: Transcript | None) -> dict[str, Any]:
 
 async def shown(job: Job, results: Results) -> dict[str, Any]:
     """A job with what was heard."""
-    return from_job(job, await results.transcript(job) if job.transcript is not None else None)
+    return from_job(job, await results.heard(job))
 
 
 async def render(job: Job, results: Results) -> Payload:

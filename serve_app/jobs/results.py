@@ -58,6 +58,10 @@ class Results:
                 self._recent.popitem(last=False)
         return found
 
+    async def heard(self, job: Job) -> Transcript | None:
+        """The transcript of a job, None where there is none yet, or none any more."""
+        return None if job.transcript is None else await self.transcript(job)
+
     async def files(self, job: Job) -> list[Artifact]:
         """The files of a job that can be fetched: its source, what was heard of it as 16 kHz WAV with the channels that it
         was heard in, the transcript, an MP3 to listen to if one was asked for."""

@@ -136,7 +136,10 @@ async def test_response_format_is_the_texts(served: Served, site: Site, format: 
     job = await owned(served, await by_url(served.http, site.url("/recording.mp3"), responseFormat=format))
     text = next(a for a in job["artifacts"] if a["kind"] == "transcriptText")
     assert text["filename"] == filename
-    assert (await served.http.get(text["url"])).text.startswith(begins)
+    content = (await served.http.get(text["url"])).text
+    assert content.startswith(begins)
+    assert ("-->" in content, "\t" in content) == (format in ("vtt", "srt"), format == "tsv")
+    assert content.count("\n") >= len(job["result"]["segments"]) > 1
 
 
 async def test_who_wants_json_gets_no_other_text(served: Served, site: Site) -> None:

@@ -438,3 +438,15 @@ async def test_a_job_goes_on_with_another_model_and_a_retry_begins_with_the_firs
     job = await store.get(job_id)
     assert job
     assert job.model == "base"
+
+
+async def test_a_job_that_goes_for_good_is_seen_and_told_of_no_more(store: Store) -> None:
+    job_id = await submitted(store, spec=JobSpec("base", webhook="https://example.com/x"))
+    claim = await claimed(store)
+    assert await store.erase(job_id)
+    assert (await store.page("owner", "t", limit=10))[0] == []
+    await store.finish(claim, Phase.CANCELLED)
+    assert (await store.figures()).webhooks == 0
+    assert await store.expired() == [job_id]
+    assert await store.erase(job_id) is False
+    assert await store.erase("nothing") is None

@@ -6,16 +6,14 @@ import asyncio
 import json
 import time
 from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import httpx
 import httpx_sse
 import pytest
 
+from benchmarks.poll import site
 from tests.service.murmur import Up
 from tests.support import SAMPLE, word_error_rate
 from tests.wire import END, fields, file, posting
@@ -28,23 +26,11 @@ TRANSCRIPTS = "/v1/transcripts"
 SPEECH_IS_CHEAP = "/v2/jobs/"
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    """Says nothing of what it serves."""
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Nothing."""
-
-
 @pytest.fixture(scope="module")
 def audio() -> Iterator[str]:
     """Where the sample is to be fetched."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(SAMPLE.parent)))
-    thread = Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/{SAMPLE.name}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with site() as url:
+        yield url
 
 
 @pytest.fixture

@@ -1,10 +1,10 @@
--- ARGV: id. A job is to go for good as soon as it has ended; until then nobody sees it any more. Returns 1, 0 where it has
--- ended, nothing where there is none.
+-- ARGV: id. A job is to go for good as soon as it has ended; until then nobody sees it any more, and nobody
+-- is told of it. Returns 1, 0 where it has ended, nothing where there is none.
 local id = ARGV[1]
 local fields = redis.call('HMGET', job_key(id), 'tenant', 'owner', 'completed_at')
 if not fields[1] then return false end
 if fields[3] then return 0 end
-redis.call('HSET', job_key(id), 'erasing', 1, 'deleted_at', now())
+redis.call('HSET', job_key(id), 'erasing', 1, 'deleted_at', now(), 'webhook', 0)
 redis.call('ZREM', index_key(fields[1], fields[2]), id)
 shelve(id, nil)
 return 1

@@ -1,7 +1,7 @@
 -- ARGV: id, token, delay_ms, counts, max_stalls, max_losses, model to go on with ('' for the same). The job goes back into
--- the queue, at once or after a delay. `counts` says what this attempt counts as: `attempt`, `stall` (it cost a process that had this job alone), `loss` (it
--- cost a worker that had others too) or `nothing`. One that is to be cancelled ends instead. Returns 1, 0 when the lease is
--- lost.
+-- the queue, at once or after a delay. `counts` says what this attempt counts as: `attempt`, `stall` (it cost a process that
+-- had this job alone), `loss` (it cost a worker that had others too) or `nothing`. One that is to be cancelled ends instead.
+-- Returns 1, 0 when the lease is lost.
 local id, counts = ARGV[1], ARGV[4]
 if not holds(id, ARGV[2]) then return 0 end
 if redis.call('HGET', job_key(id), 'cancelling') then
