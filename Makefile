@@ -37,7 +37,7 @@ serve: setup
 
 test: setup
 	@echo '== running the tests'
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: setup
 	@$(BIN)/ruff check .

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
+import random
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -61,11 +62,13 @@ def local_service(**settings: Any) -> Iterator[LocalService]:
 
 
 def free_port() -> int:
-    """A port of loopback that nobody has now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of loopback that nobody has now, nor is given unasked while a service starts: those are above 32768 on Linux,
+    and between 10002 and 19999 Ray's workers listen."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def table(title: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -25,6 +25,7 @@ from serve_app.preflight import (
     check_ray,
     check_redis,
     free_port,
+    in_turn,
     locked,
     temporary_directory,
 )
@@ -189,29 +190,32 @@ class LocalService:
         return valkey.url
 
     def _start_ray(self, run_dir: Path) -> None:
-        import ray
-
         address = self._settings.ray_address
         if address:
             check_ray(address)
-            where: dict[str, Any] = {"address": address}
+            self._join_ray(f"the Ray cluster at {address} cannot be joined", address=address)
         else:
-            where = {
-                "address": "local",
-                "include_dashboard": True,
-                "dashboard_host": "127.0.0.1",
-                "dashboard_port": free_port(self._settings.dashboard_port),
-                "object_store_memory": OBJECT_STORE_BYTES,
-                "_temp_dir": str(run_dir / "ray"),
-            }
+            with in_turn():
+                self._join_ray(
+                    "Ray did not start",
+                    address="local",
+                    include_dashboard=True,
+                    dashboard_host="127.0.0.1",
+                    dashboard_port=free_port(self._settings.dashboard_port),
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    _temp_dir=str(run_dir / "ray"),
+                )
+
+    def _join_ray(self, otherwise: str, **where: Any) -> None:
+        import ray
+
         self._exit.callback(self._end_ray)
         try:
             context = ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:  # noqa: BLE001 - Ray raises nothing narrower when a part of it does not come up
-            what = f"the Ray cluster at {address} cannot be joined" if address else "Ray did not start"
-            raise StartError(f"{what}: {_last_line(error)}") from None
+            raise StartError(f"{otherwise}: {_last_line(error)}") from None
         self.dashboard_url = f"http://{context.dashboard_url}" if context.dashboard_url else None
-        if address and not self._settings.redis_url and sum(node["Alive"] for node in ray.nodes()) > 1:
+        if self._settings.ray_address and not self._settings.redis_url and sum(node["Alive"] for node in ray.nodes()) > 1:
             raise StartError("a cluster of several machines needs a --redis-url and a MURMUR_STORAGE_URI that all reach")
 
     def _deploy(self, application: Any) -> None:

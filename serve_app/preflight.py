@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 import socket
 import tempfile
@@ -63,6 +64,14 @@ def free_port(wanted: int) -> int:
             continue
         return port
     raise StartError(f"no port from {wanted} on is free for the dashboard: set MURMUR_DASHBOARD_PORT")
+
+
+@contextmanager
+def in_turn() -> Iterator[None]:
+    """One start after another: what looked for a free port has it before the next one looks."""
+    with Path(tempfile.gettempdir(), f".murmur-{os.getuid()}.start").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager

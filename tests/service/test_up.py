@@ -13,8 +13,9 @@ import orjson
 import psutil
 import pytest
 
+from benchmarks.house import free_port
 from serve_app.valkey import Valkey
-from tests.service.murmur import MURMUR, Up, command, free_port, murmur, up
+from tests.service.murmur import MURMUR, Up, command, murmur, up
 
 FAKE = {"MURMUR_ENGINE": "fake", "MURMUR_MODELS": "fake"}
 
@@ -74,12 +75,15 @@ def test_a_second_one_on_the_same_data_is_refused(cluster: Up) -> None:
     assert httpx.get(f"{cluster.url}/readyz", trust_env=False).status_code == 200
 
 
-def test_a_redis_that_was_there_stays(tmp_path: Path, valkey: Valkey) -> None:
-    with up(tmp_path / "data", "--redis-url", valkey.url, **FAKE) as service:
-        assert service.ready(), service.said.read_text()
-        assert not service.named("valkey-server")
-        family = service.family()
-        assert service.stop() == 0
+def test_two_may_start_at_the_same_moment_and_a_redis_that_was_there_stays(tmp_path: Path, valkey: Valkey) -> None:
+    with up(tmp_path / "one", **FAKE) as one, up(tmp_path / "two", "--redis-url", valkey.url, **FAKE) as two:
+        for service in (one, two):
+            assert service.ready() == f"ready {service.url}", service.said.read_text()
+        dashboards = {service.said.read_text().partition("dashboard ")[2].split()[0] for service in (one, two)}
+        assert len(dashboards) == 2
+        assert (len(one.named("valkey-server")), len(two.named("valkey-server"))) == (1, 0)
+        family = two.family()
+        assert two.stop() == 0
     assert psutil.wait_procs(family, timeout=0)[1] == []
     assert valkey.pid
 
@@ -96,11 +100,10 @@ def test_a_start_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
 
 def test_one_for_the_occasion_transcribes_and_ends(tmp_path: Path, sample: Path) -> None:
     """With no server named, `murmur transcribe` starts one, uses it, and leaves nothing behind."""
-    before = {p.pid for p in psutil.process_iter()}
     done = murmur("transcribe", sample, MURMUR_MODELS="tiny.en", XDG_DATA_HOME=str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) > 5
-    left = [p for p in psutil.process_iter() if p.pid not in before and "ray" in " ".join(command(p))]
+    left = [p for p in psutil.process_iter(["environ"]) if (p.info["environ"] or {}).get("XDG_DATA_HOME") == str(tmp_path)]
     assert psutil.wait_procs(left, timeout=1)[1] == []
     assert list(tmp_path.iterdir()) == []
 
