@@ -76,7 +76,7 @@ async def served(store: Store, url: str, root: Path) -> AsyncIterator[str]:
     artifacts, redis = Artifacts((root / "artifacts").as_uri()), connect(url)
     limits, events = Limits(store, TenantLimits()), Events(store, artifacts)
     jobs = Jobs(store, events, artifacts, (Model("m", ("en",)),), limits=limits, allowed=Allowed(), result_ttl_s=86_400)
-    edge = Edge(jobs, Outbox(redis), artifacts, 1, 30.0, ("127.0.0.1",))
+    edge = Edge(jobs, Outbox(redis), artifacts, 1, 30.0)
     api = create_api(edge, Auth(Keys(redis), limits, required=True), store, events, version="0")
     server = uvicorn.Server(uvicorn.Config(api, port=0, log_level="error", lifespan="off"))
     serving = asyncio.create_task(server.serve())

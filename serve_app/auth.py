@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated
 
 from fastapi import Request, Security
@@ -9,6 +10,7 @@ from fastapi.security import APIKeyHeader, HTTPBearer, SecurityScopes
 from starlette.datastructures import Headers
 
 from serve_app.errors import EdgeError
+from serve_app.guard import ANY, Guard
 from serve_app.jobs.models import SCOPES, Principal
 from serve_app.keys import Keys
 from serve_app.limits import Limits
@@ -22,13 +24,17 @@ api_key = APIKeyHeader(name="X-API-Key", auto_error=False, description="The same
 
 
 class Auth:
-    """Knows keys, and tokens where an issuer of them is trusted; `required` says whether anybody is answered without."""
+    """Knows keys, and tokens where an issuer of them is trusted; `required` says whether anybody is answered without: if so,
+    only who names one of `hosts`. A page that aims here from a browser has no key, so with keys any name will do."""
 
-    def __init__(self, keys: Keys, limits: Limits, tokens: Tokens | None = None, *, required: bool) -> None:
+    def __init__(
+        self, keys: Keys, limits: Limits, tokens: Tokens | None = None, *, required: bool, hosts: Collection[str] = (ANY,)
+    ) -> None:
         self._keys = keys
         self._limits = limits
         self._tokens = tokens
         self._required = required
+        self._guard = None if required else Guard(hosts)
 
     async def principal(self, headers: Headers) -> Principal:
         """Who sent these headers. EdgeError `unauthenticated`: a wrong key is refused even where none is required."""
@@ -44,7 +50,10 @@ class Auth:
         return principal
 
     async def admit(self, headers: Headers) -> Principal:
-        """The same, and counted against the tenant's limits. EdgeError `rate_limited`."""
+        """The same, and counted against the tenant's limits. EdgeError `forbidden` for a name that is not of this service,
+        `rate_limited`."""
+        if self._guard:
+            self._guard.check(headers)
         principal = await self.principal(headers)
         await self._limits.request(principal)
         return principal

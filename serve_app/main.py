@@ -39,7 +39,6 @@ from deployments.weights import languages, locate
 from serve_app.auth import Auth
 from serve_app.dialects.base import Edge
 from serve_app.flow import pace_replica
-from serve_app.guard import ANY
 from serve_app.ingress import DIALECTS, create_api
 from serve_app.jobs.connection import connect
 from serve_app.jobs.events import Events
@@ -128,9 +127,7 @@ class IngressReplica:
             prompts=tuple(settings.summary_prompts) if settings.summary_base_url else (),
         )
         tokens = Tokens(settings.token_rules) if settings.token_rules else None
-        self._auth = Auth(Keys(redis), limits, tokens, required=settings.keyed)
-        # A page that aims here from a browser has no key: with keys, any name of this machine will do.
-        hosts = (ANY,) if settings.keyed else settings.allowed_hosts
+        self._auth = Auth(Keys(redis), limits, tokens, required=settings.keyed, hosts=settings.allowed_hosts)
         self._devices: dict[str, str] = {}
         self._asking = [asyncio.get_running_loop().create_task(self._ask(*each)) for each in transcribers.items()]
         self._edge = Edge(
@@ -139,7 +136,6 @@ class IngressReplica:
             artifacts,
             settings.max_upload_bytes,
             settings.sse_max_age_s,
-            hosts,
             settings.public_url,
             settings.stage_drive_uri,
             self._devices,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from deployments.artifacts import Artifacts
 from deployments.ffmpeg import find_ffmpeg
@@ -16,6 +18,22 @@ from serve_app.jobs.terms import Leases
 from serve_app.valkey import Valkey
 from tests.storage import Storage, storage
 from tests.support import SAMPLE
+
+CLUSTER = {"test_cli", "test_cluster", "test_vendors"}
+"""Files whose tests share the `cluster` of the session."""
+
+
+class Rooms(LoadFileScheduling):  # type: ignore[misc] # it has no types
+    """Tests of a file keep together, and those of the cluster, so that it is started once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = Path(super()._split_scope(nodeid))
+        return "cluster" if file.stem in CLUSTER else str(file)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Rooms:
+    """What tests run together in one process, where there are several."""
+    return Rooms(config, log)
 
 
 @pytest.fixture(scope="session")

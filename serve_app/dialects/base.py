@@ -30,7 +30,6 @@ class Edge:
     artifacts: Artifacts
     max_upload_bytes: int
     sse_max_age_s: float
-    allowed_hosts: tuple[str, ...]
     public_url: str = ""
     drive_uri: str = ""
     devices: Mapping[str, str] = field(default_factory=dict)

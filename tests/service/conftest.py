@@ -22,7 +22,7 @@ from serve_app.keys import Keys
 from serve_app.limits import Limits, TenantLimits
 from serve_app.valkey import Valkey
 from tests.house import House, open_house
-from tests.service.murmur import Up, murmur, up
+from tests.service.murmur import Up, up
 
 MAX_UPLOAD_BYTES = 8 << 20
 
@@ -49,10 +49,9 @@ async def served(valkey: Valkey, store: Store, artifacts: Artifacts, ffmpeg: str
             artifacts,
             MAX_UPLOAD_BYTES,
             sse_max_age_s=30.0,
-            allowed_hosts=("localhost", "127.0.0.1", "::1"),
         )
         own = Store(redis)
-        auth = Auth(Keys(redis), Limits(own, TenantLimits()), required=False)
+        auth = Auth(Keys(redis), Limits(own, TenantLimits()), required=False, hosts=("localhost", "127.0.0.1", "::1"))
         events = Events(own, artifacts)
         api = create_api(edge, auth, own, events, version="0")
         server = uvicorn.Server(uvicorn.Config(api, port=0, log_level="warning"))
@@ -60,12 +59,16 @@ async def served(valkey: Valkey, store: Store, artifacts: Artifacts, ffmpeg: str
         while not server.started:  # noqa: ASYNC110 - uvicorn tells nobody
             await asyncio.sleep(0.01)
         host, port = server.servers[0].sockets[0].getsockname()[:2]
-        async with httpx.AsyncClient(base_url=f"http://{host}:{port}", timeout=30) as http:
+        async with httpx.AsyncClient(base_url=f"http://{host}:{port}", timeout=30, verify=False) as http:
             yield Served(http, house, f"http://{host}:{port}", edge, auth)
-        server.should_exit = True
-        server.force_exit = True
-        await serving
-        # Forced, it does not end its lifespan.
+        # Asked to end, it would look whether it should every 0.1 s, and then wait as long for its connections.
+        for socket in server.servers:
+            socket.close()
+        for connection in list(server.server_state.connections):
+            connection.transport.close()
+        serving.cancel()
+        await asyncio.wait({serving, *server.server_state.tasks})
+        # Cancelled, it does not end its lifespan.
         await events.stop()
         await own.close()
 
@@ -76,14 +79,3 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     with up(tmp_path_factory.mktemp("cluster"), MURMUR_MODELS="base,tiny.en", MURMUR_FETCH_ALLOW="127.0.0.0/8") as up_:
         assert up_.ready() == f"ready {up_.url}", up_.said.read_text()
         yield up_
-
-
-@pytest.fixture(scope="module")
-def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """`murmur up` that requires keys: its address, and a key that was made before it started."""
-    data = tmp_path_factory.mktemp("keyed")
-    key = murmur("keys", "create", "--name", "alice", "--data-dir", data).stdout.strip()
-    fake = {"MURMUR_ENGINE": "fake", "MURMUR_MODELS": "fake"}
-    with up(data, MURMUR_API_KEYS_REQUIRED="true", **fake) as up_:
-        assert up_.ready(), up_.said.read_text()
-        yield f"{up_.url} {key}"

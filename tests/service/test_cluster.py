@@ -18,8 +18,9 @@ import orjson
 import psutil
 import pytest
 
+from benchmarks.house import free_port
 from benchmarks.memory import peak
-from tests.service.murmur import Up
+from tests.service.murmur import Up, murmur
 from tests.support import ROOT, Recording, recordings, word_error_rate
 
 SENTENCES = orjson.loads((ROOT / "tests/samples/two_voices.json").read_bytes())
@@ -146,6 +147,13 @@ def test_a_large_upload_stands_in_no_memory(cluster: Up, http: httpx.Client, tmp
     assert job["error"]["code"] == "unsupported_media"
     grown = [peak(process) - start for process, start in zip(serving, before, strict=True)]
     assert max(grown) < 64 << 20
+
+
+def test_a_second_one_on_the_same_data_is_refused(cluster: Up) -> None:
+    done = murmur("up", "--data-dir", cluster.data_dir, "--port", str(free_port()))
+    assert done.returncode == 2
+    assert f"another murmur uses {cluster.data_dir}" in done.stderr
+    assert httpx.get(f"{cluster.url}/readyz", trust_env=False).status_code == 200
 
 
 def test_everything_listens_on_loopback_alone(cluster: Up) -> None:

@@ -19,7 +19,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from standardwebhooks import Webhook
 
 from tests.service.conftest import MAX_UPLOAD_BYTES, Served
-from tests.service.murmur import Up, up
+from tests.service.murmur import Up, murmur, up
+from tests.service.test_keys import bearer
 from tests.service.test_native import finished, problem
 
 SECRET = "a secret that is long enough for any of the three hashes, so that no one warns of it"
@@ -59,12 +60,25 @@ def sink() -> Iterator[Sink]:
 
 
 @pytest.fixture(scope="module")
-def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    """`murmur up` with the fake engine, tokens and limits."""
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the service keeps what it has."""
+    return tmp_path_factory.mktemp("edge")
+
+
+@pytest.fixture(scope="module")
+def key(data: Path) -> str:
+    """A key that was made before the service started."""
+    return murmur("keys", "create", "--name", "alice", "--data-dir", data).stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def edge(data: Path, key: str) -> Iterator[Up]:
+    """`murmur up` with the fake engine, that requires keys or tokens, with limits."""
     asked = {
         "MURMUR_ENGINE": "fake",
         "MURMUR_MODELS": "fake",
         "MURMUR_FETCH_ALLOW": "127.0.0.1",
+        "MURMUR_API_KEYS_REQUIRED": "true",
         "MURMUR_JWT_ISSUER": "https://id.example",
         "MURMUR_JWT_AUDIENCE": "murmur",
         "MURMUR_JWT_SECRET": SECRET,
@@ -72,7 +86,7 @@ def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
         "MURMUR_TENANT_MINUTES_PER_MONTH": "1",
         "MURMUR_LOG_FORMAT": "json",
     }
-    with up(tmp_path_factory.mktemp("edge"), **asked) as up_:
+    with up(data, **asked) as up_:
         assert up_.ready(), up_.said.read_text()
         yield up_
 
@@ -110,6 +124,16 @@ def test_a_token_is_as_good_as_a_key_and_nobody_is_answered_without(edge: Up) ->
     problem(httpx.get(f"{edge.url}/v1/jobs", trust_env=False), 401, "unauthenticated")
     with client(edge, "tokens", scope="speech:transcriptions:read") as http:
         problem(http.post("/v1/jobs", json={"source": {"url": "https://a/b"}}), 403, "forbidden")
+
+
+def test_a_service_that_requires_keys_answers_nobody_else(edge: Up, key: str) -> None:
+    with httpx.Client(base_url=edge.url, trust_env=False) as http:
+        assert http.get("/v1/jobs").status_code == 401
+        assert http.get("/v1/jobs", headers=bearer(key)).status_code == 200
+        assert http.get("/v1/jobs", headers={**bearer(key), "Host": "murmur.example"}).status_code == 200
+        assert http.get("/healthz").status_code == 200
+    assert murmur("jobs", "list", "--server", edge.url).returncode == 1
+    assert murmur("jobs", "list", "--server", edge.url, MURMUR_API_KEY=key).returncode == 0
 
 
 def test_a_webhook_is_told_with_its_trace_and_the_figures_count_it(edge: Up, sink: Sink, sample: Path) -> None:
