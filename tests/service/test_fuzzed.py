@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.service.conftest import Served
 
-EXAMPLES, LEAST = 80, 2000
+EXAMPLES, LEAST = 30, 2000
 """For each operation, in each phase; and how many requests that must come to."""
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
 BOUND_S = 400.0
