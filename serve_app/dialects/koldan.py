@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -140,6 +140,79 @@ class UploadRequest(Wire):
         return value
 
 
+class JobsQuery(BaseModel):
+    """Which jobs a list is to hold, and in which order."""
+
+    model_config = ConfigDict(alias_generator=to_camel)
+
+    page: Annotated[int, Field(ge=0, le=10_000_000)] = 0
+    size: Annotated[int, Field(ge=1, le=100)] = 20
+    status: list[str] = []
+    file_id: UUID | None = None
+    is_deleted: bool = False
+    is_purged: bool | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+    completed_after: datetime | None = None
+    completed_before: datetime | None = None
+    sort: Annotated[str, Field(pattern=r"^(creationDate|completionDate|status)(,(asc|desc))?$")] = "creationDate,desc"
+
+    @property
+    def statuses(self) -> list[str]:
+        """Those that are named, repeated or with commas, in order. EdgeError names one that is none."""
+        names = {name.strip() for each in self.status for name in each.split(",") if name.strip()}
+        if unknown := names - set(STATES):
+            message = f"There is no status {min(unknown)!r}: use {', '.join(STATES)}."
+            raise EdgeError("invalid_request", message, (("status", "unknown"),))
+        return sorted(names)
+
+    @property
+    def sorting(self) -> tuple[str, str]:
+        """The field to sort by, and asc or desc."""
+        field, _, direction = self.sort.partition(",")
+        return field, direction or "desc"
+
+    def wanted(self) -> Wanted:
+        """The same in the core's terms."""
+        field, direction = self.sorting
+        names = self.statuses or sorted(STATES)
+        marks = (Mark.DELETED, Mark.PURGED) if self.is_deleted else (Mark.NONE,)
+        return Wanted(
+            states=tuple(STATES[name] for name in (names if direction == "asc" else reversed(names))),
+            marks=tuple(mark for mark in marks if self.is_purged is None or (mark is Mark.PURGED) == self.is_purged),
+            order=FIELDS[field],
+            newest_first=direction != "asc",
+            made_after=_seconds(self.created_after),
+            made_before=_seconds(self.created_before),
+            ended_after=_seconds(self.completed_after),
+            ended_before=_seconds(self.completed_before),
+            file=str(self.file_id) if self.file_id else None,
+            offset=self.page * self.size,
+            limit=self.size,
+        )
+
+    def filters(self) -> dict[str, Any]:
+        """Those that were given, and isDeleted."""
+        told = {
+            "status": self.statuses or None,
+            "fileId": str(self.file_id) if self.file_id else None,
+            "isDeleted": self.is_deleted,
+            "isPurged": self.is_purged,
+            "createdAfter": moment(_seconds(self.created_after)),
+            "createdBefore": moment(_seconds(self.created_before)),
+            "completedAfter": moment(_seconds(self.completed_after)),
+            "completedBefore": moment(_seconds(self.completed_before)),
+        }
+        return {name: value for name, value in told.items() if value is not None}
+
+
+def _seconds(at: datetime | None) -> float | None:
+    """A time without a zone is one in UTC; before and after all jobs one is as good as another."""
+    if at is None:
+        return None
+    return min(max((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp(), 0.0), LATEST)
+
+
 def parts_of(form: Form) -> dict[str, Any]:
     """The parts of a form, those that are JSON taken apart. EdgeError names what is none."""
     parts = flat(form.fields)
@@ -205,6 +278,8 @@ STATUS = {
     State.CANCELLED: "CANCELLED",
 }
 STATES = {status: state for state, status in STATUS.items()}
+FIELDS = {"creationDate": Order.MADE, "completionDate": Order.ENDED, "status": Order.STATE}
+LATEST = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
 SUMMARY = {
     SummaryState.WAITING: "PENDING",
     SummaryState.PENDING: "IN_PROGRESS",
@@ -352,11 +427,7 @@ def error(problem: EdgeError) -> Response:
 
 ERROR = {"description": "Why not.", "content": {"application/json": {"schema": {"required": ["status", "code", "message"]}}}}
 RESPONSES: dict[int | str, dict[str, Any]] = dict.fromkeys((400, 401, 403, 404, 405, 409, 410, 413, 422, 429), ERROR)
-FIELDS = {"creationDate": Order.MADE, "completionDate": Order.ENDED, "status": Order.STATE}
-LATEST = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
 READ_FILES, SUMMARIZE = "speech:files:read", "speech:summaries:write"
-Sort = Annotated[str, Query(pattern=r"^(creationDate|completionDate|status)(,(asc|desc))?$")]
-Moment = datetime | None
 
 
 class Routes:
@@ -429,56 +500,18 @@ class Routes:
             job = await self._jobs.submit(who, spec, draft)
         return JSONResponse(from_job(job), 201)
 
-    async def page(
-        self,
-        who: Reader,
-        page: Annotated[int, Query(ge=0, le=10_000_000)] = 0,
-        size: Annotated[int, Query(ge=1, le=100)] = 20,
-        status: Annotated[list[str] | None, Query()] = None,
-        file_id: Annotated[UUID | None, Query(alias="fileId")] = None,
-        is_deleted: Annotated[bool, Query(alias="isDeleted")] = False,
-        is_purged: Annotated[bool | None, Query(alias="isPurged")] = None,
-        created_after: Annotated[Moment, Query(alias="createdAfter")] = None,
-        created_before: Annotated[Moment, Query(alias="createdBefore")] = None,
-        completed_after: Annotated[Moment, Query(alias="completedAfter")] = None,
-        completed_before: Annotated[Moment, Query(alias="completedBefore")] = None,
-        sort: Sort = "creationDate,desc",
-    ) -> Response:
+    async def page(self, who: Reader, asked: Annotated[JobsQuery, Query()]) -> Response:
         """Jobs without their results, a page at a time."""
-        if file_id is not None and not who.may(READ_FILES):
+        if asked.file_id is not None and not who.may(READ_FILES):
             raise EdgeError("forbidden", f"The API key does not have the scope {READ_FILES}.")
-        field, _, direction = sort.partition(",")
-        statuses = _statuses(status or ())
-        wanted = Wanted(
-            states=tuple(STATES[name] for name in sorted(statuses, reverse=direction != "asc")),
-            marks=_marks(is_deleted, is_purged),
-            order=FIELDS[field],
-            newest_first=direction != "asc",
-            made_after=_seconds(created_after),
-            made_before=_seconds(created_before),
-            ended_after=_seconds(completed_after),
-            ended_before=_seconds(completed_before),
-            file=str(file_id) if file_id else None,
-            offset=page * size,
-            limit=size,
-        )
-        found = await self._jobs.listed(who, wanted)
-        filters = {
-            "status": sorted(statuses) if status else None,
-            "fileId": wanted.file,
-            "isDeleted": is_deleted,
-            "isPurged": is_purged,
-            "createdAfter": moment(wanted.made_after),
-            "createdBefore": moment(wanted.made_before),
-            "completedAfter": moment(wanted.ended_after),
-            "completedBefore": moment(wanted.ended_before),
-        }
+        found = await self._jobs.listed(who, asked.wanted())
+        field, direction = asked.sorting
         told = {
             "jobs": [from_job(job) for job in found.jobs],
             "size": len(found.jobs),
             "total": found.total,
-            "filters": {name: value for name, value in filters.items() if value is not None},
-            "sort": {"field": field, "direction": direction or "desc"},
+            "filters": asked.filters(),
+            "sort": {"field": field, "direction": direction},
         }
         return JSONResponse(told)
 
@@ -534,26 +567,6 @@ class Routes:
         """Remove the results of a deleted job for good."""
         await self._jobs.shred(who, job_id, deleted=True)
         return Response(status_code=204)
-
-
-def _statuses(given: Sequence[str]) -> set[str]:
-    names = {name.strip() for each in given for name in each.split(",") if name.strip()} or set(STATES)
-    if unknown := names - set(STATES):
-        message = f"There is no status {min(unknown)!r}: use {', '.join(STATES)}."
-        raise EdgeError("invalid_request", message, (("status", "unknown"),))
-    return names
-
-
-def _marks(is_deleted: bool, is_purged: bool | None) -> tuple[Mark, ...]:
-    marks = (Mark.DELETED, Mark.PURGED) if is_deleted else (Mark.NONE,)
-    return tuple(mark for mark in marks if is_purged is None or (mark is Mark.PURGED) == is_purged)
-
-
-def _seconds(at: datetime | None) -> float | None:
-    """A time without a zone is one in UTC; before and after all jobs one is as good as another."""
-    if at is None:
-        return None
-    return min(max((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp(), 0.0), LATEST)
 
 
 def routes(edge: Edge) -> APIRouter:

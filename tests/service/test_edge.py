@@ -18,6 +18,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from standardwebhooks import Webhook
 
+from serve_app.dialects.koldan import PREFIX as KOLDAN
+from tests.jobs.test_summaries import Server
 from tests.service.conftest import MAX_UPLOAD_BYTES, Served
 from tests.service.murmur import Up, murmur, up
 from tests.service.test_keys import bearer
@@ -72,8 +74,18 @@ def key(data: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def edge(data: Path, key: str) -> Iterator[Up]:
-    """`murmur up` with the fake engine, that requires keys or tokens, with limits."""
+def summarizer() -> Iterator[Server]:
+    """A model that writes summaries."""
+    server = Server()
+    threading.Thread(target=server.http.serve_forever, daemon=True).start()
+    yield server
+    server.http.shutdown()
+    server.http.server_close()
+
+
+@pytest.fixture(scope="module")
+def edge(data: Path, key: str, summarizer: Server) -> Iterator[Up]:
+    """`murmur up` with the fake engine, that requires keys or tokens, with limits and a model that writes summaries."""
     asked = {
         "MURMUR_ENGINE": "fake",
         "MURMUR_MODELS": "fake",
@@ -85,6 +97,10 @@ def edge(data: Path, key: str) -> Iterator[Up]:
         "MURMUR_TENANT_REQUESTS_PER_MINUTE": "60",
         "MURMUR_TENANT_MINUTES_PER_MONTH": "1",
         "MURMUR_LOG_FORMAT": "json",
+        "MURMUR_SUMMARY_BASE_URL": f"http://127.0.0.1:{summarizer.http.server_port}/v1",
+        "MURMUR_SUMMARY_MODEL": "small",
+        "MURMUR_SUMMARY_KEY": "secret",
+        "MURMUR_SUMMARY_PROMPTS": '{"brief": "Sum up: {transcript}"}',
     }
     with up(data, **asked) as up_:
         assert up_.ready(), up_.said.read_text()
@@ -134,6 +150,28 @@ def test_a_service_that_requires_keys_answers_nobody_else(edge: Up, key: str) ->
         assert http.get("/healthz").status_code == 200
     assert murmur("jobs", "list", "--server", edge.url).returncode == 1
     assert murmur("jobs", "list", "--server", edge.url, MURMUR_API_KEY=key).returncode == 0
+
+
+def test_a_summary_is_written_after_the_transcript(edge: Up, summarizer: Server, sample: Path) -> None:
+    with client(edge, "summaries") as http:
+        asked = {
+            "name": "a talk",
+            "transcription": '{"model": "fake", "language": {}}',
+            "summary": '{"promptTemplateId": "brief"}',
+        }
+        made = http.post(f"{KOLDAN}/upload", files={"file": sample.read_bytes()}, data=asked)
+        assert made.status_code == 201, made.text
+        job_id = made.json()["job"]["id"]
+        ended(http, job_id)
+        deadline = time.monotonic() + 30
+        while (summary := http.get(f"{KOLDAN}/{job_id}").json()["summary"])["status"] == "IN_PROGRESS":
+            assert time.monotonic() < deadline
+            time.sleep(1)
+        text = http.get(f"/v1/jobs/{job_id}/transcript").json()["text"]
+        assert (summary["status"], summary["text"]) == ("COMPLETED", f"About: Sum up: {text[:4]}")
+    [(path, authorization, body)] = summarizer.asked
+    assert (path, authorization, body["model"]) == ("/v1/chat/completions", "Bearer secret", "small")
+    assert text in body["messages"][0]["content"]
 
 
 def test_a_webhook_is_told_with_its_trace_and_the_figures_count_it(edge: Up, sink: Sink, sample: Path) -> None:
