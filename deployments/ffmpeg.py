@@ -141,8 +141,8 @@ def cage(pid: int, seconds: float, mp3: bool = False) -> None:
         (resource.RLIMIT_CPU, cpu_s, cpu_s + 5),
         (resource.RLIMIT_AS, MEMORY_BYTES, MEMORY_BYTES),
         (resource.RLIMIT_FSIZE, 0, 0),
-        (resource.RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES),
         (resource.RLIMIT_CORE, 0, 0),
+        (resource.RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES),
     ):
         with suppress(ProcessLookupError, ValueError, PermissionError):  # it has ended, or may have less already
             resource.prlimit(pid, what, (soft, hard))

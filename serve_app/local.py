@@ -195,7 +195,8 @@ class LocalService:
             check_ray(address)
             self._join_ray(f"the Ray cluster at {address} cannot be joined", address=address)
         else:
-            with in_turn():
+            with in_turn(self._interrupted):
+                self._check_interrupted()
                 self._join_ray(
                     "Ray did not start",
                     address="local",

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -67,10 +68,16 @@ def free_port(wanted: int) -> int:
 
 
 @contextmanager
-def in_turn() -> Iterator[None]:
-    """One start after another: what looked for a free port has it before the next one looks."""
+def in_turn(interrupted: Event) -> Iterator[None]:
+    """One start after another, so that who found a free port has it before the next one looks; not waited for once
+    `interrupted`."""
     with Path(tempfile.gettempdir(), f".murmur-{os.getuid()}.start").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        while not interrupted.is_set():
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                interrupted.wait(0.1)
         yield
 
 

@@ -12,11 +12,12 @@ import pytest
 
 from deployments import ffmpeg
 from deployments.errors import CorruptMedia
-from deployments.ffmpeg import Decoder
+from deployments.ffmpeg import OPEN_FILES, Decoder
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds another process")
 
-CAGED = "import resource as r, time\nwhile r.getrlimit(r.RLIMIT_CORE)[0] != 0: time.sleep(0.01)\n"
+CAGED = f"import resource as r, time\nwhile r.getrlimit(r.RLIMIT_NOFILE)[0] != {OPEN_FILES}: time.sleep(0.01)\n"
+"""Waits for the last of its bounds, as the others may be those of the shell that runs the tests."""
 """A program's beginning that waits until its limits are set, of which this is the last."""
 
 
