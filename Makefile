@@ -11,7 +11,7 @@ BIN := .venv/bin
 help:
 	@echo 'make demo [AUDIO=file]   transcribe the shipped sample, or AUDIO, end to end'
 	@echo 'make serve               start the service on this machine (murmur up)'
-	@echo 'make test                run all tests'
+	@echo 'make test                run all tests, in two processes'
 	@echo 'make lint                ruff, ruff format and mypy --strict'
 	@echo 'make bench               run the benchmarks (see benchmarks/README.md)'
 	@echo 'make setup               install everything into .venv; the others do it when needed'
