@@ -153,11 +153,11 @@ async def test_results_expire(served: Served, sound: bytes) -> None:
     made = await by_file(served.http, "x", sound)
     body = (await ended(served.http, made)).json()
     assert body["status"] == "completed"
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (answer := await served.http.get(f"{PREFIX}/{body['id']}")).status_code == 200:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
     assert (answer.status_code, code(answer)) == (404, "not_found")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while served.house.artifacts.keys("jobs"):  # noqa: ASYNC110 - the sweeper tells nobody
             await asyncio.sleep(0.1)
 

@@ -518,7 +518,7 @@ async def test_results_go_by_themselves_and_records_stay(http: httpx.AsyncClient
     await ended(served, job["id"])
     redis = served.house.store._redis
     await redis.zadd("murmur:{q}:expiry", {job["id"]: 1})
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not (told := (await http.get(f"{PREFIX}/{job['id']}")).json())["isPurged"]:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     assert (told["status"], told["isDeleted"], told["result"], told["purgeAt"]) == ("COMPLETED", True, None, None)

@@ -37,7 +37,7 @@ async def over(served: Served, job_id: str) -> Job:
     """The job once it has ended, and what is to be forgotten is."""
     async for _ in await served.house.jobs.follow(ANONYMOUS, job_id, "0"):
         pass
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while files(served) - {"transcript"} or (await kept(served, job_id)).spec.url:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     return await kept(served, job_id)

@@ -239,7 +239,7 @@ async def strangers(valkey: Valkey) -> AsyncIterator[dict[str, int]]:
 async def test_who_may_not_is_told_before_the_body_has_come(served: Served, strangers: dict[str, int]) -> None:
     for key, status in strangers.items():
         url = served.url + PREFIX
-        async with posting(url, 1 << 20, Authorization=f"Bearer {key}") as wire, asyncio.timeout(10):
+        async with posting(url, 1 << 20, Authorization=f"Bearer {key}") as wire, asyncio.timeout(30):
             await wire.send(file())
             assert await wire.status() == status
             assert wire.headers["content-type"].startswith("text/plain")

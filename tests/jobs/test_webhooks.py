@@ -298,7 +298,7 @@ async def test_a_worker_that_dies_with_a_delivery_leaves_it_due(valkey: Valkey, 
     await store.finish(claim, Phase.COMPLETED)
     (due,) = await outbox.take(10, 0.2)
     assert await outbox.take(10, 0.2) == []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not (again := await outbox.take(10, 60.0)):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     assert again == [due]
