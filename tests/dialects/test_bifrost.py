@@ -148,7 +148,7 @@ async def test_a_failure_has_the_whole_error(served: Served) -> None:
 
 
 async def test_results_expire(served: Served, sound: bytes) -> None:
-    headers = {"x-bf-async-job-result-ttl": "1"}
+    headers = {"x-bf-async-job-result-ttl": "3"}
     served.http.headers.update(headers)
     made = await by_file(served.http, "x", sound)
     body = (await ended(served.http, made)).json()
