@@ -8,7 +8,14 @@ import pytest
 
 from deployments.artifacts import Artifacts
 from serve_app.jobs.store import Store
+from serve_app.jobs.terms import Leases
 from tests.house import House, open_house
+
+
+@pytest.fixture
+def leases() -> Leases:
+    """Some that tests can wait for the end of."""
+    return Leases(lease_s=1.0)
 
 
 @pytest.fixture
