@@ -15,7 +15,7 @@ from tests.house import House, open_house
 @pytest.fixture
 def leases() -> Leases:
     """Some that tests can wait for the end of."""
-    return Leases(lease_s=1.0)
+    return Leases(lease_s=2.0)
 
 
 @pytest.fixture
