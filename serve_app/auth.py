@@ -10,7 +10,7 @@ from fastapi.security import APIKeyHeader, HTTPBearer, SecurityScopes
 from starlette.datastructures import Headers
 
 from serve_app.errors import EdgeError
-from serve_app.guard import ANY, Guard
+from serve_app.guard import Guard
 from serve_app.jobs.models import SCOPES, Principal
 from serve_app.keys import Keys
 from serve_app.limits import Limits
@@ -28,7 +28,7 @@ class Auth:
     only who names one of `hosts`. A page that aims here from a browser has no key, so with keys any name will do."""
 
     def __init__(
-        self, keys: Keys, limits: Limits, tokens: Tokens | None = None, *, required: bool, hosts: Collection[str] = (ANY,)
+        self, keys: Keys, limits: Limits, tokens: Tokens | None = None, *, required: bool, hosts: Collection[str] = ()
     ) -> None:
         self._keys = keys
         self._limits = limits

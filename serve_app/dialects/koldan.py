@@ -191,17 +191,17 @@ class JobsQuery(BaseModel):
             limit=self.size,
         )
 
-    def filters(self) -> dict[str, Any]:
-        """Those that were given, and isDeleted."""
+    def filters(self, wanted: Wanted) -> dict[str, Any]:
+        """Those that were given, as the core took them, and isDeleted."""
         told = {
             "status": self.statuses or None,
-            "fileId": str(self.file_id) if self.file_id else None,
+            "fileId": wanted.file,
             "isDeleted": self.is_deleted,
             "isPurged": self.is_purged,
-            "createdAfter": moment(_seconds(self.created_after)),
-            "createdBefore": moment(_seconds(self.created_before)),
-            "completedAfter": moment(_seconds(self.completed_after)),
-            "completedBefore": moment(_seconds(self.completed_before)),
+            "createdAfter": moment(wanted.made_after),
+            "createdBefore": moment(wanted.made_before),
+            "completedAfter": moment(wanted.ended_after),
+            "completedBefore": moment(wanted.ended_before),
         }
         return {name: value for name, value in told.items() if value is not None}
 
@@ -504,13 +504,14 @@ class Routes:
         """Jobs without their results, a page at a time."""
         if asked.file_id is not None and not who.may(READ_FILES):
             raise EdgeError("forbidden", f"The API key does not have the scope {READ_FILES}.")
-        found = await self._jobs.listed(who, asked.wanted())
+        wanted = asked.wanted()
+        found = await self._jobs.listed(who, wanted)
         field, direction = asked.sorting
         told = {
             "jobs": [from_job(job) for job in found.jobs],
             "size": len(found.jobs),
             "total": found.total,
-            "filters": asked.filters(),
+            "filters": asked.filters(wanted),
             "sort": {"field": field, "direction": direction},
         }
         return JSONResponse(told)

@@ -56,7 +56,7 @@ class Life(RuleBasedStateMachine):
         self.opened = open_house(self.store, artifacts, find_ffmpeg().path)
         self.house = await self.opened.__aenter__()
         edge = Edge(self.house.jobs, Outbox(self.redis), artifacts, 8 << 20, 30.0)
-        auth = Auth(Keys(self.redis), Limits(self.store, TenantLimits()), required=False)
+        auth = Auth(Keys(self.redis), Limits(self.store, TenantLimits()), required=False, hosts=("localhost",))
         api = create_api(edge, auth, self.store, Events(self.store, artifacts), version="0")
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://localhost", timeout=30)
 

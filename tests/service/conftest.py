@@ -54,7 +54,8 @@ async def served(valkey: Valkey, store: Store, artifacts: Artifacts, ffmpeg: str
         auth = Auth(Keys(redis), Limits(own, TenantLimits()), required=False, hosts=("localhost", "127.0.0.1", "::1"))
         events = Events(own, artifacts)
         api = create_api(edge, auth, own, events, version="0")
-        server = uvicorn.Server(uvicorn.Config(api, port=0, log_level="warning"))
+        await events.start()
+        server = uvicorn.Server(uvicorn.Config(api, port=0, log_level="warning", lifespan="off"))
         serving = asyncio.create_task(server.serve())
         while not server.started:  # noqa: ASYNC110 - uvicorn tells nobody
             await asyncio.sleep(0.01)
@@ -68,7 +69,6 @@ async def served(valkey: Valkey, store: Store, artifacts: Artifacts, ffmpeg: str
             connection.transport.close()
         serving.cancel()
         await asyncio.wait({serving, *server.server_state.tasks})
-        # Cancelled, it does not end its lifespan.
         await events.stop()
         await own.close()
 

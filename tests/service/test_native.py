@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -292,6 +293,19 @@ async def test_metadata_that_cannot_be_read_is_refused(served: Served, sample: P
     with sample.open("rb") as file:
         answer = await served.http.post("/v1/jobs", files={"file": file}, data={"metadata": metadata[:60_000]})
     problem(answer, 422, "invalid_request")
+
+
+async def test_no_route_forgets_to_ask_who_it_is(served: Served) -> None:
+    """Whatever is documented refuses a web page's name, but for what tells whether the service is well."""
+    paths = (await served.http.get("/openapi.json")).json()["paths"]
+    asked = [(method, path) for path, methods in paths.items() for method in methods]
+    assert len(asked) > 40
+    answered = set()
+    for method, path in asked:
+        told = await served.http.request(method, re.sub(r"\{\w+\}", "x", path), headers={"Host": "evil.example"})
+        if told.status_code != 403:
+            answered.add(path)
+    assert answered == {"/healthz", "/readyz", "/metrics"}
 
 
 @pytest.mark.parametrize(

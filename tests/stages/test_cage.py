@@ -17,8 +17,8 @@ from deployments.ffmpeg import OPEN_FILES, Decoder
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds another process")
 
 CAGED = f"import resource as r, time\nwhile r.getrlimit(r.RLIMIT_NOFILE)[0] != {OPEN_FILES}: time.sleep(0.01)\n"
-"""Waits for the last of its bounds, as the others may be those of the shell that runs the tests."""
-"""A program's beginning that waits until its limits are set, of which this is the last."""
+"""A program's beginning that waits until its limits are set, of which this is the last; others may be those of the shell
+that runs the tests."""
 
 
 async def spinning(monkeypatch: pytest.MonkeyPatch, program: str, seconds: float = 1.0) -> Decoder:
