@@ -17,6 +17,12 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 Run = Callable[[Sequence[Item]], Awaitable[Sequence[Result]]]
 Begun = Callable[[], Awaitable[None]]
+Settle = Callable[[], Awaitable[None]]
+
+
+async def this_turn() -> None:
+    """Wait for whoever submits in this same turn of the loop."""
+    await asyncio.sleep(0)
 
 
 @dataclass(slots=True)
@@ -37,12 +43,24 @@ class _Pending(Generic[Item, Result]):
 
 
 class Batcher(Generic[Item, Result]):
-    """Runs batches of what `scheduler` chooses on `lanes` lanes at once; `run` takes items and gives a result each."""
+    """Runs batches of what `scheduler` chooses on `lanes` lanes at once, and hands out `ahead` more, so that one is ready
+    when a lane is free; `run` takes items and gives a result each. What finds a lane idle goes once `settle` has returned:
+    others that come with it may share its batch."""
 
-    def __init__(self, run: Run[Item, Result], scheduler: Scheduler, lanes: int = 1) -> None:
+    def __init__(
+        self,
+        run: Run[Item, Result],
+        scheduler: Scheduler,
+        lanes: int = 1,
+        ahead: int = 0,
+        settle: Settle = this_turn,
+    ) -> None:
         self._run = run
+        self._settle = settle
+        self._settling: asyncio.Task[None] | None = None
         self._scheduler = scheduler
-        self._lanes = self._idle = lanes
+        self._workers = lanes
+        self._lanes = self._idle = lanes + ahead
         self._alone = False
         self._pending: dict[int, _Pending[Item, Result]] = {}
         self._running: set[asyncio.Task[None]] = set()
@@ -69,8 +87,8 @@ class Batcher(Generic[Item, Result]):
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._pending[ticket.number] = _Pending(item, future, begun)
         self._scheduler.add(ticket)
-        # Whoever submits in this same turn of the loop may still share the batch.
-        asyncio.get_running_loop().call_soon(self._fill)
+        if self._idle and not self._settling:
+            self._settling = asyncio.get_running_loop().create_task(self._fill_soon())
         try:
             return await future
         except asyncio.CancelledError:
@@ -79,14 +97,23 @@ class Batcher(Generic[Item, Result]):
                 self.counts.dropped += 1
             raise
 
+    async def _fill_soon(self) -> None:
+        try:
+            await self._settle()
+        finally:
+            self._settling = None
+        self._fill()
+
     def _fill(self) -> None:
-        """Give every idle lane a batch, sharing out what waits rather than crowding it into the first lane."""
+        """Give every idle lane a batch. What waits is shared out among all that work, also with those that are busy now: at
+        the end of a recording one would have the rest of it otherwise, and the others nothing."""
+        sharing = self._workers
         while self._idle and not self._alone and (head := self._scheduler.head()):
             if head.alone and self._idle < self._lanes:
                 return  # what runs goes to its end first
             self._alone = head.alone
-            share = -(-len(self._scheduler) // self._idle)
-            tickets = self._scheduler.next_batch(share)
+            tickets = self._scheduler.next_batch(-(-len(self._scheduler) // sharing))
+            sharing = max(sharing - 1, 1)
             self._idle -= 1
             task = asyncio.get_running_loop().create_task(self._serve([self._pending.pop(t.number) for t in tickets]))
             self._running.add(task)

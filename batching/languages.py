@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 
+SURE = 0.6
+"""A language heard with less than this probability gives way to the one that is likely."""
+
 
 class Vote:
     """What a window in doubt falls back on: `first`, the first language heard, until votes count. A window goes by the votes

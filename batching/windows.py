@@ -20,7 +20,7 @@ class WindowLimits:
     text somebody waits for; the silence that closes it, the margin kept on either side of speech, and the speech heard
     beyond a cut without a pause."""
 
-    longest_s: float = 28.0
+    longest_s: float = 24.0
     first_s: float = 10.0
     closing_silence_s: float = 3.0
     margin_s: float = 0.4

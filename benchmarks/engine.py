@@ -11,14 +11,15 @@ import argparse
 import asyncio
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from batching.stitch import stitch
-from batching.types import Segment
+from batching.types import Segment, Window
+from batching.windows import WindowLimits
 from benchmarks.rivals import CACHE, CORES, Heard, tell
 from deployments.artifacts import Artifacts
 from deployments.engines import load
@@ -27,7 +28,7 @@ from deployments.ffmpeg import find_ffmpeg
 from deployments.messages import DecodeOptions, TranscodeRequest, TranscribeRequest, WindowResult
 from deployments.transcoder import Transcoder
 from deployments.transcriber import Transcriber
-from serve_app.jobs.pipeline import LONGEST_WINDOW_S
+from serve_app.jobs.doubts import Task, heard
 
 JOBS, WINDOWS = 32, 16
 
@@ -50,29 +51,43 @@ class Bare:
         return list(await asyncio.gather(*jobs)) if at_once else [await job for job in jobs]
 
     async def one(self, name: str, path: Path, options: DecodeOptions) -> list[Segment]:
-        """Transcribe a recording; a few of its windows are in flight at a time."""
+        """Transcribe a recording; a few of its windows are in flight at a time, while more are planned."""
         async with self._jobs:
             await asyncio.to_thread(lambda: self._artifacts.put(f"{name}/source", path.read_bytes()))
-            request = TranscodeRequest(f"{name}/source", f"{name}/pcm", LONGEST_WINDOW_S, 86_400.0)
+            planned: asyncio.Queue[Window | None] = asyncio.Queue()
+            planning = asyncio.create_task(self._plan(name, planned))
             slots = asyncio.Semaphore(WINDOWS)
-            decoding: list[tuple[TranscribeRequest, asyncio.Task[WindowResult]]] = []
-            likely = options.language
-            async with aclosing(self._transcoder.windows(request)) as plans:
-                async for planned in plans:
-                    for window in planned.windows:
-                        await slots.acquire()
-                        how = replace(options, likely_language=likely)
-                        asked = TranscribeRequest(name, "bench", 0, f"{name}/pcm", window, how)
-                        task = asyncio.create_task(self.transcriber.transcribe(asked))
-                        task.add_done_callback(lambda _: slots.release())
-                        decoding.append((asked, task))
-                        likely = likely or (await task).language
+            decoding: dict[Window, Task] = {}
+            while window := await planned.get():
+                await slots.acquire()
+                task = asyncio.create_task(self._decode(name, window, options, tuple(decoding.values())))
+                task.add_done_callback(lambda _: slots.release())
+                decoding[window] = task
+            await planning
             line: list[Segment] = []
-            for asked, task in decoding:
+            for window, task in decoding.items():
                 end_s = line[-1].end if line else 0.0
-                line += stitch((await task).segments, next_id=len(line), end_s=end_s, window=asked.window)
+                line += stitch((await task).segments, next_id=len(line), end_s=end_s, window=window)
             await asyncio.to_thread(self._artifacts.delete, name)
             return line
+
+    async def _plan(self, name: str, planned: asyncio.Queue[Window | None]) -> None:
+        """Hand over a recording's windows as they close; None after the last."""
+        request = TranscodeRequest(f"{name}/source", f"{name}/pcm", WindowLimits().longest_s, 86_400.0)
+        try:
+            async with aclosing(self._transcoder.windows(request)) as plans:
+                async for found in plans:
+                    for window in found.windows:
+                        planned.put_nowait(window)
+        finally:
+            planned.put_nowait(None)
+
+    async def _decode(self, name: str, window: Window, options: DecodeOptions, earlier: Sequence[Task]) -> WindowResult:
+        def hear(likely: str | None) -> Awaitable[WindowResult]:
+            how = replace(options, likely_language=likely)
+            return self.transcriber.transcribe(TranscribeRequest(name, "bench", 0, f"{name}/pcm", window, how))
+
+        return await heard(hear, None, earlier)
 
     async def __aenter__(self) -> Bare:
         return self

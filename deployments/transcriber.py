@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +24,8 @@ from deployments.errors import EngineFailed
 from deployments.messages import Begun, EngineInfo, TranscribeRequest, WindowResult
 from deployments.pcm import channel_prefix, read_pcm
 
+SETTLE_S, SETTLE_GPU_S = 0.02, 0.002
+"""How long a window that finds the model idle waits for those that come with it: a fiftieth of what it takes."""
 HEARD_S = 0.05
 """Enough for a word to cross to the caller."""
 
@@ -41,10 +44,11 @@ class Transcriber:
         self._artifacts = artifacts
         self._engine = engine
         # On a GPU one more than decode at once: its batch is read and turned into features meanwhile, and is ready.
-        lanes = engine.workers + (engine.info.device == "cuda")
-        self._threads = ThreadPoolExecutor(lanes, "engine")
+        ahead = int(engine.info.device == "cuda")
+        self._threads = ThreadPoolExecutor(engine.workers + ahead, "engine")
+        settle = partial(asyncio.sleep, (ahead and SETTLE_GPU_S) or SETTLE_S)
         scheduler = Scheduler(engine.batch, engine.batch_s)
-        self._batcher: Batcher[Clip, tuple[Decode, Run]] = Batcher(self._decode, scheduler, lanes)
+        self._batcher: Batcher[Clip, tuple[Decode, Run]] = Batcher(self._decode, scheduler, engine.workers, ahead, settle)
 
     async def info(self) -> EngineInfo:
         """Which model on which device."""

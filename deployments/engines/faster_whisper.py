@@ -17,6 +17,7 @@ from faster_whisper import WhisperModel
 from faster_whisper.tokenizer import Tokenizer
 from faster_whisper.transcribe import get_suppressed_tokens, merge_punctuations
 
+from batching.languages import SURE
 from batching.quality import BEAM, Try, worth_a_search
 from batching.sentences import cut, is_cut
 from batching.types import SAMPLE_RATE, Segment
@@ -30,17 +31,21 @@ from deployments.weights import locate
 
 TOKENS_PER_S, TOKENS_SPARE = 8, 24
 """A clip may take this many tokens: one that loops must not cost its whole batch the decoder's full length."""
-CONTEXTS_S, SPARE_CONTEXT_S = (10, 12, 14, 16, 18, 20, 25, 30), 6.0
+CONTEXTS_S = (10, 12, 14, 16, 18, 20, 25, 26, 28, 30)
+SPARE_S, SPARE_LONG_S, LONG_S = 6.0, 4.0, 19.0
+"""Silence that the encoder hears after a clip, and after one of `LONG_S` or longer: the nearer a context is to the 30 s that
+the model was trained with, the less of it the decoder needs to find the end."""
 CLIP_S = 30.0
-SURE = 0.6
-"""A language heard with less than this probability gives way to the one that is likely."""
+THINNED = 3
+"""Of so many positions of the encoder one is enough to tell a language by: neighbours say much the same."""
 PREPENDED, APPENDED = "\"'“¿([{-", "\"'.。,，!！?？:：”)]}、"
 
 
 def context_frames(seconds: float) -> int:
     """Frames of context for a clip of `seconds`, in steps, so that clips of like length share a batch. What follows the
     sound is silence: with none of it the decoder does not find the end and begins to loop."""
-    return next((s * FRAMES_PER_S for s in CONTEXTS_S if s >= seconds + SPARE_CONTEXT_S), FRAMES)
+    spare = SPARE_S if seconds < LONG_S else SPARE_LONG_S
+    return next((s * FRAMES_PER_S for s in CONTEXTS_S if s >= seconds + spare), FRAMES)
 
 
 def choose_device(wanted: str) -> str:
@@ -124,14 +129,14 @@ class FasterWhisper:
     def _frames(clip: Clip) -> int:
         return FRAMES if clip.how.whole else context_frames(len(clip.audio) / SAMPLE_RATE)
 
-    def _part(self, encoded: Any, rows: Sequence[int]) -> Any:
-        """Some clips' rows of what was encoded, where it lies."""
+    def _part(self, encoded: Any, which: Any) -> Any:
+        """What an index chooses of (clips, positions, values) that were encoded, where it lies."""
         if self.info.device != "cuda":
-            return ctranslate2.StorageView.from_array(np.ascontiguousarray(np.asarray(encoded)[list(rows)]))
+            return ctranslate2.StorageView.from_array(np.ascontiguousarray(np.asarray(encoded)[which]))
         import torch
 
         torch.cuda.synchronize()  # CTranslate2 wrote it on a stream of its own
-        return ctranslate2.StorageView.from_array(torch.as_tensor(encoded, device="cuda")[list(rows)].contiguous())
+        return ctranslate2.StorageView.from_array(torch.as_tensor(encoded, device="cuda")[which].contiguous())
 
     def _tokenizer(self, task: str, language: str) -> Any:
         return Tokenizer(self._model.hf_tokenizer, self._multilingual, task=task, language=language)
@@ -143,7 +148,7 @@ class FasterWhisper:
             return [("en", 1.0)] * len(clips)
         if all(clip.options.language for clip in clips):
             return [(clip.options.language or "en", 1.0) for clip in clips]
-        found = [each[0] for each in self._model.model.detect_language(encoded)]
+        found = [each[0] for each in self._model.model.detect_language(self._part(encoded, np.s_[:, ::THINNED]))]
         return [_settled(clip, token.strip("<|>"), p) for clip, (token, p) in zip(clips, found, strict=True)]
 
     def _room(self, clips: Sequence[Clip]) -> int:

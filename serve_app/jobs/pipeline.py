@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Protocol
 
 from batching.stitch import stitch
 from batching.types import SAMPLE_RATE, Segment, Window
+from batching.windows import WindowLimits
 from deployments.errors import Deadly, StageDied, StageLost
 from deployments.messages import (
     DecodeOptions,
@@ -21,13 +22,13 @@ from deployments.messages import (
     TranscribeRequest,
     WindowResult,
 )
+from serve_app.jobs.doubts import Task, heard
 from serve_app.jobs.models import Claim, Commit, Job, Phase
 from serve_app.jobs.places import pcm_prefix
 from serve_app.jobs.store import Store
 from serve_app.jobs.timelines import Timelines
 from serve_app.jobs.transcripts import dump_segment
 
-LONGEST_WINDOW_S = 28.0
 MOST_DEATHS = 3
 """Workers that a window may cost."""
 MOST_LOST = 8
@@ -120,22 +121,22 @@ class Pipeline:
             self._began = asyncio.get_running_loop().time(), self._job.audio_done_s
             await self._enter(Phase.TRANSCRIBING)
         await self._slots.acquire()
-        task = asyncio.create_task(self._decode(window))
+        line = self._lines.of(window.channel)
+        task = asyncio.create_task(self._decode(window, line.vote.likely(window.index), tuple(line.hearing)))
+        line.note(task)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         self._queue.put_nowait((window, task))
-        vote = self._lines.of(window.channel).vote
-        if vote.first is None:
-            # Waiting for the first language heard keeps the text the same however the work is spread.
-            await asyncio.wait([task])
-            if not task.cancelled() and not task.exception() and task.result().segments:
-                vote.first = task.result().language
 
-    async def _decode(self, window: Window) -> WindowResult:
+    async def _decode(self, window: Window, likely: str | None, earlier: Sequence[Task]) -> WindowResult:
+        """Decode it, in doubt about its language as what is likely, or as the windows before it that are decoded too."""
+        return await heard(lambda language: self._decode_as(window, language), likely, earlier)
+
+    async def _decode_as(self, window: Window, likely: str | None) -> WindowResult:
         spec = self._job.spec
         options = DecodeOptions(
             language=spec.language,
-            likely_language=self._lines.of(window.channel).vote.likely(window.index),
+            likely_language=likely,
             task=spec.task,
             prompt=spec.prompt,
             hotwords=spec.hotwords,
@@ -167,6 +168,7 @@ class Pipeline:
 
     async def _commit(self, window: Window, result: WindowResult) -> None:
         line = self._lines.of(window.channel)
+        line.settle(result)
         segments = stitch(
             result.segments,
             next_id=self._segments,
@@ -223,7 +225,7 @@ class Pipeline:
         return TranscodeRequest(
             source_key=self._job.source,
             pcm_prefix=pcm_prefix(self._job.id),
-            longest_s=self._job.spec.segment_duration or LONGEST_WINDOW_S,
+            longest_s=self._job.spec.segment_duration or WindowLimits().longest_s,
             max_audio_s=self._max_audio_s,
             channels=self._job.spec.channels,
             listening_key=self._job.listening if self._job.spec.listening else None,

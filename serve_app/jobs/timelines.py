@@ -3,22 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import orjson
 
 from batching.languages import Vote
+from deployments.messages import WindowResult
+from serve_app.jobs.doubts import Task
 from serve_app.jobs.models import Event, EventKind, Job
 from serve_app.jobs.store import Store
 
 
 @dataclass(slots=True)
 class Timeline:
-    """Where the text of a channel ends, in seconds, and what language its windows are in. Each channel has its own vote:
-    where two sides are recorded apart, one may be the other's interpreter."""
+    """Where the text of a channel ends, in seconds, and what language its windows are in; until that is known, the windows
+    that are `hearing`, in order. Each channel has its own vote: where two sides are recorded apart, one may be the other's
+    interpreter."""
 
     end_s: float
     vote: Vote
+    hearing: list[Task] = field(default_factory=list)
+
+    def note(self, task: Task) -> None:
+        """A window is being heard."""
+        if self.vote.first is None:
+            self.hearing.append(task)
+
+    def settle(self, result: WindowResult) -> None:
+        """A window was heard; they come in order, and the first that has something to say tells what language is likely."""
+        if self.vote.first is None:
+            self.hearing.pop(0)
+            if result.segments and result.language:
+                self.vote.first = result.language
+                self.hearing.clear()
 
 
 class Timelines:

@@ -119,6 +119,61 @@ async def test_idle_lanes_share_what_waits(lanes: int, batches: list[str]) -> No
     assert await asyncio.gather(*tasks) == ["A", "B", "C", "D"]
 
 
+async def test_a_lane_leaves_to_the_busy_one_its_share() -> None:
+    shown = Lanes()
+    batcher = make(shown, lanes=2)
+    tasks = await send(batcher, "ab")
+    first, second = await shown.next(), await shown.next()
+    tasks += await send(batcher, "cdefg")
+    second.finish()
+    third = await shown.next()
+    assert third.items == ["c", "d", "e"]
+    first.finish()
+    fourth = await shown.next()
+    assert fourth.items == ["f"]
+    third.finish()
+    fifth = await shown.next()
+    assert fifth.items == ["g"]
+    fourth.finish()
+    fifth.finish()
+    assert await asyncio.gather(*tasks) == list("ABCDEFG")
+
+
+async def test_a_batch_ahead_takes_none_of_what_the_one_that_runs_can_take() -> None:
+    shown = Lanes()
+    batcher = Batcher(shown, Scheduler(3, 1000), lanes=1, ahead=1)
+    tasks = await send(batcher, "abcde")
+    first, second = await shown.next(), await shown.next()
+    assert (first.items, second.items) == (["a", "b", "c"], ["d", "e"])
+    for batch in (first, second):
+        batch.finish()
+    assert await asyncio.gather(*tasks) == list("ABCDE")
+
+
+async def test_who_finds_a_lane_idle_waits_for_those_that_come_with_it() -> None:
+    shown, settled = Lanes(), asyncio.Event()
+
+    async def settle() -> None:
+        await settled.wait()
+
+    batcher = Batcher(shown, Scheduler(8, 1000), settle=settle)
+    tasks = await send(batcher, "a") + await send(batcher, "b")
+    gone = await send(batcher, "x")
+    gone[0].cancel()
+    assert shown.quiet
+    settled.set()
+    running = await shown.next()
+    assert running.items == ["a", "b"]
+    settled.clear()
+    tasks += await send(batcher, "c")
+    running.finish()
+    # Whoever came while the lane was busy has waited long enough.
+    last = await shown.next()
+    assert last.items == ["c"]
+    last.finish()
+    assert await asyncio.gather(*tasks) == ["A", "B", "C"]
+
+
 async def test_no_more_batches_run_than_there_are_lanes() -> None:
     lanes = Lanes()
     batcher = make(lanes, max_items=1, lanes=2)

@@ -133,9 +133,9 @@ def test_what_was_cut_off_is_doubtful() -> None:
     [
         (-0.61, 0.0, "en", 5.0, True),
         (-0.6, 0.0, "en", 5.0, False),
-        (-0.31, 0.0, "fr", 15.0, True),
-        (-0.3, 0.0, "fr", 15.0, False),
-        (-0.6, 0.0, "fr", 15.1, False),
+        (-0.21, 0.0, "fr", 19.0, True),
+        (-0.2, 0.0, "fr", 19.0, False),
+        (-0.6, 0.0, "fr", 19.1, False),
         (-0.61, 0.0, "fr", 28.0, True),
         # Over silence a beam would find likelier words, which nobody said.
         (-1.5, 0.61, "en", 5.0, False),

@@ -27,7 +27,7 @@ def said(*seconds: tuple[float, float]) -> list[Span]:
     return [Span(at(start), at(end)) for start, end in seconds]
 
 
-EVEN = WindowLimits(first_s=28.0)
+EVEN = WindowLimits(longest_s=28.0, first_s=28.0)
 
 
 def plan(spans: Sequence[Span], total: int, limits: WindowLimits = EVEN) -> list[Window]:
@@ -175,10 +175,10 @@ def test_a_window_may_be_as_long_as_the_limit_with_its_margins() -> None:
 
 
 def test_the_first_window_is_short_where_more_than_a_window_follows() -> None:
-    turns = said((1, 5), (6, 9), (10, 20), (21, 27))
+    turns = said((1, 5), (6, 9), (10, 20), (21, 23.4))
     (whole,) = plan(turns, at(60), WindowLimits())
     assert whole.speech == tuple(turns)
-    turns += said((28, 35))
+    turns += said((25, 31))
     windows = plan(turns, at(60), WindowLimits())
     assert [window.speech for window in windows] == [tuple(turns[:2]), tuple(turns[2:])]
     assert (windows[0].end, windows[1].start) == (at(9.4), at(9.6))
