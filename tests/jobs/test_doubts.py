@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import permutations
+from pathlib import Path
 
 import pytest
 
 from batching.types import Segment
-from deployments.messages import WindowResult
+from deployments.messages import TranscribeRequest, WindowResult
 from serve_app.jobs.doubts import Task, heard
+from serve_app.jobs.models import JobSpec, Phase
+from tests.house import ME, House
 
 GUARD_S = 10
 
@@ -94,3 +98,26 @@ async def test_who_gives_up_waiting_takes_no_other_along() -> None:
     await asyncio.wait([recording.tasks[1]])
     recording._turns[0].set()
     assert (await recording.tasks[0]).language == "de"
+
+
+async def test_no_window_waits_for_the_first_and_one_in_doubt_follows_it(house: House, sample: Path) -> None:
+    decode = house.stages.transcribe
+    others, asked = asyncio.Event(), set[tuple[int, str | None]]()
+
+    async def transcribe(model: str, request: TranscribeRequest) -> WindowResult:
+        index, likely = request.window.index, request.options.likely_language
+        asked.add((index, likely))
+        if index == 0:
+            await others.wait()
+        done = await decode(model, request)
+        if index == 2:
+            others.set()
+            return replace(done, language=likely or "en", certainty=0.0 if likely else 0.3)
+        return replace(done, language="de", certainty=0.9)
+
+    house.stages.transcribe = transcribe  # type: ignore[method-assign]
+    job = await house.ended(job_id := await house.submit(sample, JobSpec("fake", segment_duration=6.0)))
+    assert job.phase is Phase.COMPLETED
+    assert {(0, None), (1, None), (2, None), (2, "de")} <= asked
+    segments = (await house.jobs.transcript(ME, job_id)).segments
+    assert {s.language_probability for s in segments} == {0.9, 0.0}

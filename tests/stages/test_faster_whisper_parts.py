@@ -11,7 +11,7 @@ import pytest
 from batching.types import Segment
 from deployments.engines import load
 from deployments.engines.base import Decode, EngineConfig
-from deployments.engines.faster_whisper import choose_compute_type, choose_device
+from deployments.engines.faster_whisper import choose_compute_type, choose_device, context_frames
 from deployments.engines.sentences import split_at_timestamps, with_words
 from deployments.errors import ModelUnavailable
 
@@ -38,6 +38,14 @@ def test_cuda_without_a_card_is_refused_by_name(monkeypatch: pytest.MonkeyPatch,
 )
 def test_compute_types_are_chosen(wanted: str, device: str, chosen: str) -> None:
     assert choose_compute_type(wanted, device) == chosen
+
+
+@pytest.mark.parametrize(
+    ("seconds", "context_s"),
+    [(0.1, 10), (4.0, 10), (4.1, 12), (14.0, 20), (18.9, 25), (19.0, 25), (22.0, 26), (24.0, 28), (30.0, 30)],
+)
+def test_the_encoder_hears_silence_after_a_clip_but_no_more_than_it_needs(seconds: float, context_s: int) -> None:
+    assert context_frames(seconds) == 100 * context_s
 
 
 def at(seconds: float) -> int:
