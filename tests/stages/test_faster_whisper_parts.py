@@ -45,7 +45,13 @@ def test_compute_types_are_chosen(wanted: str, device: str, chosen: str) -> None
     [(0.1, 10), (4.0, 10), (4.1, 12), (14.0, 20), (18.9, 25), (19.0, 25), (22.0, 26), (24.0, 28), (30.0, 30)],
 )
 def test_the_encoder_hears_silence_after_a_clip_but_no_more_than_it_needs(seconds: float, context_s: int) -> None:
-    assert context_frames(seconds) == 100 * context_s
+    assert context_frames(seconds) == context_frames(seconds, "ja") == 100 * context_s
+
+
+def test_the_encoder_needs_no_more_for_english() -> None:
+    found = [(context_frames(length / 10, "en"), context_frames(length / 10)) for length in range(301)]
+    assert all(english <= other for english, other in found)
+    assert any(english < other for english, other in found)
 
 
 def at(seconds: float) -> int:
