@@ -16,9 +16,9 @@ from batching.types import SAMPLE_RATE, Span, Window
 
 @dataclass(frozen=True, slots=True)
 class WindowLimits:
-    """Seconds: a window's greatest length, and that of the first of several, which shows what language it is and whose
-    text somebody waits for; the silence that closes it, the margin kept on either side of speech, and the speech heard
-    beyond a cut without a pause."""
+    """Seconds: a window's greatest length, which leaves silence after it in the 30 s that Whisper hears, and that of the
+    first of several, which shows what language it is and whose text somebody waits for; the silence that closes it, the
+    margin kept on either side of speech, and the speech heard beyond a cut without a pause."""
 
     longest_s: float = 24.0
     first_s: float = 10.0

@@ -46,7 +46,7 @@ class Transcriber:
         # On a GPU one more than decode at once: its batch is read and turned into features meanwhile, and is ready.
         ahead = int(engine.info.device == "cuda")
         self._threads = ThreadPoolExecutor(engine.workers + ahead, "engine")
-        settle = partial(asyncio.sleep, (ahead and SETTLE_GPU_S) or SETTLE_S)
+        settle = partial(asyncio.sleep, SETTLE_GPU_S if ahead else SETTLE_S)
         scheduler = Scheduler(engine.batch, engine.batch_s)
         self._batcher: Batcher[Clip, tuple[Decode, Run]] = Batcher(self._decode, scheduler, engine.workers, ahead, settle)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import ctranslate2
 import numpy as np
@@ -22,6 +22,7 @@ from batching.quality import BEAM, Try, worth_a_search
 from batching.sentences import cut, is_cut
 from batching.types import SAMPLE_RATE, Segment
 from deployments.engines.base import Clip, Decode, EngineConfig
+from deployments.engines.context import context_frames
 from deployments.engines.mel import FRAMES, FRAMES_PER_S, features
 from deployments.engines.memory import clips_that_fit, keep_memory
 from deployments.engines.sentences import TIME_STEP, split_at_timestamps, with_words
@@ -31,34 +32,10 @@ from deployments.weights import locate
 
 TOKENS_PER_S, TOKENS_SPARE = 8, 24
 """A clip may take this many tokens: one that loops must not cost its whole batch the decoder's full length."""
-SPARE_S, SPARE_LONG_S = 6.0, 4.0
-"""Silence that the encoder hears after a clip, and after a long one: the nearer a context is to the 30 s that the model was
-trained with, the less of it the decoder needs to find the end."""
 CLIP_S = 30.0
 THINNED = 3
 """Of so many positions of the encoder one is enough to tell a language by: neighbours say much the same."""
 PREPENDED, APPENDED = "\"'“¿([{-", "\"'.。,，!！?？:：”)]}、"
-
-
-class Contexts(NamedTuple):
-    """Seconds of context that the encoder may be given, and from which length on a clip is long."""
-
-    steps_s: tuple[int, ...]
-    long_s: float
-
-
-ENGLISH = Contexts((10, 12, 14, 16, 18, 20, 22, 24, 25, 26, 28, 30), 16.0)
-ANY = Contexts((10, 12, 14, 16, 18, 20, 25, 26, 28, 30), 19.0)
-"""What the model knows less well than English, or may, needs more: with the steps of English, clips of 14 to 19 s lost a
-point in Japanese, Portuguese and Spanish (measured with base)."""
-
-
-def context_frames(seconds: float, language: str | None = None) -> int:
-    """Frames of context for a clip of `seconds` in the language that was given, in steps, so that clips of like length
-    share a batch. What follows the sound is silence: with none the decoder does not find the end and begins to loop."""
-    contexts = ENGLISH if language == "en" else ANY
-    spare = SPARE_S if seconds < contexts.long_s else SPARE_LONG_S
-    return next((s * FRAMES_PER_S for s in contexts.steps_s if s >= seconds + spare), FRAMES)
 
 
 def choose_device(wanted: str) -> str:

@@ -11,7 +11,8 @@ import pytest
 from batching.types import Segment
 from deployments.engines import load
 from deployments.engines.base import Decode, EngineConfig
-from deployments.engines.faster_whisper import choose_compute_type, choose_device, context_frames
+from deployments.engines.context import context_frames
+from deployments.engines.faster_whisper import choose_compute_type, choose_device
 from deployments.engines.sentences import split_at_timestamps, with_words
 from deployments.errors import ModelUnavailable
 
