@@ -169,7 +169,7 @@ def test_a_batch_may_hold_several_languages(base: Engine, ffmpeg: str, speech: F
     # The last is told what it is, and believes it.
     assert [decode.language for decode in decodes] == ["de", "fr", "en", "en"]
     assert [segment.language for segment in decodes[0].segments] == ["de"] * len(decodes[0].segments)
-    assert "Portal" in decodes[0].text
+    assert "portal" in decodes[0].text.lower()
     assert "le même mois" in decodes[1].text.lower()
     assert "thousands of birds" in decodes[2].text.lower()
     for decode in (decodes[0], decodes[2]):
