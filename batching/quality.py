@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,9 +11,9 @@ SPARSE = "sparse"
 LADDER = (0.4, 0.8)
 """Temperatures to try, one after another, while the decode is doubtful."""
 BEAM = 5
-SEARCH_BELOW, SEARCH_SHORT_BELOW, SHORT_S = -0.6, -0.2, 19.0
-"""The mean log-probability from which on a greedy decode is left as it is; a window of at most `SHORT_S` in a language other
-than English is held to more. A beam mends little above the first in English, in French, German or Chinese a tenth to a
+ENGLISH_BELOW, SHORT_BELOW, LONG_BELOW, SHORT_S = -0.6, -0.2, -0.3, 19.0
+"""The mean log-probability from which on a greedy decode is left as it is: in English; in other languages, in a window of at
+most `SHORT_S` and in a longer one. A beam mends little above the first in English, in French, German or Chinese a tenth to a
 quarter of what is wrong (measured with base); over a long context it costs several times what it does over a short one."""
 FIRST_UNSPACED = "\u0e00"
 """From Thai on, most of the scripts in Unicode put no spaces between words."""
@@ -33,12 +34,14 @@ class Try:
 @dataclass(frozen=True, slots=True)
 class Thresholds:
     """Text that compresses better than `compression` repeats itself, as does one with a loop in it; a mean log-probability
-    below `log_probability` is a guess; a guess with `no_speech` above its bound was no speech at all; nobody says more than
-    `tokens_per_s`, and who speaks for `sparse_s` or longer says more than `sparse_tokens_per_s`."""
+    below `log_probability` is a guess; a guess with `no_speech` above its bound, or over less than `blip_s` that were taken
+    for speech, was no speech at all; nobody says more than `tokens_per_s`, and who speaks for `sparse_s` or longer says more
+    than `sparse_tokens_per_s`."""
 
     compression: float = 2.4
     log_probability: float = -1.0
     no_speech: float = 0.6
+    blip_s: float = 1.0
     tokens_per_s: float = 16.0
     sparse_tokens_per_s: float = 1.0
     sparse_s: float = 2.0
@@ -94,33 +97,38 @@ def judge(
     no_speech: float,
     tokens: int,
     seconds: float,
+    detected_s: float = math.inf,
     speech_s: float = 0.0,
     capped: bool = False,
     thresholds: Thresholds | None = None,
 ) -> Verdict:
-    """Judge the decode of a window of `seconds`, `speech_s` of them speech, that gave a text of `tokens` tokens with a mean
-    `log_probability`; `capped` says that it was cut off there."""
+    """Judge the decode of a window of `seconds`, `detected_s` of them speech, that gave over `speech_s` of it a text of
+    `tokens` tokens with a mean `log_probability`; `capped` says that it was cut off there."""
     limits = thresholds or Thresholds()
     flags = []
     if compression_ratio(text) > limits.compression or loops(text):
         flags.append("repetitive")
     if capped:
         flags.append("cut_off")
-    if log_probability < limits.log_probability:
+    guess = log_probability < limits.log_probability
+    if guess:
         flags.append("low_probability")
     if tokens > max(24.0, seconds * limits.tokens_per_s):
         flags.append("too_many_tokens")
     if text and speech_s >= limits.sparse_s and tokens < speech_s * limits.sparse_tokens_per_s:
         flags.append(SPARSE)
-    silent = no_speech > limits.no_speech and log_probability < limits.log_probability
+    silent = guess and (no_speech > limits.no_speech or detected_s < limits.blip_s)
     return Verdict(tuple(flags), silent)
 
 
-def worth_a_search(log_probability: float, no_speech: float, language: str, seconds: float) -> bool:
+def worth_a_search(
+    log_probability: float, no_speech: float, language: str, seconds: float, below: float | None = None
+) -> bool:
     """Whether a greedy decode is to be searched with a beam as well while its encoding is at hand, which costs a fraction of
-    what another try would. Not over silence: a beam finds likelier words for it, and then they look heard."""
-    bound = SEARCH_SHORT_BELOW if language != "en" and seconds <= SHORT_S else SEARCH_BELOW
-    return log_probability < bound and no_speech <= Thresholds().no_speech
+    what another try would: one `below` so much, or below what suits its language and length. Not over silence: a beam finds
+    likelier words for it, and then they look heard."""
+    usual = ENGLISH_BELOW if language == "en" else SHORT_BELOW if seconds <= SHORT_S else LONG_BELOW
+    return log_probability < (usual if below is None else below) and no_speech <= Thresholds().no_speech
 
 
 def tries(temperature: float = 0.0) -> Iterator[Try]:

@@ -17,27 +17,26 @@ from batching.types import SAMPLE_RATE, Span, Window
 @dataclass(frozen=True, slots=True)
 class WindowLimits:
     """Seconds: a window's greatest length, which leaves silence after it in the 30 s that Whisper hears, and that of the
-    first of several, which shows what language it is and whose text somebody waits for; the silence that closes it, the
-    margin kept on either side of speech, and the speech heard beyond a cut without a pause."""
+    first of several, which shows what language it is and whose text somebody waits for; the silence that closes it; the
+    margins kept before and after speech, where that long nobody else speaks and the length allows it; and the speech heard
+    beyond a cut without a pause. Whisper understands a recording's first and last words better with the silence around
+    them: with 1.4 and 0.8 s instead of 0.4 an eighth fewer words were wrong in Portuguese, a sixtieth in all (base)."""
 
     longest_s: float = 24.0
     first_s: float = 10.0
     closing_silence_s: float = 3.0
-    margin_s: float = 0.4
+    before_s: float = 1.4
+    after_s: float = 0.8
     overlap_s: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.longest_s <= 2 * self._edge_s or self.closing_silence_s <= 2 * self.margin_s:
-            raise ValueError("a window and the silence that closes it must be longer than two margins")
-
-    @property
-    def _edge_s(self) -> float:
-        return max(self.margin_s, self.overlap_s)
+        if self.longest_s <= 2 * self.overlap_s or self.closing_silence_s < 2 * self.after_s:
+            raise ValueError("a window must be longer than two overlaps, the silence that closes it than two margins")
 
     @property
     def longest_span_s(self) -> float:
         """The longest span that fits into a window, whatever comes before and after it."""
-        return self.longest_s - 2 * self._edge_s
+        return self.longest_s - 2 * self.overlap_s
 
 
 class WindowPlanner:
@@ -50,7 +49,8 @@ class WindowPlanner:
         self._first = int(min(limits.first_s, limits.longest_s) * SAMPLE_RATE)
         self._room = int(limits.longest_span_s * SAMPLE_RATE)
         self._silence = int(limits.closing_silence_s * SAMPLE_RATE)
-        self._margin = int(limits.margin_s * SAMPLE_RATE)
+        self._before = int(limits.before_s * SAMPLE_RATE)
+        self._after = int(limits.after_s * SAMPLE_RATE)
         self._overlap = int(limits.overlap_s * SAMPLE_RATE)
         self._open: list[Span] = []
         self._joined = False
@@ -70,11 +70,12 @@ class WindowPlanner:
 
     def next_start(self, heard: int) -> int:
         """Where the next window will start, at the earliest, if `heard` samples have been listened to."""
-        return self._start(self._open[0].start if self._open else heard)
+        return self._start(*((self._open[0].start, self._open[-1].end) if self._open else (heard, heard)))
 
-    def _start(self, first: int) -> int:
-        """Of a window whose speech begins at `first`."""
-        return max(first - self._overlap if self._joined else max(first - self._margin, self._floor), 0)
+    def _start(self, first: int, last: int) -> int:
+        """Of a window whose speech goes from `first` to `last`."""
+        margin = min(self._before, self._longest - self._overlap - (last - first))
+        return max(first - self._overlap if self._joined else max(first - margin, self._floor), 0)
 
     def _cut(self, span: Span) -> Iterator[Span]:
         """A span longer than a window, in pieces that fit. The speech detector cuts in a pause where there is one;
@@ -96,9 +97,8 @@ class WindowPlanner:
         self._open.append(span)
 
     def _length(self, end: int) -> int:
-        """Of the window that is open, if it went on to `end`."""
-        edges = (self._overlap if self._joined else self._margin) + max(self._margin, self._overlap)
-        return end - self._open[0].start + edges
+        """Of the window that is open, if it went on to `end`, at the least."""
+        return end - self._open[0].start + 2 * self._overlap
 
     def _begin(self) -> Iterator[Window]:
         """Speech that fills more than a window has begun: the beginning of it goes ahead, and somebody reads it soon. What
@@ -114,8 +114,9 @@ class WindowPlanner:
         """The open spans as a window, with a margin that stays clear of its neighbours' speech, or reaches into it where
         speech runs on."""
         first, last = self._open[0], self._open[-1]
-        start = self._start(first.start)
-        end = min(last.end + self._margin, max(last.end, (last.end + ceiling) // 2))
+        start = self._start(first.start, last.end)
+        after = min(self._after, start + self._longest - last.end)
+        end = min(last.end + after, max(last.end, (last.end + ceiling) // 2))
         if runs_on:
             end = last.end + self._overlap
         window = Window(self._index, start, end, tuple(self._open), self._joined, cut=last.end if runs_on else None)

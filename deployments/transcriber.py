@@ -139,6 +139,7 @@ class Transcriber:
                 no_speech=decode.no_speech,
                 tokens=decode.tokens,
                 seconds=len(audio) / SAMPLE_RATE,
+                detected_s=request.window.speech_s,
                 speech_s=window.speech_before(window.start + _samples(decode.ends_at or window.seconds)),
                 capped=decode.capped,
             )

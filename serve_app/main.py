@@ -251,6 +251,7 @@ def engine_config(settings: Settings, model: str) -> EngineConfig:
         compute_type=settings.compute_type,
         workers=settings.engine_workers or _cores(),
         batch=settings.batch_size,
+        beam_below=settings.beam_below,
     )
 
 

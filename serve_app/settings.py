@@ -67,7 +67,15 @@ class Settings(BaseSettings):
     )
     engine: Literal["faster_whisper", "fake"] = Field("faster_whisper", description="Engine; `fake` is for tests.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Device the models run on.")
-    compute_type: str = Field("auto", description="CTranslate2 compute type; auto is int8 on CPU, float16 on GPU.")
+    compute_type: str = Field(
+        "auto",
+        description="CTranslate2's; auto is float16 on a GPU, int8 on a CPU, int8_bfloat16 on one with AMX.",
+    )
+    beam_below: float | None = Field(
+        None,
+        le=0,
+        description="A beam searches texts of a lower mean log-probability; 0 for all, unset for what suits the language.",
+    )
     engine_workers: int = Field(0, ge=0, description="Batches a replica decodes at once; 0 for one a CPU core.")
     batch_size: int = Field(
         0, ge=0, le=256, description="Windows in a batch, at most; 0 for 8 on a CPU, and on a GPU for what its memory holds."

@@ -17,7 +17,8 @@ from deployments.messages import DecodeOptions, EngineInfo
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
     """Which engine with which model on which device. `workers` batches run at once, `batch` clips at most in each (0: as
-    many as are good)."""
+    many as are good). Texts of a lower mean log-probability than `beam_below` are searched with a beam (None: as suits the
+    language)."""
 
     engine: str
     model: str
@@ -26,6 +27,7 @@ class EngineConfig:
     compute_type: str = "auto"
     workers: int = 1
     batch: int = 0
+    beam_below: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

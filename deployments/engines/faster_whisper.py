@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import ctranslate2
@@ -23,8 +24,10 @@ from batching.sentences import cut, is_cut
 from batching.types import SAMPLE_RATE, Segment
 from deployments.engines.base import Clip, Decode, EngineConfig
 from deployments.engines.context import context_frames
+from deployments.engines.encoder import Encoder, has_amx
 from deployments.engines.mel import FRAMES, FRAMES_PER_S, features
 from deployments.engines.memory import clips_that_fit, keep_memory
+from deployments.engines.model_file import read_weights
 from deployments.engines.sentences import TIME_STEP, split_at_timestamps, with_words
 from deployments.errors import ModelUnavailable
 from deployments.messages import EngineInfo
@@ -35,6 +38,8 @@ TOKENS_PER_S, TOKENS_SPARE = 8, 24
 CLIP_S = 30.0
 THINNED = 3
 """Of so many positions of the encoder one is enough to tell a language by: neighbours say much the same."""
+MIXED = "int8_bfloat16"
+"""Of a CPU, which CTranslate2 has no such type for: it decodes in int8 what our own encoder makes of the sound."""
 PREPENDED, APPENDED = "\"'“¿([{-", "\"'.。,，!！?？:：”)]}、"
 
 
@@ -47,8 +52,10 @@ def choose_device(wanted: str) -> str:
 
 
 def choose_compute_type(wanted: str, device: str) -> str:
-    """`auto` → int8 on a CPU, float16 on a GPU."""
-    return wanted if wanted != "auto" else "float16" if device == "cuda" else "int8"
+    """`auto` → float16 on a GPU; on a CPU int8, with the encoder in bfloat16 where that is faster."""
+    if wanted != "auto":
+        return wanted
+    return "float16" if device == "cuda" else MIXED if has_amx() else "int8"
 
 
 class FasterWhisper:
@@ -59,13 +66,19 @@ class FasterWhisper:
         compute_type = choose_compute_type(config.compute_type, device)
         directory = locate(config.model, config.cache_dir)
         keep_memory()
+        self._encoder = _own_encoder(config.model, directory) if (device, compute_type) == ("cpu", MIXED) else None
         # `Any`: faster-whisper ships annotations that do not hold under strict checking.
         self._model: Any = WhisperModel(
-            str(directory), device=device, compute_type=compute_type, cpu_threads=1, num_workers=config.workers
+            str(directory),
+            device=device,
+            compute_type="int8" if self._encoder else compute_type,
+            cpu_threads=1,
+            num_workers=config.workers,
         )
         self.info = EngineInfo(config.model, device, compute_type, tuple(self._model.supported_languages))
         self._multilingual = bool(self._model.model.is_multilingual)
         self._features = features(self._model.feature_extractor, device)
+        self._beam_below = config.beam_below
         self.workers = config.workers
         self.batch = config.batch or clips_that_fit(device, (directory / "model.bin").stat().st_size)
         # Half of full clips on a CPU: a batch of long ones is full sooner, and who comes next waits no longer for it.
@@ -104,11 +117,10 @@ class FasterWhisper:
 
     def _encode(self, batch: Any) -> Any:
         """A CPU encodes one clip after another: together they take as long, and memory that no cache holds."""
-        if self.info.device == "cuda" or len(batch) == 1:
+        if self.info.device == "cuda":
             return self._model.encode(batch)
-        return ctranslate2.StorageView.from_array(
-            np.concatenate([np.asarray(self._model.encode(one[None])) for one in batch])
-        )
+        encode = self._encoder or self._model.encode
+        return ctranslate2.StorageView.from_array(np.concatenate([np.asarray(encode(one[None])) for one in batch]))
 
     def kind(self, clip: Clip) -> Hashable:
         """Clips of a batch cost the encoder the same. What is heard again goes with its like: whoever is heard for the first
@@ -179,7 +191,8 @@ class FasterWhisper:
         for i, (clip, tokenizer, result) in enumerate(zip(clips, tokenizers, results, strict=True)):
             seconds = len(clip.audio) / SAMPLE_RATE
             greedy = clip.how in (Try(), Try(whole=True))
-            if greedy and worth_a_search(_likelihood(result), result.no_speech_prob, tokenizer.language_code, seconds):
+            heard = _likelihood(result), result.no_speech_prob, tokenizer.language_code
+            if greedy and worth_a_search(*heard, seconds, self._beam_below):
                 unlikely.append(i)
         if not unlikely:
             return
@@ -242,6 +255,14 @@ class FasterWhisper:
                 merge_punctuations(found, PREPENDED, APPENDED)
                 spoken = with_words(decodes[i], found)
                 decodes[i] = replace(spoken, segments=tuple(piece for s in spoken.segments for piece in cut(s)))
+
+
+def _own_encoder(model: str, directory: Path) -> Encoder:
+    try:
+        return Encoder(read_weights(directory / "model.bin", "encoder/"))
+    except (KeyError, ValueError) as error:
+        message = f"The weights of {model} are not laid out as our encoder expects ({error}): set MURMUR_COMPUTE_TYPE=int8."
+        raise ModelUnavailable(message) from error
 
 
 def _likelihood(result: Any) -> float:

@@ -135,8 +135,8 @@ def test_what_was_cut_off_is_doubtful() -> None:
         (-0.6, 0.0, "en", 5.0, False),
         (-0.21, 0.0, "fr", 19.0, True),
         (-0.2, 0.0, "fr", 19.0, False),
-        (-0.6, 0.0, "fr", 19.1, False),
-        (-0.61, 0.0, "fr", 28.0, True),
+        (-0.3, 0.0, "fr", 19.1, False),
+        (-0.31, 0.0, "fr", 28.0, True),
         # Over silence a beam would find likelier words, which nobody said.
         (-1.5, 0.61, "en", 5.0, False),
         (-1.5, 0.6, "fr", 5.0, True),
@@ -146,6 +146,23 @@ def test_what_is_unlikely_is_worth_a_search(
     log_probability: float, no_speech: float, language: str, seconds: float, worth: bool
 ) -> None:
     assert worth_a_search(log_probability, no_speech, language, seconds) is worth
+
+
+@pytest.mark.parametrize(("below", "worth"), [(-0.5, False), (-0.4, False), (-0.3, True), (0.0, True)])
+def test_what_is_worth_a_search_can_be_said(below: float, worth: bool) -> None:
+    assert worth_a_search(-0.4, 0.0, "en", 5.0, below) is worth
+    assert not worth_a_search(-0.4, 0.9, "en", 5.0, below)
+
+
+@pytest.mark.parametrize(("detected_s", "silent"), [(0.9, True), (1.0, False)])
+def test_a_guess_about_a_blip_of_speech_was_no_speech(detected_s: float, silent: bool) -> None:
+    def found(log_probability: float) -> Verdict:
+        return judge(
+            "So", log_probability=log_probability, no_speech=0.1, tokens=1, seconds=2.0, detected_s=detected_s, speech_s=0.5
+        )
+
+    assert found(-1.1).silent is silent
+    assert not found(-0.9).silent
 
 
 def test_prose_compresses_less_than_a_loop() -> None:

@@ -163,15 +163,17 @@ def test_no_speech_gives_no_window() -> None:
 
 
 def test_spans_close_together_share_a_window_that_holds_the_silence_between() -> None:
-    assert plan_seconds((1, 4), (6, 9), total=20) == [(0.6, 9.4)]
+    assert plan_seconds((2, 4), (6, 9), total=20) == [(0.6, 9.8)]
 
 
 def test_a_span_that_no_longer_fits_opens_the_next_window() -> None:
-    assert plan_seconds((1, 20), (21, 30), total=60) == [(0.6, 20.4), (20.6, 30.4)]
+    assert plan_seconds((2, 20), (21, 30), total=60) == [(0.6, 20.5), (20.5, 30.8)]
 
 
-def test_a_window_may_be_as_long_as_the_limit_with_its_margins() -> None:
-    assert plan_seconds((1, 20), (21, 28.1), total=60) == [(0.6, 28.5)]
+def test_margins_take_what_the_speech_leaves_of_the_length() -> None:
+    assert plan_seconds((2, 20), (21, 28), total=60) == [(0.6, 28.6)]
+    assert plan_seconds((2, 20), (21, 28.6), total=60) == [(1.1, 29.1)]
+    assert plan_seconds((2, 20), (21, 29), total=60) == [(1.5, 29.5)]
 
 
 def test_the_first_window_is_short_where_more_than_a_window_follows() -> None:
@@ -181,7 +183,7 @@ def test_the_first_window_is_short_where_more_than_a_window_follows() -> None:
     turns += said((25, 31))
     windows = plan(turns, at(60), WindowLimits())
     assert [window.speech for window in windows] == [tuple(turns[:2]), tuple(turns[2:])]
-    assert (windows[0].end, windows[1].start) == (at(9.4), at(9.6))
+    assert (windows[0].end, windows[1].start) == (at(9.5), at(9.5))
 
 
 def test_a_first_window_holds_a_whole_span_at_least() -> None:
@@ -212,7 +214,7 @@ def test_a_window_stays_open_while_more_may_fit() -> None:
 
 
 def test_margins_meet_half_way_where_the_pause_is_short() -> None:
-    assert plan_seconds((1, 20), (20.2, 40), total=60) == [(0.6, 20.1), (20.1, 40.4)]
+    assert plan_seconds((2, 20), (20.2, 40), total=60) == [(0.6, 20.1), (20.1, 40.8)]
 
 
 def test_margins_end_where_the_audio_does() -> None:
@@ -221,11 +223,10 @@ def test_margins_end_where_the_audio_does() -> None:
 
 
 def test_a_span_that_fills_a_window_is_whole_and_one_sample_more_is_cut() -> None:
-    assert plan(said((1, 28)), at(60)) == [Window(0, at(0.6), at(28.4), tuple(said((1, 28))))]
-    assert len(plan([Span(at(1), at(28.1))], at(60))) == 1
-    first, second = plan([Span(at(1), at(28.1) + 1)], at(60))
+    assert plan(said((1, 28)), at(60)) == [Window(0, at(0.5), at(28.5), tuple(said((1, 28))))]
+    first, second = plan([Span(at(1), at(28) + 1)], at(60))
     assert (first.speech, first.cut, first.end) == ((Span(at(1), at(28)),), at(28), at(28.5))
-    assert (second.speech, second.joined, second.start) == ((Span(at(28), at(28.1) + 1),), True, at(27.5))
+    assert (second.speech, second.joined, second.start) == ((Span(at(28), at(28) + 1),), True, at(27.5))
 
 
 def test_speech_without_a_pause_is_cut_and_both_windows_hear_what_is_around_it() -> None:

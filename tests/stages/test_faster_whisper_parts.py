@@ -35,7 +35,7 @@ def test_cuda_without_a_card_is_refused_by_name(monkeypatch: pytest.MonkeyPatch,
 
 
 @pytest.mark.parametrize(
-    ("wanted", "device", "chosen"), [("auto", "cpu", "int8"), ("auto", "cuda", "float16"), ("float32", "cpu", "float32")]
+    ("wanted", "device", "chosen"), [("int8", "cpu", "int8"), ("auto", "cuda", "float16"), ("float32", "cpu", "float32")]
 )
 def test_compute_types_are_chosen(wanted: str, device: str, chosen: str) -> None:
     assert choose_compute_type(wanted, device) == chosen
