@@ -1,6 +1,6 @@
 """The engine and the batcher without the service: no Ray, no Redis, no HTTP. Recordings in, segments out.
 
-    python -m benchmarks.engine FILE... [--at-once] [--language en]
+    python -m benchmarks.engine FILE... [--at-once] [--language en] [--compute-type int8]
 
 prints what `benchmarks.rivals` prints, for our own engine.
 """
@@ -36,9 +36,8 @@ JOBS, WINDOWS = 32, 16
 class Bare:
     """Stages as plain objects over a folder of their own, for `async with`."""
 
-    def __init__(self, model: str = "base", *, batch: int = 0, workers: int = 0, device: str = "auto") -> None:
-        config = EngineConfig("faster_whisper", model, str(CACHE), device=device, workers=workers or CORES, batch=batch)
-        self.engine = load(config)
+    def __init__(self, compute_type: str = "auto") -> None:
+        self.engine = load(EngineConfig("faster_whisper", "base", str(CACHE), compute_type=compute_type, workers=CORES))
         self._folder = TemporaryDirectory(prefix="murmur-bench-")
         self._artifacts = Artifacts(Path(self._folder.name).as_uri())
         self._transcoder = Transcoder(self._artifacts, find_ffmpeg().path)
@@ -96,10 +95,10 @@ class Bare:
         self._folder.cleanup()
 
 
-async def hear(paths: Sequence[Path], language: str | None, at_once: bool) -> Heard:
+async def hear(paths: Sequence[Path], language: str | None, at_once: bool, compute_type: str) -> Heard:
     """All recordings, after one that is not counted."""
     options = DecodeOptions(language=language)
-    async with Bare() as bare:
+    async with Bare(compute_type) as bare:
         await bare.one("warm-up", min(paths, key=lambda path: path.stat().st_size), options)
         began = time.perf_counter()
         lines = await bare.all(paths, options, at_once)
@@ -113,8 +112,9 @@ def main() -> int:
     parser.add_argument("paths", type=Path, nargs="+")
     parser.add_argument("--at-once", action="store_true")
     parser.add_argument("--language")
+    parser.add_argument("--compute-type", default="auto")
     arguments = parser.parse_args()
-    tell(asyncio.run(hear(arguments.paths, arguments.language, arguments.at_once)))
+    tell(asyncio.run(hear(arguments.paths, arguments.language, arguments.at_once, arguments.compute_type)))
     return 0
 
 

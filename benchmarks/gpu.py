@@ -30,12 +30,13 @@ import torch
 from batching.batcher import Batcher
 from batching.scheduler import Scheduler
 from batching.types import SAMPLE_RATE
+from batching.windows import WindowLimits
 from benchmarks.weights import SHAPES, FixedLength, Shape, random_weights, timed
 from deployments.engines.base import Clip, Decode, EngineConfig
 from deployments.errors import ModelUnavailable
 from deployments.messages import DecodeOptions
 
-WINDOW_S, LONGEST_S = 28.0, 30.0
+WINDOW_S, LONGEST_S = WindowLimits().longest_s, 30.0
 BATCHES_AT_MOST = 8
 """Of a size, so that small ones do not take all the time."""
 MOST_TOKENS = 224
@@ -127,12 +128,13 @@ def sides(engine: FixedLength, batch: int) -> dict[str, Callable[[int], object]]
 
 async def ours(engine: FixedLength, clips: Sequence[Clip], batch: int) -> list[Decode]:
     """Engine and batcher, put together as for the service. RuntimeError where a batch failed and was halved."""
+    ahead = lanes(engine) - engine.workers
     with ThreadPoolExecutor(lanes(engine)) as threads:
 
         async def decode(some: Sequence[Clip]) -> Sequence[Decode]:
             return await asyncio.get_running_loop().run_in_executor(threads, engine.decode, some)
 
-        batcher = Batcher(decode, Scheduler(batch, batch * LONGEST_S), lanes(engine))
+        batcher = Batcher(decode, Scheduler(batch, batch * LONGEST_S), engine.workers, ahead)
         submit = (batcher.submit(c, job="job", tenant="me", seconds=WINDOW_S, kind=engine.kind(c)) for c in clips)
         decodes = await asyncio.gather(*submit)
     if batcher.counts.batches > len(clips) // batch:

@@ -1,6 +1,6 @@
 """How much audio a second, and how right? Ours against faster-whisper's own ways, side by side in one run.
 
-    python -m benchmarks.throughput [--only short|long|mixed] [--rounds N]
+    python -m benchmarks.throughput [--only short|long|mixed] [--rounds N] [--compute-type int8]
 
 Short clips all at once, long files one by one, and both together; each through the whole service (uploads, Redis, Ray and
 all), through the bare engine, and through faster-whisper. The language of the clips is given, because faster-whisper would
@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -24,6 +24,7 @@ from tempfile import TemporaryDirectory
 from benchmarks.corpus import Recording, error_rate, joined, long_files, short_clips
 from benchmarks.house import say, service, table
 from benchmarks.rivals import Heard, ask
+from deployments.engines.faster_whisper import choose_compute_type, choose_device
 from serve_app.client import Client
 
 BATCHED = ("batched-8", "batched-16")
@@ -39,6 +40,7 @@ class Load:
     rivals: Sequence[str]
     at_once: bool = True
     language: str | None = None
+    compute_type: str = "auto"
 
     @property
     def paths(self) -> list[Path]:
@@ -56,8 +58,8 @@ class Load:
     def ask(self, how: str) -> Heard:
         """Have it heard in a process of its own."""
         options = ["--language", self.language] if self.language else []
-        if how == "ours" and self.at_once:
-            options.append("--at-once")
+        if how == "ours":
+            options += ["--compute-type", self.compute_type, *(["--at-once"] if self.at_once else [])]
         if how != "ours" and not self.at_once:
             options.append("--vad")
         return ask(how, self.paths, *options)
@@ -86,7 +88,7 @@ def measure(load: Load, rounds: int) -> Results:
     for number in range(rounds):
         for how, found in results.items():
             if how == "service":
-                with service() as client:
+                with service(compute_type=load.compute_type) as client:
                     through_service(client, Load("warm-up", load.recordings[:1], ()))
                     found.append(through_service(client, load))
             else:
@@ -105,7 +107,8 @@ def report(load: Load, results: Results) -> None:
         segments = median(sum(heard.segments) for heard in found)
         rows.append((NAMES[how], f"{speed:.1f}", f"{speed / slowest:.2f}", f"{wrong:.2f} %", f"{segments:.0f}"))
     total = sum(recording.duration_s for recording in load.recordings)
-    title = f"{load.name}: {len(load.recordings)} recordings, {total:.0f} s (base, int8)"
+    kind = choose_compute_type(load.compute_type, choose_device("auto"))
+    title = f"{load.name}: {len(load.recordings)} recordings, {total:.0f} s (base; theirs int8, ours {kind})"
     table(title, ("", "audio s / s", "ratio", "words wrong", "segments"), rows)
 
 
@@ -150,7 +153,7 @@ def goals(load: Load, results: Results) -> Iterator[Goal]:
 
 
 @contextmanager
-def loads(only: str | None) -> Iterator[list[Load]]:
+def loads(only: str | None, compute_type: str = "auto") -> Iterator[list[Load]]:
     """The loads asked for, while their recordings lie there."""
     with TemporaryDirectory(prefix="murmur-bench-") as folder:
         short = short_clips()
@@ -160,7 +163,7 @@ def loads(only: str | None) -> Iterator[list[Load]]:
             "long": Load("Long files, one by one", long, ("beam", *BATCHED), at_once=False),
             "mixed": Load("Short clips beside long files", [*long, *short], ("batched-8",)),
         }
-        yield [load for name, load in found.items() if only in (None, name)]
+        yield [replace(load, compute_type=compute_type) for name, load in found.items() if only in (None, name)]
 
 
 def main() -> int:
@@ -168,9 +171,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=("short", "long", "mixed"))
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--compute-type", default="auto", help="ours; theirs is int8")
     arguments = parser.parse_args()
     missed = 0
-    with loads(arguments.only) as found:
+    with loads(arguments.only, arguments.compute_type) as found:
         for load in found:
             results = measure(load, arguments.rounds)
             report(load, results)

@@ -88,7 +88,7 @@ def main() -> int:
             say(" ".join(group.row()))
             measured.append(group)
     head = ("recordings", "files", "audio", "ours", "sequential, beam 5", "")
-    table("Words wrong, by set and language (base, int8)", head, [group.row() for group in measured])
+    table("Words wrong, by set and language (base; theirs int8)", head, [group.row() for group in measured])
     return int(any(group.missed for group in measured))
 
 
