@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,12 +20,14 @@ from benchmarks.weights import Shape, random_weights
 from deployments.engines import load
 from deployments.engines.base import Clip, EngineConfig
 from deployments.engines.encoder import Encoder
-from deployments.engines.faster_whisper import MIXED, choose_compute_type
+from deployments.engines.faster_whisper import MIXED, FasterWhisper, choose_compute_type
 from deployments.engines.model_file import read_weights
 from deployments.errors import ModelUnavailable
 from deployments.messages import DecodeOptions
 from deployments.pcm import to_float
 from deployments.weights import locate
+from serve_app.main import engine_config
+from serve_app.settings import Settings
 from tests.stages.sources import decode_at_once
 
 Floats = NDArray[np.float32]
@@ -117,6 +119,23 @@ def test_weights_that_it_cannot_use_are_refused_by_name(cache: str, tmp_path: Pa
     monkeypatch.setattr("deployments.engines.faster_whisper.read_weights", lacking)
     with pytest.raises(ModelUnavailable, match=r"base .*conv2/bias.* MURMUR_COMPUTE_TYPE=int8"):
         load(EngineConfig("faster_whisper", "base", cache, compute_type=MIXED, device="cpu"))
+
+
+@pytest.mark.parametrize(("below", "beams"), [(0.0, [1, 5]), (-9.0, [1])])
+def test_what_is_searched_with_a_beam_can_be_set(
+    cache: str, speech: Floats, monkeypatch: pytest.MonkeyPatch, below: float, beams: list[int]
+) -> None:
+    settings = Settings.model_validate({"cache_dir": cache, "device": "cpu", "beam_below": below})
+    engine, generate = load(engine_config(settings, "base")), FasterWhisper._generate
+    used: list[int] = []
+
+    def counted(self: FasterWhisper, clips: Sequence[Clip], *rest: Any) -> list[Any]:
+        used.extend(clip.how.beam for clip in clips)
+        return generate(self, clips, *rest)
+
+    monkeypatch.setattr(FasterWhisper, "_generate", counted)
+    assert engine.decode([Clip(speech, DecodeOptions(language="en"))])[0].text
+    assert used == beams
 
 
 @pytest.mark.parametrize(("pays", "chosen"), [(True, MIXED), (False, "int8")])
