@@ -219,6 +219,17 @@ async def test_a_text_that_was_cut_off_is_doubtful(stored: Artifacts) -> None:
     assert result.segments[0].flags == ()
 
 
+async def test_a_guess_about_a_blip_is_dropped_but_not_one_about_what_a_long_window_has_left(stored: Artifacts) -> None:
+    def answer(clip: Clip) -> Decode:
+        if len(clip.audio) > 4 * SAMPLE_RATE:
+            return said("one two three four five six", tokens=6, ends_at=5.2)
+        return said("so", log_probability=DOUBTFUL)
+
+    assert (await one(stored, Scripted(answer), asked(window(0, 0.8)))).segments == ()
+    whole = await one(stored, Scripted(answer), asked(window(0, 6)))
+    assert [segment.text for segment in whole.segments] == ["one two three four five six", "so"]
+
+
 async def test_what_was_no_speech_gives_no_segments_and_is_not_tried_again(stored: Artifacts) -> None:
     engine = Scripted(lambda _: said("Thank you.", log_probability=DOUBTFUL, no_speech=0.9))
     result = await one(stored, engine, asked(window(0, 3)))
