@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -101,6 +102,17 @@ def test_one_for_the_occasion_transcribes_and_ends(tmp_path: Path, sample: Path)
     assert list(tmp_path.iterdir()) == []
 
 
+def no_worker_preempts_another(service: Up) -> None:
+    """All that Ray started is scheduled as batch work; the command itself and Valkey are not."""
+    if not hasattr(os, "SCHED_BATCH"):
+        return
+    workers = service.named("ray::", "raylet/raylet", "gcs_server")
+    assert len(workers) > 5
+    assert {os.sched_getscheduler(worker.pid) for worker in workers} == {os.SCHED_BATCH}
+    others = [service.process.pid, *(server.pid for server in service.named("valkey-server"))]
+    assert {os.sched_getscheduler(pid) for pid in others} == {os.SCHED_OTHER}
+
+
 def outlives_its_valkey(service: Up, sample: Path) -> None:
     """A Valkey that is killed is started again, and nothing is lost."""
     with subprocess.Popen(
@@ -133,6 +145,7 @@ def test_what_is_stopped_is_gone_and_the_next_one_goes_on_with_its_jobs_valkey_o
                 next(event for event in source.iter_sse() if event.event == "segment")
         family = first.family()
         assert len(family) > 5
+        no_worker_preempts_another(first)
         assert first.stop(signal.SIGINT) == 0
         assert psutil.wait_procs(family, timeout=0)[1] == []
     with up(data, MURMUR_ENGINE="fake", MURMUR_MODELS="fake-3") as second:
