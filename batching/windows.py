@@ -1,9 +1,10 @@
 """Spans of speech → windows to decode, as the audio arrives.
 
 A window is contiguous audio from the first span it holds to the last: nothing is glued, so a time inside it is a time in
-the source. Spans are packed greedily up to the limit; a long silence closes a window early, because silence inside a
-window costs as much as speech and invites invented words. Windows overlap only where one span follows another without a
-gap between them, which is how speech without a pause is cut; `stitch` then sorts out which of them has which word.
+the source. Spans are packed greedily up to the limit; a long silence closes a window early, because silence inside a window
+costs as much as speech and invites invented words; but not one of a few words, which nobody understands alone. Windows
+overlap only where one span follows another without a gap between them, which is how speech without a pause is cut; `stitch`
+then sorts out which of them has which word.
 """
 
 from __future__ import annotations
@@ -17,15 +18,16 @@ from batching.types import SAMPLE_RATE, Span, Window
 @dataclass(frozen=True, slots=True)
 class WindowLimits:
     """Seconds: a window's greatest length, which leaves silence after it in the 30 s that Whisper hears, and that of the
-    first of several, which shows what language it is and whose text somebody waits for; the silence that closes it; the
-    margins kept before and after speech, where that long nobody else speaks and the length allows it; and the speech heard
-    beyond a cut without a pause. Whisper understands a recording's first and last words better with the silence around
-    them: with 1.4 and 0.8 s instead of 0.4 a quarter fewer words were wrong in Portuguese, a fiftieth in long recordings
-    (base)."""
+    first of several, which shows what language it is and whose text somebody waits for; the silence that closes it, once
+    it holds so much speech; the margins kept before and after speech, where that long nobody
+    else speaks and the length allows it; and the speech heard beyond a cut without a pause. Whisper understands a
+    recording's first and last words better with the silence around them: with 1.4 and 0.8 s instead of 0.4 a quarter
+    fewer words were wrong in Portuguese, a fiftieth in long recordings (base)."""
 
     longest_s: float = 24.0
     first_s: float = 10.0
     closing_silence_s: float = 3.0
+    closing_speech_s: float = 3.0
     before_s: float = 1.4
     after_s: float = 0.8
     overlap_s: float = 0.5
@@ -50,6 +52,7 @@ class WindowPlanner:
         self._first = int(min(limits.first_s, limits.longest_s) * SAMPLE_RATE)
         self._room = int(limits.longest_span_s * SAMPLE_RATE)
         self._silence = int(limits.closing_silence_s * SAMPLE_RATE)
+        self._speech = int(limits.closing_speech_s * SAMPLE_RATE)
         self._before = int(limits.before_s * SAMPLE_RATE)
         self._after = int(limits.after_s * SAMPLE_RATE)
         self._overlap = int(limits.overlap_s * SAMPLE_RATE)
@@ -61,7 +64,7 @@ class WindowPlanner:
     def feed(self, spans: Iterable[Span], heard: int) -> list[Window]:
         """Take the spans found since the last call; `heard` samples have been listened to. Returns what closed."""
         closed = [window for span in spans for piece in self._cut(span) for window in self._place(piece)]
-        if self._open and heard - self._open[-1].end >= self._silence:
+        if self._open and self._is_done(heard):
             closed.append(self._close(heard))
         return closed
 
@@ -88,7 +91,7 @@ class WindowPlanner:
         yield Span(start, span.end)
 
     def _place(self, span: Span) -> Iterator[Window]:
-        if self._open and span.start - self._open[-1].end >= self._silence:
+        if self._open and self._is_done(span.start):
             yield self._close(span.start)
         if self._open and self._length(span.end) > self._longest:
             if not self._index:
@@ -96,6 +99,13 @@ class WindowPlanner:
             if self._length(span.end) > self._longest:
                 yield self._close(span.start, runs_on=span.start == self._open[-1].end)
         self._open.append(span)
+
+    def _is_done(self, silent_until: int) -> bool:
+        """Whether the silence after the window that is open closes it: it holds enough, or can take no more."""
+        if silent_until - self._open[-1].end < self._silence:
+            return False
+        held = sum(span.end - span.start for span in self._open)
+        return held >= self._speech or self._length(silent_until) > self._longest
 
     def _length(self, end: int) -> int:
         """Of the window that is open, if it went on to `end`, at the least."""

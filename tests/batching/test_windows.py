@@ -192,18 +192,34 @@ def test_a_first_window_holds_a_whole_span_at_least() -> None:
 
 
 def test_a_long_silence_closes_a_window() -> None:
-    assert len(plan(said((1, 2), (5, 6)), at(10))) == 2
+    assert len(plan(said((1, 4), (7, 8)), at(10))) == 2
 
 
 def test_a_silence_just_short_of_long_does_not() -> None:
-    assert len(plan(said((1, 2), (4.99, 6)), at(10))) == 1
+    assert len(plan(said((1, 4), (6.99, 8)), at(10))) == 1
 
 
 def test_a_long_silence_closes_a_window_before_anything_else_is_said() -> None:
     planner = WindowPlanner()
-    assert planner.feed(said((1, 2)), at(4.9)) == []
-    assert [window.speech for window in planner.feed([], at(5))] == [tuple(said((1, 2)))]
+    assert planner.feed(said((1, 4)), at(6.9)) == []
+    assert [window.speech for window in planner.feed([], at(7))] == [tuple(said((1, 4)))]
     assert planner.finish(at(60)) == []
+
+
+def test_words_between_long_silences_stay_together() -> None:
+    """A window of a single word is understood worse, and shows less of the language it is in."""
+    words = said((1, 1.5), (5, 5.5), (10, 10.5))
+    assert [window.speech for window in plan(words, at(60))] == [tuple(words)]
+
+
+def test_a_lone_word_waits_for_others_no_longer_than_they_would_fit() -> None:
+    planner = WindowPlanner(EVEN)
+    assert planner.feed(said((1, 1.5)), at(28)) == []
+    assert [window.speech for window in planner.feed([], at(28.1))] == [tuple(said((1, 1.5)))]
+    assert [window.speech for window in plan(said((1, 1.5), (28.1, 29)), at(60))] == [
+        tuple(said((1, 1.5))),
+        tuple(said((28.1, 29))),
+    ]
 
 
 def test_a_window_stays_open_while_more_may_fit() -> None:
