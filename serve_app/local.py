@@ -220,7 +220,7 @@ class LocalService:
                 self._join_ray(
                     "Ray did not start",
                     address="local",
-                    include_dashboard=True,
+                    include_dashboard=self._settings.dashboard,
                     dashboard_host="127.0.0.1",
                     dashboard_port=free_port(self._settings.dashboard_port),
                     object_store_memory=OBJECT_STORE_BYTES,

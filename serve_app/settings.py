@@ -47,6 +47,7 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to serve on.")
     port: int = Field(8080, ge=1, le=65535, description="Port to serve on.")
+    dashboard: bool = Field(True, description="Whether the Ray dashboard is served; it is ten processes.")
     dashboard_port: int = Field(8265, ge=1, le=65535, description="Port of the Ray dashboard; the next free one if taken.")
     data_dir: Path = Field(
         default_factory=lambda: _home("XDG_DATA_HOME", ".local/share"),

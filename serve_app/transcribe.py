@@ -23,6 +23,8 @@ from serve_app.settings import Settings
 
 FORMAT_NAMES = ", ".join(FORMATS)
 AT_ONCE = 4
+OCCASIONAL = {"redis_url": "", "ray_address": "", "dashboard": False, "api_keys_required": False, "jwt_issuer": ""}
+"""Settings of a server that is started for one command: all that is told to one that serves others does not concern it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +173,7 @@ def _server(url: str | None, model: str | None, screen: Console) -> Iterator[str
         return
     screen.print("no --server given: starting one for the occasion (about 20 s) ...")
     with tempfile.TemporaryDirectory(prefix="murmur-once-") as data_dir:
-        given: dict[str, Any] = {"data_dir": Path(data_dir), "port": _any_port(), "redis_url": "", "ray_address": ""}
+        given: dict[str, Any] = {"data_dir": Path(data_dir), "port": _any_port(), **OCCASIONAL}
         if model:
             given["models"] = model
         # The files are this user's own, and so is whatever the URLs on this command line name.

@@ -18,6 +18,7 @@ from benchmarks.house import free_port
 from serve_app.valkey import Valkey
 from tests.service.murmur import MURMUR, Up, command, murmur, up
 
+DASHBOARD = "ray-dashboard-"
 FAKE = {"MURMUR_ENGINE": "fake", "MURMUR_MODELS": "fake"}
 
 
@@ -94,7 +95,8 @@ def test_a_start_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
 
 def test_one_for_the_occasion_transcribes_and_ends(tmp_path: Path, sample: Path) -> None:
     """With no server named, `murmur transcribe` starts one, uses it, and leaves nothing behind."""
-    done = murmur("transcribe", sample, MURMUR_MODELS="tiny.en", XDG_DATA_HOME=str(tmp_path))
+    keyed = {"MURMUR_API_KEYS_REQUIRED": "true"}  # which is for those who serve others
+    done = murmur("transcribe", sample, MURMUR_MODELS="tiny.en", XDG_DATA_HOME=str(tmp_path), **keyed)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) > 5
     left = [p for p in psutil.process_iter(["environ"]) if (p.info["environ"] or {}).get("XDG_DATA_HOME") == str(tmp_path)]
@@ -146,10 +148,13 @@ def test_what_is_stopped_is_gone_and_the_next_one_goes_on_with_its_jobs_valkey_o
         family = first.family()
         assert len(family) > 5
         no_worker_preempts_another(first)
+        first_modules = first.named(DASHBOARD)
         assert first.stop(signal.SIGINT) == 0
         assert psutil.wait_procs(family, timeout=0)[1] == []
-    with up(data, MURMUR_ENGINE="fake", MURMUR_MODELS="fake-3") as second:
+    with up(data, MURMUR_ENGINE="fake", MURMUR_MODELS="fake-3", MURMUR_DASHBOARD="false") as second:
         assert second.ready(), second.said.read_text()
+        assert (len(first_modules) > 5, second.named(DASHBOARD)) == (True, [])
+        assert "dashboard" not in second.said.read_text()
         with httpx.Client(base_url=second.url, trust_env=False, timeout=60) as http:
             with httpx_sse.connect_sse(http, "GET", f"/v1/jobs/{job_id}/events") as source:
                 events = [event for event in source.iter_sse() if event.data]
