@@ -77,7 +77,6 @@ def first_segments(client: Client, recordings: dict[int, Path], rounds: int) -> 
             times[seconds].append(first_segment_s(client, recording))
         say(f"round {number + 1} of {rounds}: " + ", ".join(f"{s} s: {t[-1]:.2f} s" for s, t in times.items()))
     ratio = median(times[LONG_S]) / median(times[SHORT_S])
-    rows = [_row(f"{s // 60} min", t) for s, t in times.items()]
     table(
         f"First segment, by length of the recording (base, {rounds} rounds)",
         ("recording", "min", "median", "max"),
