@@ -19,10 +19,10 @@ from batching.types import SAMPLE_RATE, Span, Window
 class WindowLimits:
     """Seconds: a window's greatest length, which leaves silence after it in the 30 s that Whisper hears, and that of the
     first of several, which shows what language it is and whose text somebody waits for; the silence that closes it, once
-    it holds so much speech; the margins kept before and after speech, where that long nobody
-    else speaks and the length allows it; and the speech heard beyond a cut without a pause. Whisper understands a
-    recording's first and last words better with the silence around them: with 1.4 and 0.8 s instead of 0.4 a quarter
-    fewer words were wrong in Portuguese, a fiftieth in long recordings (base)."""
+    it holds so much speech; the margins kept before and after speech, where that long nobody else speaks and the length
+    allows it; and the speech heard beyond a cut without a pause. Whisper understands a recording's first and last words
+    better with the silence around them: with 1.4 and 0.8 s instead of 0.4 a quarter fewer words were wrong in
+    Portuguese, a fiftieth in long recordings (base)."""
 
     longest_s: float = 24.0
     first_s: float = 10.0
