@@ -1,6 +1,6 @@
 """How right, on everything? Ours against faster-whisper's most careful way, by set and language.
 
-    python -m benchmarks.wer [--sets short,lang,long,stereo,nonspeech]
+    python -m benchmarks.wer [--sets short,lang,long,stereo,nonspeech] [--compute-type int8]
 
 Both hear every recording of a set, with the language left to them; the other way is sequential decoding with a beam of
 5, for long recordings and those without speech with its filter for silence. Words wrong (letters, in languages that put no
@@ -59,14 +59,15 @@ class Group:
         return self.name, str(len(self.recordings)), f"{seconds:.0f} s", *shown, "missed" if self.missed else ""
 
 
-def groups(kind: str) -> Iterator[Group]:
+def groups(kind: str, compute_type: str) -> Iterator[Group]:
     """A set, language by language."""
     found = [r for r in recordings(kind) if r.text is not None]
     if not found:
         say(f"{kind}: no recordings here")
         return
     paths = [recording.path for recording in found]
-    ours, theirs = ask("ours", paths, "--at-once"), ask("beam", paths, *(("--vad",) if kind in FILTERED else ()))
+    ours = ask("ours", paths, "--at-once", "--compute-type", compute_type)
+    theirs = ask("beam", paths, *(("--vad",) if kind in FILTERED else ()))
     for language in sorted({recording.language or "" for recording in found}):
         rows = [i for i, recording in enumerate(found) if (recording.language or "") == language]
         yield Group(f"{kind} {language}".strip(), *_rows(rows, found, ours, theirs))
@@ -82,9 +83,11 @@ def main() -> int:
     """Measure; the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", default="short,lang,long,stereo,nonspeech")
+    parser.add_argument("--compute-type", default="auto", help="ours; theirs is int8")
+    arguments = parser.parse_args()
     measured: list[Group] = []
-    for kind in parser.parse_args().sets.split(","):
-        for group in groups(kind):
+    for kind in arguments.sets.split(","):
+        for group in groups(kind, arguments.compute_type):
             say(" ".join(group.row()))
             measured.append(group)
     head = ("recordings", "files", "audio", "ours", "sequential, beam 5", "")
