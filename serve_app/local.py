@@ -7,8 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from serve_app.preflight import (
     temporary_directory,
 )
 from serve_app.settings import Settings
+from serve_app.tuning import RAY_ENVIRONMENT, batch_scheduled
 from serve_app.valkey import Valkey, ValkeyFailed
 
 log = logging.getLogger(__name__)
@@ -47,43 +47,6 @@ LAST_WORDS_S = 3.0
 """What Ray started may take this long to end by itself once Ray is told to end."""
 LOGGING = {"enable_access_log": False, "log_level": "WARNING"}
 """What Serve's own parts write: its proxies and controller take it from the start, replicas from the application."""
-
-RAY_ENVIRONMENT = {
-    # A node that takes itself for a lone one is known as 127.0.0.1, and every server of Ray then listens there only.
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    "RAY_AUTH_MODE": "token",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_SERVE_LOG_TO_STDERR": "0",
-    # Ten times a second each is what Ray does by default; idle, the service took a quarter of a core for it.
-    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.3",
-    "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "2000",
-    # Polite to what else the machine does, and with room below for those who are to be more so.
-    "RAY_worker_niceness": "5",
-    # numpy's own threads would take cores from a model's lanes, and a process that forks ffmpeg while they work hangs.
-    "OPENBLAS_NUM_THREADS": "1",
-    # What crosses between actors is small, or a piece of an upload: none of it needs to go through shared memory.
-    "RAY_max_direct_call_object_size": str(1 << 20),
-    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve_app.flow:pace_proxy",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_enable_output_error_log_if_still_retry": "0",
-}
-
-
-@contextmanager
-def batch_scheduled() -> Iterator[None]:
-    """What is started meanwhile does not preempt when it wakes (SCHED_BATCH, which processes inherit from the thread that
-    starts them). Every worker of Ray wakes a hundred times a second to see whether it shall end, and each time took a core
-    from a model: on two cores a long file took 3 to 4 % longer by it."""
-    if not hasattr(os, "SCHED_BATCH") or os.sched_getscheduler(0) != os.SCHED_OTHER:
-        yield
-        return
-    with suppress(OSError):  # a sandbox may not have it
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-    try:
-        yield
-    finally:
-        with suppress(OSError):
-            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 class Interrupted(Exception):
