@@ -223,6 +223,8 @@ def run(asked: argparse.Namespace) -> None:
         except RuntimeError as error:
             print(f"benchmarks.gpu: batches of {batch} failed: {error}", file=sys.stderr)
             break
+        # A run that is cut off has told what it measured.
+        print(f"batches of {batch}: {sizes[-1].speeds}, parts {sizes[-1].parts} s", file=sys.stderr, flush=True)
     if sizes:
         report(asked.shape + (", given weights" if asked.weights else ", random weights"), card, engine, sizes)
 

@@ -210,7 +210,7 @@ class FixedLength(FasterWhisper):
 
     def has(self, shape: Shape) -> bool:
         """Whether the model may be of that shape; how many layers it has cannot be asked."""
-        encoded = self._model.encode(self._features([np.zeros(SAMPLE_RATE, np.float32)], FRAMES))
+        encoded = self._encode(self._features([np.zeros(SAMPLE_RATE, np.float32)], FRAMES))
         return (self._model.model.n_mels, encoded.shape[2]) == (shape.mels, shape.width)
 
     def parts(self, clips: Sequence[Clip]) -> tuple[float, float, float]:

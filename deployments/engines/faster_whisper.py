@@ -89,7 +89,7 @@ class FasterWhisper:
     def _prove(self, model: str) -> None:
         """Encode once: a driver or library that is missing shows only then, and must end the start, not a job."""
         try:
-            self._model.encode(self._features([np.zeros(SAMPLE_RATE, np.float32)], FRAMES))
+            self._encode(self._features([np.zeros(SAMPLE_RATE, np.float32)], FRAMES))
         except RuntimeError as error:
             raise ModelUnavailable(f"The model {model} does not run on this GPU: {error}. Set MURMUR_DEVICE=cpu.") from error
 
@@ -118,7 +118,8 @@ class FasterWhisper:
     def _encode(self, batch: Any) -> Any:
         """A CPU encodes one clip after another: together they take as long, and memory that no cache holds."""
         if self.info.device == "cuda":
-            return self._model.encode(batch)
+            # Not WhisperModel.encode, which takes numpy arrays only: these features are on the card already.
+            return self._model.model.encode(batch)
         encode = self._encoder or self._model.encode
         return ctranslate2.StorageView.from_array(np.concatenate([np.asarray(encode(one[None])) for one in batch]))
 

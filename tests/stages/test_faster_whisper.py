@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import ctranslate2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -24,7 +25,8 @@ from batching.windows import WindowLimits, WindowPlanner
 from deployments.artifacts import Artifacts
 from deployments.engines import load
 from deployments.engines.base import Clip, Engine, EngineConfig
-from deployments.engines.faster_whisper import choose_compute_type
+from deployments.engines.faster_whisper import FasterWhisper, choose_compute_type
+from deployments.engines.mel import FRAMES
 from deployments.messages import DecodeOptions, TranscodeRequest, TranscribeRequest
 from deployments.pcm import PcmWriter, to_float
 from deployments.transcoder import Transcoder
@@ -284,3 +286,12 @@ async def test_speech_without_a_pause_loses_and_doubles_nothing_where_it_is_cut(
     assert len(text.split()) < heard
     assert word_error_rate(sample.with_suffix(".txt").read_text(), text) <= 0.15
     assert all(before.end <= after.start for before, after in pairwise(line))
+
+
+def test_features_on_the_gpu_are_encoded_where_they_are(tiny: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU, features are a StorageView already, which WhisperModel.encode refuses."""
+    assert isinstance(tiny, FasterWhisper)
+    mel = np.zeros((1, 80, FRAMES), np.float32)
+    on_cpu = np.asarray(tiny._encode(mel))
+    monkeypatch.setattr(tiny, "info", replace(tiny.info, device="cuda"))
+    assert np.allclose(np.asarray(tiny._encode(ctranslate2.StorageView.from_array(mel))), on_cpu, atol=1e-3)
