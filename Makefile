@@ -46,13 +46,13 @@ lint: setup
 
 bench: setup
 	@$(BIN)/python -m benchmarks.latency
-	@$(BIN)/python -m benchmarks.beside
+	@$(BIN)/python -m benchmarks.clip_latency
 	@$(BIN)/python -m benchmarks.throughput
 	@$(BIN)/python -m benchmarks.wer
 	@$(BIN)/python -m benchmarks.memory
 	@$(BIN)/python -m benchmarks.upload
 	@$(BIN)/python -m benchmarks.chaos
-	@$(BIN)/python -m benchmarks.readers
+	@$(BIN)/python -m benchmarks.sse_fanout
 	@$(BIN)/python -m benchmarks.submit
 	@$(BIN)/python -m benchmarks.poll
 	@$(BIN)/python -m benchmarks.listing

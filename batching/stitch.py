@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from batching.sentences import letters, without
+from batching.sentence_split import letters, without
 from batching.types import SAMPLE_RATE, Segment, Window, Word
 
 

@@ -21,14 +21,14 @@ from typing import Any
 
 import psutil
 
-from benchmarks.customer import Customer
-from benchmarks.house import SAMPLE, free_port, looped, say, service, table
-from benchmarks.killer import KINDS, Killer
-from benchmarks.storm import Storm
-from benchmarks.tally import Tally
-from serve_app.jobs.connection import connect
-from serve_app.keys import Keys
-from serve_app.valkey import url_file
+from benchmarks.lib.harness import SAMPLE, free_port, looped, say, service, table
+from benchmarks.lib.load_scenario import Storm
+from benchmarks.lib.process_killer import KINDS, Killer
+from benchmarks.lib.results import Tally
+from benchmarks.lib.tenant_client import Customer
+from serve_app.local.valkey import url_file
+from serve_app.store.api_keys import ApiKeys
+from serve_app.store.connection import connect
 
 TENANTS = ("ash", "birch", "cedar")
 LENGTHS_S = (45, 60, 75, 90, 120)
@@ -69,7 +69,7 @@ def chaos(audio: Path, *, jobs: int, kills: int, seed: int, deadline_s: float) -
 async def _keys(redis_url: str) -> list[str]:
     """A key for each tenant."""
     async with connect(redis_url) as redis:
-        return [await Keys(redis).create("chaos", tenant, SCOPES) for tenant in TENANTS]
+        return [await ApiKeys(redis).create("chaos", tenant, SCOPES) for tenant in TENANTS]
 
 
 async def _pass(

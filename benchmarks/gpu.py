@@ -31,10 +31,10 @@ from batching.batcher import Batcher
 from batching.scheduler import Scheduler
 from batching.types import SAMPLE_RATE
 from batching.windows import WindowLimits
-from benchmarks.weights import SHAPES, FixedLength, Shape, random_weights, timed
-from deployments.engines.base import Clip, Decode, EngineConfig
+from benchmarks.lib.synthetic_weights import SHAPES, FixedLength, Shape, random_weights, timed
 from deployments.errors import ModelUnavailable
 from deployments.messages import DecodeOptions
+from deployments.transcription.engines.base import Clip, Decode, EngineConfig
 
 WINDOW_S, LONGEST_S = WindowLimits().longest_s, 30.0
 BATCHES_AT_MOST = 8

@@ -23,9 +23,9 @@ from pathlib import Path
 from statistics import median, quantiles
 from tempfile import TemporaryDirectory
 
-from benchmarks.house import SAMPLE, local_service, looped, say, table
-from benchmarks.reader import Reader
-from serve_app.client import Client
+from benchmarks.lib.harness import SAMPLE, local_service, looped, say, table
+from benchmarks.lib.sse_reader import Reader
+from serve_app.cli.client import Client
 
 CLIP_S, SHORT_S, LONG_S = 10, 120, 34 * 60
 MOST = 1.5

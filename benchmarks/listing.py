@@ -24,22 +24,25 @@ from uuid import uuid4
 import httpx
 import uvicorn
 
-from benchmarks.house import say, table
-from deployments.artifacts import Artifacts
-from deployments.safe_http import Allowed
-from serve_app.auth import Auth
-from serve_app.dialects.base import Edge
-from serve_app.dialects.koldan import PREFIX, LanguageOptions, TranscriptionOptions, to_spec
+from benchmarks.lib.harness import say, table
+from deployments.ingestion.safe_http import Allowed
+from deployments.storage.artifacts import Artifacts
+from serve_app.dialects.base import ApiContext
+from serve_app.dialects.koldan.routes import PREFIX, LanguageOptions, TranscriptionOptions, to_spec
+from serve_app.http.auth import Auth
 from serve_app.ingress import create_api
-from serve_app.jobs.connection import connect
-from serve_app.jobs.events import Events
-from serve_app.jobs.jobs import Jobs, Model
-from serve_app.jobs.models import File, JobError, Phase
-from serve_app.jobs.outbox import Outbox
-from serve_app.jobs.store import Store
-from serve_app.keys import Keys
-from serve_app.limits import Limits, TenantLimits
-from serve_app.valkey import Valkey
+from serve_app.jobs.deliveries import Deliveries
+from serve_app.jobs.event_stream import EventStreams
+from serve_app.jobs.model_catalog import Model
+from serve_app.jobs.quotas import Quotas, TenantLimits
+from serve_app.jobs.service import Jobs
+from serve_app.local.valkey import Valkey
+from serve_app.models.file import File
+from serve_app.models.job import JobError, Phase
+from serve_app.store.api_keys import ApiKeys
+from serve_app.store.connection import connect
+from serve_app.store.redis_store import Store
+from serve_app.store.webhook_outbox import Outbox
 
 MOST, FEW, SIZE, WARMING = 2.0, 100, 20, 10
 QUERIES = {
@@ -56,28 +59,28 @@ async def fill(store: Store, owner: str, count: int) -> None:
 
     async def one(number: int) -> None:
         file = File(str(uuid4()), owner, "t", f"talk {number}", size=1)
-        spec = replace(to_spec(asked, None, None, file=file.id), dialect="koldan", asked_model="m")
-        await store.submit(str(uuid4()), owner, "t", spec, ttl_s=86_400, file=file)
+        spec = replace(to_spec(asked, None, None, file=file.id), dialect="koldan", requested_model="m")
+        await store.jobs.submit(str(uuid4()), owner, "t", spec, ttl_s=86_400, file=file)
 
     for start in range(0, count, 64):
         await asyncio.gather(*(one(number) for number in range(start, min(start + 64, count))))
     for number in range(count):
-        claim = await store.claim("bench")
+        claim = await store.leases.claim("bench")
         assert claim
         if number >= count * 8 // 10:
             continue
         failure = JobError("internal", "No.") if number % 8 == 0 else None
-        await store.finish(claim, Phase.FAILED if failure else Phase.COMPLETED, failure)
+        await store.leases.finish(claim, Phase.FAILED if failure else Phase.COMPLETED, failure)
 
 
 @asynccontextmanager
 async def served(store: Store, url: str, root: Path) -> AsyncIterator[str]:
     """The API over a socket; its URL."""
     artifacts, redis = Artifacts((root / "artifacts").as_uri()), connect(url)
-    limits, events = Limits(store, TenantLimits()), Events(store, artifacts)
+    limits, events = Quotas(store, TenantLimits()), EventStreams(store, artifacts)
     jobs = Jobs(store, events, artifacts, (Model("m", ("en",)),), limits=limits, allowed=Allowed(), result_ttl_s=86_400)
-    edge = Edge(jobs, Outbox(redis), artifacts, 1, 30.0)
-    api = create_api(edge, Auth(Keys(redis), limits, required=True), store, events, version="0")
+    context = ApiContext(jobs, Deliveries(Outbox(redis)), artifacts, 1, 30.0)
+    api = create_api(context, Auth(ApiKeys(redis), limits, required=True), store, events, version="0")
     server = uvicorn.Server(uvicorn.Config(api, port=0, log_level="error", lifespan="off"))
     serving = asyncio.create_task(server.serve())
     while not server.started:  # noqa: ASYNC110 - uvicorn tells nobody
@@ -102,7 +105,7 @@ async def measure(many: int, rounds: int) -> float:
                 began = time.perf_counter()
                 await fill(store, owner, count)
                 say(f"{count} jobs made in {time.perf_counter() - began:.0f} s")
-                keys[owner] = await Keys(redis).create(owner, "t", ["speech:transcriptions:read"])
+                keys[owner] = await ApiKeys(redis).create(owner, "t", ["speech:transcriptions:read"])
             async with served(store, valkey.url, root) as url, httpx.AsyncClient(base_url=url, timeout=60) as http:
                 return await compare(http, keys, {"few": FEW, "many": many}, rounds)
         finally:

@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 
 import psutil
 
-from benchmarks.house import SAMPLE, looped, say, service, silence, table
+from benchmarks.lib.harness import SAMPLE, looped, say, service, silence, table
 
 SHORT_S = 600
 SPEECH_S, SILENCE_S = 2 * 3600, 4 * 3600

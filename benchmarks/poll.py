@@ -21,7 +21,7 @@ from typing import Any
 
 import httpx
 
-from benchmarks.house import SAMPLE, local_service, say, table
+from benchmarks.lib.harness import SAMPLE, local_service, say, table
 
 MOST = 1.5
 WARMING = 20

@@ -26,10 +26,10 @@ from tempfile import TemporaryDirectory
 import orjson
 import psutil
 
-from benchmarks.house import ROOT, SAMPLE, free_port, local_service, say, table
+from benchmarks.lib.harness import ROOT, SAMPLE, free_port, local_service, say, table
 from benchmarks.memory import kind
-from serve_app.client import Client
-from serve_app.local import LOGGING
+from serve_app.cli.client import Client
+from serve_app.local.service import LOGGING
 
 MODES = {"default": "Serve's proxy", "haproxy": "HAProxy"}
 CONCURRENCY = 16
@@ -77,7 +77,7 @@ class Meter:
     def load(self, url: str, seconds: float, turns: Turns) -> None:
         """A turn of one route."""
         before, began = self._used_s(), time.perf_counter()
-        command = [sys.executable, "-m", "benchmarks.load", url, BODY, str(CONCURRENCY), str(seconds)]
+        command = [sys.executable, "-m", "benchmarks.lib.post_load", url, BODY, str(CONCURRENCY), str(seconds)]
         found = orjson.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd=ROOT).stdout)
         turns.cpu_s += self._used_s() - before - self._idle * (time.perf_counter() - began)
         turns.count += found["count"]
@@ -93,7 +93,7 @@ def measure(rounds: int, seconds: float, into: Path) -> None:
     with local_service(**BUSY, ingress_max_replicas=1) as service, Client(service.url) as client:
         from ray import serve
 
-        from benchmarks.bare import build
+        from benchmarks.lib.bare_route import build
 
         serve.run_many([serve.RunTarget(build(), "bare", "/bare", LOGGING)])
         busy = client.submit_file(SAMPLE, {}, lambda _: None)["id"]

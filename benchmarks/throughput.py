@@ -21,11 +21,11 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from benchmarks.corpus import Recording, error_rate, joined, long_files, short_clips
-from benchmarks.house import say, service, table
-from benchmarks.rivals import Heard, ask
-from deployments.engines.faster_whisper import choose_compute_type, choose_device
-from serve_app.client import Client
+from benchmarks.lib.corpus import Recording, error_rate, joined, long_files, short_clips
+from benchmarks.lib.faster_whisper_baseline import Heard, ask
+from benchmarks.lib.harness import say, service, table
+from deployments.transcription.engines.faster_whisper import choose_compute_type, choose_device
+from serve_app.cli.client import Client
 
 BATCHED = ("batched-8", "batched-16")
 Results = Mapping[str, Sequence[Heard]]

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from benchmarks.house import local_service, say, table
+from benchmarks.lib.harness import local_service, say, table
 from benchmarks.memory import watched
 
 GIB, MIB = 1 << 30, 1 << 20

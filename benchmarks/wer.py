@@ -15,9 +15,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from benchmarks.corpus import Recording, error_rate, recordings
-from benchmarks.house import say, table
-from benchmarks.rivals import Heard, ask
+from benchmarks.lib.corpus import Recording, error_rate, recordings
+from benchmarks.lib.faster_whisper_baseline import Heard, ask
+from benchmarks.lib.harness import say, table
 
 FILTERED = ("long", "stereo", "nonspeech")
 MOST_POINTS = 1.0

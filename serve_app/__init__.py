@@ -1,1 +1,1 @@
-"""The edge: HTTP, the job record in Redis, and the root that composes the stages into one application."""
+"""The edge: HTTP, jobs and their state in Redis, and the graph of Ray Serve deployments."""

@@ -1,4 +1,4 @@
-"""What goes wrong at the edge, and the one table that gives every error code its HTTP status."""
+"""Errors of requests, and the table of error codes with their HTTP status."""
 
 from __future__ import annotations
 
@@ -36,9 +36,12 @@ STATUS = {
 }
 
 
-class EdgeError(Exception):
-    """A request cannot be granted: a code of the table, a sentence, the fields at fault where there are any, the seconds
-    after which it may be tried again where that is known, and what else HTTP's headers are to say."""
+class StoreUnavailable(Exception):
+    """Redis cannot be reached, or does not reply in time."""
+
+
+class RequestError(Exception):
+    """A request is refused. `code` is one of STATUS; `fields` are pairs of a field at fault and what is wrong with it."""
 
     def __init__(
         self,
@@ -62,16 +65,16 @@ class EdgeError(Exception):
 
     @property
     def plain_status(self) -> int:
-        """The same where whatever is wrong with a request is a 400."""
+        """HTTP status for APIs that answer 400 to every invalid request."""
         return 400 if self.status in (415, 422) else self.status
 
     @property
     def headers(self) -> dict[str, str]:
-        """What HTTP wants said beside the body, in every dialect."""
+        """Response headers that accompany the error in every dialect."""
         wait = {"Retry-After": str(self.retry_after_s)} if self.retry_after_s is not None else {}
         return wait | self._headers | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})
 
 
-def not_found() -> EdgeError:
-    """The answer for a job that is not there, or not the caller's: the two are not told apart."""
-    return EdgeError("not_found", "There is no such job.")
+def not_found() -> RequestError:
+    """Error for a job that does not exist or is not the caller's, which look the same from outside."""
+    return RequestError("not_found", "There is no such job.")

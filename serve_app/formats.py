@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import orjson
 
 from batching.types import Segment, Transcript
-from serve_app.jobs.transcripts import dump_segment
+from serve_app.models.event import dump_segment
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,33 +16,24 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from deployments.errors import WorkError
-from serve_app import deliveries
-from serve_app.auth import Auth
-from serve_app.dialects.base import Dialect, Edge, invalid
-from serve_app.dialects.bifrost import BIFROST
-from serve_app.dialects.koldan import KOLDAN
+from serve_app.dialects import DIALECTS, native_webhooks
+from serve_app.dialects.base import ApiContext, Dialect, invalid
 from serve_app.dialects.native import NATIVE, PROBLEMS
-from serve_app.dialects.openai import OPENAI
-from serve_app.dialects.shift import SHIFT
-from serve_app.dialects.speechischeap import SPEECH_IS_CHEAP
-from serve_app.dialects.transcripts import TRANSCRIPTS
-from serve_app.errors import EdgeError
-from serve_app.jobs.connection import OUTAGES
-from serve_app.jobs.events import Events
-from serve_app.jobs.store import Store
-from serve_app.metrics import exposition
-from serve_app.trace import RequestIds
+from serve_app.errors import RequestError, StoreUnavailable
+from serve_app.http.auth import Auth
+from serve_app.http.metrics import exposition
+from serve_app.http.request_ids import RequestIds
+from serve_app.jobs.event_stream import EventStreams
+from serve_app.store.redis_store import Store
 
 log = logging.getLogger(__name__)
 
-DIALECTS = (NATIVE, OPENAI, SHIFT, BIFROST, TRANSCRIPTS, KOLDAN, SPEECH_IS_CHEAP)
-
 
 def create_api(
-    edge: Edge,
+    context: ApiContext,
     auth: Auth,
     store: Store,
-    events: Events,
+    events: EventStreams,
     *,
     version: str,
     devices: Mapping[str, str] = MappingProxyType({}),
@@ -63,7 +54,7 @@ def create_api(
     api.state.auth = auth
     api.add_middleware(RequestIds, outer=request_id)
     # One flat list: a router that is included is built a second time, and searched twice for every request.
-    for router in (*(dialect.routes(edge) for dialect in dialects), deliveries.routes(edge.outbox, PROBLEMS)):
+    for router in (*(dialect.routes(context) for dialect in dialects), native_webhooks.routes(context.deliveries, PROBLEMS)):
         api.router.routes.extend(router.routes)
     _add_health(api, store, version, devices)
     _add_errors(api, dialects, request_id)
@@ -78,15 +69,15 @@ def _add_health(api: FastAPI, store: Store, version: str, devices: Mapping[str, 
 
     @api.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
-        """Figures for Prometheus."""
-        return PlainTextResponse(exposition(await store.figures()), media_type=CONTENT_TYPE_LATEST)
+        """Stats for Prometheus."""
+        return PlainTextResponse(exposition(await store.stats.read()), media_type=CONTENT_TYPE_LATEST)
 
     @api.get("/readyz", responses={503: {}})
     async def readyz() -> Response:
         """Whether jobs can be taken."""
         try:
             await store.ping()
-        except OUTAGES:
+        except StoreUnavailable:
             return JSONResponse({"status": "unready", "redis": "unreachable"}, 503)
         return JSONResponse({"status": "ready", "redis": "ok"})
 
@@ -94,17 +85,17 @@ def _add_health(api: FastAPI, store: Store, version: str, devices: Mapping[str, 
 def _add_errors(api: FastAPI, dialects: Sequence[Dialect], outer: Callable[[], str] | None) -> None:
     """Every error, whoever raised it, in the form of the dialect whose path was asked for."""
 
-    def told(request: Request, error: EdgeError) -> Response:
+    def told(request: Request, error: RequestError) -> Response:
         speaking = [d for d in dialects if request.url.path.startswith(d.prefix)]
         return max(speaking, key=lambda d: len(d.prefix), default=NATIVE).error(error)
 
-    @api.exception_handler(EdgeError)
-    async def edge_error(request: Request, error: EdgeError) -> Response:
+    @api.exception_handler(RequestError)
+    async def edge_error(request: Request, error: RequestError) -> Response:
         return told(request, error)
 
     @api.exception_handler(WorkError)
     async def work_error(request: Request, error: WorkError) -> Response:
-        return told(request, EdgeError(error.code, error.message))
+        return told(request, RequestError(error.code, error.message))
 
     @api.exception_handler(RequestValidationError)
     async def validation_error(request: Request, error: RequestValidationError) -> Response:
@@ -117,23 +108,21 @@ def _add_errors(api: FastAPI, dialects: Sequence[Dialect], outer: Callable[[], s
             405: ("not_allowed", "The path does not take this method."),
         }
         code, message = known.get(error.status_code, ("malformed", str(error.detail)))
-        return told(request, EdgeError(code, message))
+        return told(request, RequestError(code, message))
 
     @api.exception_handler(ClientDisconnect)
     async def left(request: Request, _: ClientDisconnect) -> Response:
-        return told(request, EdgeError("malformed", "The body broke off."))  # nobody reads it, and no fault of ours
+        return told(request, RequestError("malformed", "The body broke off."))  # nobody reads it, and no fault of ours
 
-    for outage in OUTAGES:
-
-        @api.exception_handler(outage)
-        async def redis_away(request: Request, error: Exception) -> Response:
-            log.warning("refused a request: %s", error)
-            return told(request, EdgeError("unavailable", "The job store cannot be reached right now: try again."))
+    @api.exception_handler(StoreUnavailable)
+    async def store_unavailable(request: Request, error: StoreUnavailable) -> Response:
+        log.warning("Redis unavailable, request refused: %s", error)
+        return told(request, RequestError("unavailable", "The job store cannot be reached right now: try again."))
 
     _add_internal(api, told, outer)
 
 
-def _add_internal(api: FastAPI, told: Callable[[Request, EdgeError], Response], outer: Callable[[], str] | None) -> None:
+def _add_internal(api: FastAPI, told: Callable[[Request, RequestError], Response], outer: Callable[[], str] | None) -> None:
     """What nobody thought of."""
 
     @api.exception_handler(Exception)
@@ -141,7 +130,7 @@ def _add_internal(api: FastAPI, told: Callable[[Request, EdgeError], Response], 
         # This one is answered outside of what names requests.
         request_id = getattr(request.state, "request_id", "")
         log.error("request_id=%s failed", request_id, exc_info=error)
-        answer = told(request, EdgeError("internal", "The service failed to answer this request."))
+        answer = told(request, RequestError("internal", "The service failed to answer this request."))
         if outer is None:
             answer.headers["X-Request-ID"] = request_id
         return answer

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from deployments.safe_http import networks_ok
+from deployments.ingestion.safe_http import networks_ok
 
 Words = Annotated[tuple[str, ...], NoDecode]
 Weights = Annotated[dict[str, Annotated[float, Field(gt=0, le=1000)]], NoDecode]
@@ -26,18 +25,6 @@ PLACES = r"s3://[a-z0-9.-]+|gs://[a-z0-9._-]+|file://|https?://[^/{}?#\s]+"
 DRIVE = re.compile(rf"({PLACES})/([^{{}}?#\s]|\{{(session_id|file_id|tenant|owner)\}})+")
 RETRIES_S = (5.0, 300.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0)
 """The waits that the specification suggests: 75 hours and a half in all."""
-
-
-@dataclass(frozen=True, slots=True)
-class TokenRules:
-    """Whose tokens are taken: those of `issuer` for `audience`, signed with `secret` or a key of the JWK set at `jwks_url`;
-    `tenant_claim` names the tenant."""
-
-    issuer: str
-    audience: str
-    secret: str = ""
-    jwks_url: str = ""
-    tenant_claim: str = "tenant"
 
 
 class Settings(BaseSettings):
@@ -215,13 +202,6 @@ class Settings(BaseSettings):
     def keyed(self) -> bool:
         """Whether nobody is answered without a key or a token."""
         return self.api_keys_required or bool(self.jwt_issuer)
-
-    @property
-    def token_rules(self) -> TokenRules | None:
-        """Whose tokens are taken, if any."""
-        secret = self.jwt_secret.get_secret_value()
-        rules = TokenRules(self.jwt_issuer, self.jwt_audience, secret, self.jwt_jwks_url, self.jwt_tenant_claim)
-        return rules if self.jwt_issuer else None
 
     @property
     def storage(self) -> str:

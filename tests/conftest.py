@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
-from deployments.artifacts import Artifacts
-from deployments.ffmpeg import find_ffmpeg
-from serve_app.jobs.connection import connect
-from serve_app.jobs.store import Store
-from serve_app.jobs.terms import Leases
-from serve_app.valkey import Valkey
-from tests.storage import Storage, storage
-from tests.support import SAMPLE
+from deployments.storage.artifacts import Artifacts
+from deployments.transcoding.ffmpeg import find_ffmpeg
+from serve_app.local.valkey import Valkey
+from serve_app.models.lease import LeaseRules
+from serve_app.store.connection import connect
+from serve_app.store.redis_store import Store
+from tests.lib.app import App, open_app
+from tests.lib.recordings import SAMPLE
+from tests.lib.s3 import Storage, storage
 
 CLUSTER = {"test_cli", "test_cluster", "test_vendors"}
 """Files whose tests share the `cluster` of the session."""
@@ -73,16 +74,23 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
 
 
 @pytest.fixture
-def leases() -> Leases:
+def leases() -> LeaseRules:
     """Those of a worker that a busy machine does not make look dead."""
-    return Leases(lease_s=30.0)
+    return LeaseRules(lease_s=30.0)
 
 
 @pytest.fixture
-async def store(valkey: Valkey, leases: Leases) -> AsyncIterator[Store]:
+async def store(valkey: Valkey, leases: LeaseRules) -> AsyncIterator[Store]:
     """An empty store."""
     redis = connect(valkey.url)
     await redis.flushall()
     store = Store(redis, leases)
     yield store
     await store.close()
+
+
+@pytest.fixture
+async def app(store: Store, artifacts: Artifacts, ffmpeg: str) -> AsyncIterator[App]:
+    """The core without Ray, with its Runner working."""
+    async with open_app(store, artifacts, ffmpeg) as app:
+        yield app

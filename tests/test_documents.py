@@ -15,7 +15,7 @@ import yaml
 
 from serve_app.errors import STATUS
 from serve_app.settings import Settings
-from tests.support import ROOT
+from tests.lib.recordings import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 LAUNCHER: dict[str, Any] = yaml.safe_load((ROOT / "cluster.yaml").read_text(encoding="utf-8"))

@@ -9,9 +9,9 @@ import pytest
 
 from batching.types import SAMPLE_RATE
 from benchmarks.gpu import Card, Measured, measure, sides
-from benchmarks.weights import SHAPES, FixedLength, Shape, random_weights
-from deployments.engines.base import Clip, EngineConfig
+from benchmarks.lib.synthetic_weights import SHAPES, FixedLength, Shape, random_weights
 from deployments.messages import DecodeOptions
+from deployments.transcription.engines.base import Clip, EngineConfig
 
 MINIATURE = Shape(encoder=1, decoder=1, width=64, heads=2, mels=80, vocabulary=51_865)
 TOKENS = 5

@@ -10,23 +10,25 @@ from typing import Annotated, Any, TypeVar
 from fastapi import APIRouter, Header, Request, Response
 from pydantic import BaseModel, ValidationError
 
-from deployments.artifacts import Artifacts
-from serve_app.errors import EdgeError
-from serve_app.jobs.jobs import Jobs
-from serve_app.jobs.outbox import Outbox
-from serve_app.jobs.webhooks import Render
+from deployments.storage.artifacts import Artifacts
+from serve_app.errors import RequestError
+from serve_app.http.uploads import Form, Watch, receive, receive_raw
+from serve_app.jobs.deliveries import Deliveries
+from serve_app.jobs.service import Jobs
+from serve_app.jobs.submission import Draft
+from serve_app.jobs.webhook_payload import PayloadRenderer
 
 M = TypeVar("M", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
-class Edge:
+class ApiContext:
     """What routes work with: the core, deliveries, the storage that uploads go to, and the edge's limits. `public_url` is
     how clients reach the service, where the request does not tell; `drive_uri` a template of where recordings lie; `devices`
     what models run on, as far as it is known."""
 
     jobs: Jobs
-    outbox: Outbox
+    deliveries: Deliveries
     artifacts: Artifacts
     max_upload_bytes: int
     sse_max_age_s: float
@@ -38,6 +40,19 @@ class Edge:
         """The service's own URL as the client knows it, without a slash at its end."""
         return (self.public_url or str(request.base_url)).rstrip("/")
 
+    async def receive_form(
+        self, request: Request, draft: Draft, field: str, *, required: bool = True, watch: Watch = lambda _body, _form: None
+    ) -> Form:
+        """Read a multipart body; its file `field` is stored as the draft's source. `watch` sees the progress."""
+        kind, limit = request.headers.get("content-type", ""), self.max_upload_bytes
+        return await receive(
+            request.stream(), kind, self.artifacts, draft.source, field, limit, needed=required, watch=watch
+        )
+
+    async def receive_raw(self, request: Request, draft: Draft) -> Form:
+        """Read a body that is the recording itself; it is stored as the draft's source."""
+        return await receive_raw(request.stream(), self.artifacts, draft.source, self.max_upload_bytes)
+
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
@@ -46,9 +61,9 @@ class Dialect:
 
     name: str
     prefix: str
-    routes: Callable[[Edge], APIRouter]
-    error: Callable[[EdgeError], Response]
-    render: Render | None = None
+    routes: Callable[[ApiContext], APIRouter]
+    error: Callable[[RequestError], Response]
+    render: PayloadRenderer | None = None
 
 
 IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", description="Sent again, it makes no second job.")]
@@ -63,11 +78,11 @@ def validated(model: type[M], data: object) -> M:
         raise invalid(error.errors()) from None
 
 
-def invalid(errors: Any) -> EdgeError:
+def invalid(errors: Any) -> RequestError:
     """Pydantic's findings as an error of ours."""
     found = tuple((".".join(str(p) for p in e["loc"] if p != "body"), str(e["msg"])) for e in errors)
     told = "; ".join(f"{name}: {what}" if name else what for name, what in found[:3])
-    return EdgeError("invalid_request", f"The request is not valid. {told}.", found)
+    return RequestError("invalid_request", f"The request is not valid. {told}.", found)
 
 
 def flat(fields: Mapping[str, list[str]], lists: Collection[str] = (), ignored: Collection[str] = ()) -> dict[str, Any]:
@@ -78,7 +93,7 @@ def flat(fields: Mapping[str, list[str]], lists: Collection[str] = (), ignored: 
         if plain in lists:
             told.setdefault(plain, []).extend(values)
         elif len(values) > 1:
-            raise EdgeError("invalid_request", f"The field {name} is given twice.", ((name, "given twice"),))
+            raise RequestError("invalid_request", f"The field {name} is given twice.", ((name, "given twice"),))
         elif name not in ignored:
             told[name] = values[0]
     return told

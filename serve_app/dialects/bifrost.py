@@ -14,13 +14,12 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from batching.types import Transcript
-from serve_app.auth import Reader, Writer
-from serve_app.dialects.base import Dialect, Edge, IdempotencyKey, flat, given, moment, request_body, validated
-from serve_app.errors import EdgeError, not_found
-from serve_app.jobs.models import Job, JobSpec, State
-from serve_app.trace import Traced
-from serve_app.uploads import receive
-from serve_app.verbose import ResponseFormat, complaint, shaped, status_of
+from serve_app.dialects.base import ApiContext, Dialect, IdempotencyKey, flat, given, moment, request_body, validated
+from serve_app.dialects.openai_format import ResponseFormat, complaint, shaped, status_of
+from serve_app.errors import RequestError, not_found
+from serve_app.http.auth import CanRead, CanWrite
+from serve_app.http.request_ids import Traced
+from serve_app.models.job import Job, JobSpec, State
 
 # Wire models.
 
@@ -131,11 +130,11 @@ def from_job(job: Job, transcript: Transcript | None) -> dict[str, Any]:
         form: Any = job.spec.echo["response_format"]
         result = shaped(transcript, form)
         if isinstance(result, dict):
-            result["extra_fields"] = _about(job.spec.asked_model) | {"model_used": job.model}
+            result["extra_fields"] = _about(job.spec.requested_model) | {"model_used": job.model}
         told |= {"status_code": 200, "result": result}
     if job.error:
-        problem = EdgeError(job.error.code, job.error.message)
-        told |= {"status_code": status_of(problem), "error": _error(problem, job.id, job.spec.asked_model)}
+        problem = RequestError(job.error.code, job.error.message)
+        told |= {"status_code": status_of(problem), "error": _error(problem, job.id, job.spec.requested_model)}
     return told
 
 
@@ -144,7 +143,7 @@ def _about(model: str) -> dict[str, str]:
     return {"provider": provider if slash else "", "model_requested": model, "request_type": "transcription"}
 
 
-def _error(problem: EdgeError, event_id: str, model: str = "") -> dict[str, Any]:
+def _error(problem: RequestError, event_id: str, model: str = "") -> dict[str, Any]:
     said = {name: value or "" for name, value in complaint(problem).items()}
     return {
         "event_id": event_id,
@@ -156,7 +155,7 @@ def _error(problem: EdgeError, event_id: str, model: str = "") -> dict[str, Any]
     }
 
 
-def error(problem: EdgeError) -> Response:
+def error(problem: RequestError) -> Response:
     """An error as Bifrost writes it."""
     return JSONResponse(_error(problem, uuid4().hex), status_of(problem), problem.headers)
 
@@ -176,28 +175,27 @@ Ttl = Annotated[
 class Routes:
     """What the paths do."""
 
-    def __init__(self, edge: Edge) -> None:
-        self._edge = edge
-        self._jobs = edge.jobs.speaking("bifrost", "{}")
+    def __init__(self, context: ApiContext) -> None:
+        self._context = context
+        self._jobs = context.jobs.speaking("bifrost", "{}")
 
     async def create(
-        self, request: Request, who: Writer, trace: Traced, ttl_s: Ttl = TTL_S, key: IdempotencyKey = None
+        self, request: Request, who: CanWrite, trace: Traced, ttl_s: Ttl = TTL_S, key: IdempotencyKey = None
     ) -> Response:
         """Create an asynchronous transcription."""
         kind = request.headers.get("content-type", "")
         if not kind.lower().startswith("multipart/form-data"):
-            raise EdgeError("malformed", "Send multipart/form-data with a model and a file.")
+            raise RequestError("malformed", "Send multipart/form-data with a model and a file.")
         async with self._jobs.draft(who, key, trace) as draft:
-            limit = self._edge.max_upload_bytes
-            form = await receive(request.stream(), kind, self._edge.artifacts, draft.source, "file", limit)
+            form = await self._context.receive_form(request, draft, "file")
             asked = validated(Asked, given(flat(form.fields, ("fallbacks",), IGNORED)))
             if asked.stream:
                 message = "stream is not supported by asynchronous transcriptions: leave it out, and poll."
-                raise EdgeError("malformed", message, (("stream", "not supported"),))
-            job = await self._jobs.submit(who, to_spec(asked, form.filename, ttl_s), draft, form.sha256)
+                raise RequestError("malformed", message, (("stream", "not supported"),))
+            job = await draft.submit(to_spec(asked, form.filename, ttl_s), form.sha256)
         return JSONResponse(await self._shown(job), 202)
 
-    async def get(self, who: Reader, job_id: str) -> Response:
+    async def get(self, who: CanRead, job_id: str) -> Response:
         """A job: 202 while it is pending or processing, 200 once it has ended."""
         job = await self._jobs.get(who, job_id)
         if job.deleted_at is not None or (job.expires_at or math.inf) <= time.time():
@@ -209,9 +207,9 @@ class Routes:
         return from_job(job, await self._jobs.results.heard(job))
 
 
-def routes(edge: Edge) -> APIRouter:
+def routes(context: ApiContext) -> APIRouter:
     """The routes under /v1/async/audio/transcriptions."""
-    bifrost = Routes(edge)
+    bifrost = Routes(context)
     router = APIRouter(prefix=PREFIX, responses=RESPONSES)
     router.post("", status_code=202, response_model=JobBody, openapi_extra=request_body(form=Asked, file="file"))(
         bifrost.create

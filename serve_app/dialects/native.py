@@ -12,17 +12,19 @@ from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from serve_app.auth import Deleter, Reader, Writer
-from serve_app.dialects.base import Dialect, Edge, IdempotencyKey, flat, request_body, validated
-from serve_app.errors import EdgeError
-from serve_app.files import file_response
+from serve_app.dialects.base import ApiContext, Dialect, IdempotencyKey, flat, request_body, validated
+from serve_app.errors import RequestError
 from serve_app.formats import FORMATS
-from serve_app.jobs.models import Event, Job, JobSpec, Phase, Priority
+from serve_app.http.auth import CanDelete, CanRead, CanWrite
+from serve_app.http.byte_ranges import file_response
+from serve_app.http.request_ids import Traced
+from serve_app.http.sse import last_event_id, stream
+from serve_app.http.uploads import read_json
 from serve_app.jobs.results import Results
-from serve_app.jobs.webhooks import Payload
-from serve_app.sse import last_event_id, stream
-from serve_app.trace import Traced
-from serve_app.uploads import read_json, receive, receive_raw
+from serve_app.jobs.submission import Draft
+from serve_app.jobs.webhook_payload import Payload
+from serve_app.models.event import Event
+from serve_app.models.job import Job, JobSpec, Phase, Priority
 
 SIGNING_KEY = r"^whsec_(?:[A-Za-z0-9+/]{4}){8,21}(?:[A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{2}==)?$"
 """Base64 of 24 to 64 bytes, as Standard Webhooks has it."""
@@ -247,7 +249,7 @@ def from_event(event: Event) -> ServerSentEvent:
     return ServerSentEvent(id=event.id, event=event.kind.value, data=event.data)
 
 
-def error(problem: EdgeError) -> Response:
+def error(problem: RequestError) -> Response:
     """An error as application/problem+json."""
     body = Problem(
         type=f"urn:murmuration:error:{problem.code}",
@@ -273,47 +275,49 @@ BODY["requestBody"]["content"]["application/octet-stream"] = {"schema": {"type":
 class Routes:
     """What the paths do."""
 
-    def __init__(self, edge: Edge) -> None:
-        self._edge = edge
-        self._jobs = edge.jobs
+    def __init__(self, context: ApiContext) -> None:
+        self._context = context
+        self._jobs = context.jobs
 
-    async def submit(self, request: Request, who: Writer, trace: Traced, key: IdempotencyKey = None) -> Response:
+    async def submit(self, request: Request, who: CanWrite, trace: Traced, key: IdempotencyKey = None) -> Response:
         """Submit a recording, by URL (JSON), as a file (multipart) or as the body itself, with the options in the query. The
         job is durable when this answers. Sent again with the same `Idempotency-Key`, the same request is answered with the
         job that it made."""
         async with self._jobs.draft(who, key, trace) as draft:
-            spec, sha256 = await self._read(request, draft.source)
-            job = await self._jobs.submit(who, spec, draft, sha256)
+            spec, sha256 = await self._read(request, draft)
+            job = await draft.submit(spec, sha256)
         headers = {"Location": f"/v1/jobs/{job.id}"}
         if job.id != draft.id:
             headers["Idempotent-Replayed"] = "true"
         return Response((await shown(job, self._jobs.results)).model_dump_json(), 202, headers, "application/json")
 
-    async def _read(self, request: Request, source: str) -> tuple[JobSpec, str]:
+    async def _read(self, request: Request, draft: Draft) -> tuple[JobSpec, str]:
         """What a submit asks for, with the SHA-256 of what it uploads to `source`, '' where it names a URL."""
         content_type = request.headers.get("content-type", "")
-        kind, limit = content_type.lower(), self._edge.max_upload_bytes
+        kind = content_type.lower()
         if request.query_params and not kind.startswith(RAW):
             name = next(iter(request.query_params))
-            raise EdgeError("invalid_request", "Options are in the body here, not in the query.", ((name, "in the query"),))
+            raise RequestError(
+                "invalid_request", "Options are in the body here, not in the query.", ((name, "in the query"),)
+            )
         if kind.startswith("application/json"):
             asked = validated(JobRequest, await read_json(request.stream()))
             return to_spec(asked, url=asked.source.url), ""
         if kind.startswith("multipart/form-data"):
-            form = await receive(request.stream(), content_type, self._edge.artifacts, source, "file", limit)
+            form = await self._context.receive_form(request, draft, "file")
             return to_spec(form_options(form.fields), filename=form.filename), form.sha256
         if kind.startswith(RAW):
             query = {name: request.query_params.getlist(name) for name in request.query_params}
             filename = query.pop("filename", [""])[-1] or None
             options = form_options(query)  # a wrong one is told before the recording is sent
-            form = await receive_raw(request.stream(), self._edge.artifacts, source, limit)
+            form = await self._context.receive_raw(request, draft)
             return to_spec(options, filename=filename), form.sha256
         message = "Send application/json with a source, multipart/form-data with a file, or the recording as audio/*."
-        raise EdgeError("unsupported_media", message)
+        raise RequestError("unsupported_media", message)
 
     async def page(
         self,
-        who: Reader,
+        who: CanRead,
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
         cursor: Annotated[str | None, Query(max_length=20)] = None,
     ) -> JobPage:
@@ -321,12 +325,12 @@ class Routes:
         page, following = await self._jobs.page(who, limit=limit, cursor=cursor)
         return JobPage(jobs=[await shown(job, self._jobs.results) for job in page], next_cursor=following)
 
-    async def get(self, who: Reader, job_id: str) -> JobBody:
+    async def get(self, who: CanRead, job_id: str) -> JobBody:
         """A job as it is now."""
         return await shown(await self._jobs.kept(who, job_id), self._jobs.results)
 
     async def events(
-        self, who: Reader, job_id: str, last: Annotated[str | None, Header(alias="Last-Event-ID")] = None
+        self, who: CanRead, job_id: str, last: Annotated[str | None, Header(alias="Last-Event-ID")] = None
     ) -> Response:
         """Follow a job: `phase`, `progress`, `segment` and finally `done`, from the start or after `Last-Event-ID`. 204,
         on which an EventSource stops coming back, where nothing is left to tell."""
@@ -334,52 +338,52 @@ class Routes:
         if not await self._jobs.has_more(who, job_id, after):
             return Response(status_code=204)
         events = await self._jobs.follow(who, job_id, after)
-        return stream(events, from_event, self._edge.sse_max_age_s)
+        return stream(events, from_event, self._context.sse_max_age_s)
 
-    async def transcript(self, who: Reader, job_id: str, format: str = "json") -> Response:
+    async def transcript(self, who: CanRead, job_id: str, format: str = "json") -> Response:
         """The transcript of a completed job: json, text, srt, vtt or tsv."""
         if format not in FORMATS:
             known = ", ".join(FORMATS)
-            raise EdgeError("invalid_request", f"There is no format {format!r}: use {known}.", (("format", "unknown"),))
+            raise RequestError("invalid_request", f"There is no format {format!r}: use {known}.", (("format", "unknown"),))
         found = await self._jobs.transcript(who, job_id)
         return Response(FORMATS[format].render(found), media_type=FORMATS[format].content_type)
 
     async def artifact(
-        self, who: Reader, job_id: str, name: str, wanted: Annotated[str | None, Header(alias="Range")] = None
+        self, who: CanRead, job_id: str, name: str, wanted: Annotated[str | None, Header(alias="Range")] = None
     ) -> Response:
         """A file of a job, whole or a range of its bytes."""
         return file_response(self._jobs.results, await self._jobs.artifact(who, job_id, name), wanted)
 
-    async def cancel(self, who: Writer, job_id: str) -> JobBody:
+    async def cancel(self, who: CanWrite, job_id: str) -> JobBody:
         """Cancel a job: at once if it waits, within a window if it runs."""
         return await shown(await self._jobs.cancel(who, job_id), self._jobs.results)
 
-    async def retry(self, who: Writer, job_id: str) -> JobBody:
+    async def retry(self, who: CanWrite, job_id: str) -> JobBody:
         """Queue a failed job again while it has attempts left; it goes on from the last window that was committed."""
         return await shown(await self._jobs.retry(who, job_id), self._jobs.results)
 
-    async def delete(self, who: Deleter, job_id: str, purge: bool = True) -> None:
+    async def delete(self, who: CanDelete, job_id: str, purge: bool = True) -> None:
         """Remove an ended job with its results, audio and events. With `purge=false` it is marked only: it leaves the lists
         and answers 410 until its time is up."""
-        await (self._jobs.purge if purge else self._jobs.delete)(who, job_id)
+        await (self._jobs.delete if purge else self._jobs.mark_deleted)(who, job_id)
 
-    async def models(self, _who: Reader) -> ModelList:
+    async def models(self, _who: CanRead) -> ModelList:
         """The models on offer."""
         models = [ModelBody(id=m.id, languages=list(m.languages)) for m in self._jobs.models]
         return ModelList(models=models, data=models)
 
-    async def model(self, _who: Reader, model_id: str) -> ModelBody:
+    async def model(self, _who: CanRead, model_id: str) -> ModelBody:
         """One of them, by its name or an alias."""
         name = self._jobs.model_of(model_id)
         for model in self._jobs.models:
             if model.id == name:
                 return ModelBody(id=model.id, languages=list(model.languages))
-        raise EdgeError("not_found", f"There is no model {model_id!r} here.")
+        raise RequestError("not_found", f"There is no model {model_id!r} here.")
 
 
-def routes(edge: Edge) -> APIRouter:
+def routes(context: ApiContext) -> APIRouter:
     """The routes under /v1."""
-    native = Routes(edge)
+    native = Routes(context)
     router = APIRouter(prefix="/v1", responses=PROBLEMS)
     router.post("/jobs", status_code=202, response_model=JobBody, openapi_extra=BODY)(native.submit)
     router.get("/jobs", response_model=JobPage)(native.page)

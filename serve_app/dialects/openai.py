@@ -13,18 +13,20 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import BaseModel, ConfigDict, Field
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from serve_app.auth import Writer
-from serve_app.dialects.base import Dialect, Edge, IdempotencyKey, flat, request_body, validated
-from serve_app.errors import EdgeError
+from serve_app.dialects.base import ApiContext, Dialect, IdempotencyKey, flat, request_body, validated
+from serve_app.dialects.openai_format import ResponseFormat, complaint, shaped, status_of
+from serve_app.errors import RequestError, StoreUnavailable
 from serve_app.formats import FORMATS
-from serve_app.jobs.connection import OUTAGES
-from serve_app.jobs.jobs import Jobs
-from serve_app.jobs.models import Event, EventKind, Job, JobSpec, Phase, Principal
+from serve_app.http.auth import CanWrite
+from serve_app.http.request_ids import Traced
+from serve_app.http.sse import HEADERS, PING_S
+from serve_app.http.uploads import Form
 from serve_app.jobs.results import Results
-from serve_app.sse import HEADERS, PING_S
-from serve_app.trace import Trace, Traced
-from serve_app.uploads import Form, receive
-from serve_app.verbose import ResponseFormat, complaint, shaped, status_of
+from serve_app.jobs.service import Jobs
+from serve_app.models.event import Event, EventKind
+from serve_app.models.job import Job, JobSpec, Phase
+from serve_app.models.principal import Principal
+from serve_app.models.trace import Trace
 
 # Wire models.
 
@@ -58,12 +60,12 @@ def asked_of(form: Form) -> Asked:
     fields = flat(form.fields, LISTS, IGNORED)
     asked = validated(Asked, {name: value for name, value in fields.items() if value})
     if asked.include:
-        raise EdgeError("feature_unavailable", "include is not supported here.", (("include", "unsupported"),))
+        raise RequestError("feature_unavailable", "include is not supported here.", (("include", "unsupported"),))
     if asked.stream and asked.response_format not in ("json", "text"):
-        raise EdgeError("malformed", "A stream has the format json or text.", (("response_format", "streamed"),))
+        raise RequestError("malformed", "A stream has the format json or text.", (("response_format", "streamed"),))
     if asked.timestamp_granularities and asked.response_format != "verbose_json":
         message = "timestamp_granularities needs response_format=verbose_json."
-        raise EdgeError("malformed", message, (("timestamp_granularities", "needs verbose_json"),))
+        raise RequestError("malformed", message, (("timestamp_granularities", "needs verbose_json"),))
     return asked
 
 
@@ -119,14 +121,14 @@ class Deltas:
         if told["phase"] == Phase.COMPLETED:
             return _frame({"type": "transcript.text.done", "text": self._text})
         failure = told.get("error") or {"code": "internal", "message": "The job was not completed."}
-        return _frame({"type": "error", "error": complaint(EdgeError(failure["code"], failure["message"]))})
+        return _frame({"type": "error", "error": complaint(RequestError(failure["code"], failure["message"]))})
 
 
 def _frame(told: Mapping[str, Any]) -> ServerSentEvent:
     return ServerSentEvent(data=orjson.dumps(told).decode())
 
 
-def error(problem: EdgeError) -> Response:
+def error(problem: RequestError) -> Response:
     """An error as OpenAI writes it."""
     return JSONResponse({"error": complaint(problem)}, status_of(problem), problem.headers)
 
@@ -145,15 +147,15 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 class Routes:
     """What the paths do."""
 
-    def __init__(self, edge: Edge) -> None:
-        self._edge = edge
-        self._jobs = edge.jobs.speaking("openai", "{.hex}")
+    def __init__(self, context: ApiContext) -> None:
+        self._context = context
+        self._jobs = context.jobs.speaking("openai", "{.hex}")
 
-    async def transcribe(self, request: Request, who: Writer, trace: Traced, key: IdempotencyKey = None) -> Response:
+    async def transcribe(self, request: Request, who: CanWrite, trace: Traced, key: IdempotencyKey = None) -> Response:
         """Transcribe a file and wait for the text, or with `stream=true` get it as it is heard."""
         return await self._hear(request, who, "transcribe", trace, key)
 
-    async def translate(self, request: Request, who: Writer, trace: Traced, key: IdempotencyKey = None) -> Response:
+    async def translate(self, request: Request, who: CanWrite, trace: Traced, key: IdempotencyKey = None) -> Response:
         """The same, into English."""
         return await self._hear(request, who, "translate", trace, key)
 
@@ -168,20 +170,19 @@ class Routes:
             await _first(self._end(who, job_id), _hung_up(request))
             job = await self._jobs.get(who, job_id)
             if job.error:
-                raise EdgeError(job.error.code, job.error.message)
+                raise RequestError(job.error.code, job.error.message)
             return await from_job(job, self._jobs.results, asked)
 
     async def _made(self, request: Request, who: Principal, task: Task, trace: Trace, key: str | None) -> tuple[str, Asked]:
         kind = request.headers.get("content-type", "")
         if not kind.lower().startswith("multipart/form-data"):
-            raise EdgeError("malformed", "Send multipart/form-data with a file and a model.")
+            raise RequestError("malformed", "Send multipart/form-data with a file and a model.")
         async with self._jobs.draft(who, key, trace) as draft:
-            limit = self._edge.max_upload_bytes
-            form = await receive(request.stream(), kind, self._edge.artifacts, draft.source, "file", limit)
+            form = await self._context.receive_form(request, draft, "file")
             asked = asked_of(form)
             if task == "translate" and asked.language:
-                raise EdgeError("malformed", "A translation takes no language: it is heard.", (("language", "unknown"),))
-            job = await self._jobs.submit(who, to_spec(asked, task, form.filename), draft, form.sha256)
+                raise RequestError("malformed", "A translation takes no language: it is heard.", (("language", "unknown"),))
+            job = await draft.submit(to_spec(asked, task, form.filename), form.sha256)
         return job.id, asked
 
     async def _end(self, who: Principal, job_id: str) -> None:
@@ -207,7 +208,7 @@ async def cancelled_unless_ended(jobs: Jobs, who: Principal, job_id: str) -> Asy
     try:
         yield
     finally:
-        with suppress(EdgeError, *OUTAGES):  # it has ended, as it should
+        with suppress(RequestError, StoreUnavailable):  # it has ended, as it should
             await asyncio.shield(jobs.cancel(who, job_id))
 
 
@@ -229,9 +230,9 @@ async def _hung_up(request: Request) -> None:
         pass
 
 
-def routes(edge: Edge) -> APIRouter:
+def routes(context: ApiContext) -> APIRouter:
     """The routes under /v1/audio."""
-    openai = Routes(edge)
+    openai = Routes(context)
     router = APIRouter(prefix="/v1/audio", responses=RESPONSES)
     router.post("/transcriptions", openapi_extra=BODY, response_class=JSONResponse)(openai.transcribe)
     router.post("/translations", openapi_extra=BODY, response_class=JSONResponse)(openai.translate)

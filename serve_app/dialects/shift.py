@@ -15,35 +15,36 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from batching.types import Transcript
-from serve_app.auth import Reader, Writer
-from serve_app.dialects.base import Dialect, Edge, IdempotencyKey, given, moment, request_body, validated
-from serve_app.errors import EdgeError
-from serve_app.files import file_response
+from serve_app.dialects.base import ApiContext, Dialect, IdempotencyKey, given, moment, request_body, validated
+from serve_app.dialects.openai_format import plain
+from serve_app.errors import RequestError
 from serve_app.formats import FORMATS
-from serve_app.jobs.models import Job, JobSpec, Phase, Principal, State
+from serve_app.http.auth import CanRead, CanWrite
+from serve_app.http.byte_ranges import file_response
+from serve_app.http.request_ids import Traced
+from serve_app.http.uploads import read_json
 from serve_app.jobs.results import AUDIO
-from serve_app.jobs.terms import Wanted
-from serve_app.trace import Traced
-from serve_app.uploads import read_json
-from serve_app.verbose import plain
+from serve_app.models.job import Job, JobSpec, Phase, State
+from serve_app.models.listing import JobQuery
+from serve_app.models.principal import Principal
 
 # Wire models.
 
 
-class Wire(BaseModel):
+class WireModel(BaseModel):
     """Names in camelCase, and no others than those named."""
 
     model_config = ConfigDict(extra="forbid", alias_generator=to_camel)
 
 
-class UrlSource(Wire):
+class UrlSource(WireModel):
     """A file that is fetched."""
 
     kind: Literal["url"]
     url: Annotated[str, Field(max_length=4096)]
 
 
-class DriveSource(Wire):
+class DriveSource(WireModel):
     """A file in a session's drive."""
 
     kind: Literal["stageDrive"]
@@ -51,7 +52,7 @@ class DriveSource(Wire):
     file_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$")]
 
 
-class Create(Wire):
+class Create(WireModel):
     """A job to be."""
 
     model: Annotated[str, Field(min_length=1, max_length=200)]
@@ -64,7 +65,7 @@ class Create(Wire):
     max_attempts: Annotated[int, Field(ge=1, le=10)] = 1
 
 
-class ArtifactBody(Wire):
+class ArtifactBody(WireModel):
     """A file of a job."""
 
     kind: Literal["normalizedAudio", "transcriptText", "transcriptJson"]
@@ -74,7 +75,7 @@ class ArtifactBody(Wire):
     url: str
 
 
-class SegmentBody(Wire):
+class SegmentBody(WireModel):
     """A sentence; times in seconds."""
 
     start: float
@@ -82,7 +83,7 @@ class SegmentBody(Wire):
     text: str
 
 
-class ResultBody(Wire):
+class ResultBody(WireModel):
     """What was heard."""
 
     text: str
@@ -91,7 +92,7 @@ class ResultBody(Wire):
     segments: list[SegmentBody]
 
 
-class JobBody(Wire):
+class JobBody(WireModel):
     """A job. `startedAt`, `completedAt` and `error` are there when they are known; `result` is null until there is one."""
 
     id: str
@@ -112,14 +113,14 @@ class JobBody(Wire):
     result: ResultBody | None
 
 
-class One(Wire):
+class One(WireModel):
     """An answer with a job."""
 
     success: Literal[True] = True
     data: JobBody
 
 
-class Many(Wire):
+class Many(WireModel):
     """An answer with jobs, oldest first."""
 
     success: Literal[True] = True
@@ -135,7 +136,7 @@ def to_spec(asked: Create, who: Principal, drive_uri: str) -> JobSpec:
     if isinstance(asked.source, DriveSource):
         if not drive_uri:
             message = "The source kind stageDrive is refused: no drive is configured (MURMUR_STAGE_DRIVE_URI)."
-            raise EdgeError("feature_unavailable", message, (("source.kind", "unavailable"),))
+            raise RequestError("feature_unavailable", message, (("source.kind", "unavailable"),))
         named = {"session_id": asked.source.session_id, "file_id": asked.source.file_id}
         url = drive_uri.format(tenant=who.tenant, owner=who.owner, **named)
         echo |= {"sessionId": asked.source.session_id, "fileId": asked.source.file_id}
@@ -169,7 +170,7 @@ def from_job(job: Job, artifacts: list[dict[str, Any]], transcript: Transcript |
     told: dict[str, Any] = {
         "id": job.id,
         "sid": job.id,
-        "model": job.spec.asked_model,
+        "model": job.spec.requested_model,
         "providerId": job.spec.echo["providerId"],
         "source": _source(job.spec),
         "status": STATUS[job.phase.state],
@@ -223,7 +224,7 @@ def content_of(job: Job, kind: str, transcript: Transcript) -> bytes:
     return FORMATS[form].render(transcript).encode()
 
 
-def error(problem: EdgeError) -> Response:
+def error(problem: RequestError) -> Response:
     """An error in Shift's envelope; what is wrong with a request is a 400."""
     body = {"success": False, "error": {"code": problem.code, "message": problem.message}}
     return JSONResponse(body, problem.plain_status, problem.headers)
@@ -244,46 +245,46 @@ PAGE, KNOWN = 500, 20_000
 class Routes:
     """What the paths do."""
 
-    def __init__(self, edge: Edge) -> None:
-        self._edge = edge
-        self._jobs = edge.jobs.speaking("shift", "tj_{.hex}")
+    def __init__(self, context: ApiContext) -> None:
+        self._context = context
+        self._jobs = context.jobs.speaking("shift", "tj_{.hex}")
         self._known: dict[str, dict[str, int]] = {}
 
-    async def create(self, request: Request, who: Writer, trace: Traced, key: IdempotencyKey = None) -> Response:
+    async def create(self, request: Request, who: CanWrite, trace: Traced, key: IdempotencyKey = None) -> Response:
         """Create a transcription job."""
         if not request.headers.get("content-type", "").lower().startswith("application/json"):
-            raise EdgeError("malformed", "Send application/json.")
+            raise RequestError("malformed", "Send application/json.")
         asked = validated(Create, given(await read_json(request.stream())))
         async with self._jobs.draft(who, key, trace) as draft:
-            job = await self._jobs.submit(who, to_spec(asked, who, self._edge.drive_uri), draft)
+            job = await draft.submit(to_spec(asked, who, self._context.drive_uri))
         return await self._one(request, job, 202)
 
-    async def all(self, request: Request, who: Reader) -> Response:
+    async def all(self, request: Request, who: CanRead) -> Response:
         """All jobs, oldest first, without their results."""
         told: list[dict[str, Any]] = []
         after: int | None = None
         while True:
-            page = await self._jobs.listed(who, Wanted(newest_first=False, after=after, limit=PAGE))
+            page = await self._jobs.query(who, JobQuery(newest_first=False, after=after, limit=PAGE))
             told += [from_job(job, await self._artifacts(request, job), None) for job in page.jobs]
             after = page.next
             if after is None:
                 return JSONResponse({"success": True, "data": told})
 
-    async def get(self, request: Request, who: Reader, job_id: str) -> Response:
+    async def get(self, request: Request, who: CanRead, job_id: str) -> Response:
         """A job, with its artifacts and its result once it is completed."""
         return await self._one(request, await self._jobs.kept(who, job_id))
 
-    async def retry(self, request: Request, who: Writer, job_id: str) -> Response:
+    async def retry(self, request: Request, who: CanWrite, job_id: str) -> Response:
         """Queue a failed job again, unless it has had its attempts."""
         return await self._one(request, await self._jobs.retry(who, job_id), 202)
 
     async def artifact(
-        self, who: Reader, job_id: str, kind: str, wanted: Annotated[str | None, Header(alias="Range")] = None
+        self, who: CanRead, job_id: str, kind: str, wanted: Annotated[str | None, Header(alias="Range")] = None
     ) -> Response:
         """The bytes of an artifact."""
         job = await self._jobs.kept(who, job_id)
         if job.transcript is None or kind not in files_of(job.spec):
-            raise EdgeError("not_found", "The job has no such artifact.")
+            raise RequestError("not_found", "The job has no such artifact.")
         filename, content_type = files_of(job.spec)[kind]
         if kind == "normalizedAudio":
             answer = file_response(self._jobs.results, await self._jobs.results.file(job, AUDIO), wanted)
@@ -303,9 +304,9 @@ class Routes:
         if audio is None:
             return []
         sizes = {"normalizedAudio": audio.size}
-        with suppress(EdgeError):
+        with suppress(RequestError):
             sizes |= await self._sizes(job)
-        at = f"{self._edge.at(request)}{PREFIX}/{job.id}/artifacts"
+        at = f"{self._context.at(request)}{PREFIX}/{job.id}/artifacts"
         return [
             {
                 "kind": kind,
@@ -334,9 +335,9 @@ class Routes:
 PREFIX = "/api/v1/inference/transcriptions/jobs"
 
 
-def routes(edge: Edge) -> APIRouter:
+def routes(context: ApiContext) -> APIRouter:
     """The routes under /api/v1/inference/transcriptions/jobs."""
-    shift = Routes(edge)
+    shift = Routes(context)
     router = APIRouter(prefix=PREFIX, responses=RESPONSES)
     router.post("", status_code=202, response_model=One, openapi_extra=BODY)(shift.create)
     router.get("", response_model=Many)(shift.all)

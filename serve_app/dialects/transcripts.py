@@ -11,16 +11,17 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
 
 from batching.types import Transcript
-from serve_app.auth import Deleter, Reader, Writer
-from serve_app.dialects.base import Dialect, Edge, IdempotencyKey, flat, given, moment, request_body, validated
-from serve_app.errors import EdgeError
-from serve_app.jobs.models import Job, JobSpec, State
+from serve_app.dialects.base import ApiContext, Dialect, IdempotencyKey, flat, given, moment, request_body, validated
+from serve_app.dialects.openai_format import complaint, plain, status_of
+from serve_app.errors import RequestError
+from serve_app.http.auth import CanDelete, CanRead, CanWrite
+from serve_app.http.request_ids import Traced
+from serve_app.http.uploads import Form, read_json
 from serve_app.jobs.results import Results
-from serve_app.jobs.terms import Wanted
-from serve_app.jobs.webhooks import Payload
-from serve_app.trace import Traced
-from serve_app.uploads import Form, read_json, receive
-from serve_app.verbose import complaint, plain, status_of
+from serve_app.jobs.submission import Draft
+from serve_app.jobs.webhook_payload import Payload
+from serve_app.models.job import Job, JobSpec, State
+from serve_app.models.listing import JobQuery
 
 # Wire models.
 
@@ -129,7 +130,7 @@ def fields_of(form: Form) -> dict[str, Any]:
             try:
                 fields[name] = orjson.loads(text)
             except orjson.JSONDecodeError:
-                raise EdgeError("invalid_request", f"{name} must be valid JSON.", ((name, "no JSON"),)) from None
+                raise RequestError("invalid_request", f"{name} must be valid JSON.", ((name, "no JSON"),)) from None
     return fields
 
 
@@ -172,7 +173,7 @@ def from_job(job: Job, transcript: Transcript | None) -> dict[str, Any]:
         "object": "transcript",
         "status": STATUS[job.phase.state],
         "created": int(job.created_at),
-        "model": job.spec.asked_model or job.model,
+        "model": job.spec.requested_model or job.model,
         "language": heard.language,
         "duration": transcript.duration_s if transcript else job.audio_total_s,
         "text": plain(transcript) if transcript else None,
@@ -202,7 +203,7 @@ async def render(job: Job, results: Results) -> Payload:
     return Payload(orjson.dumps(body))
 
 
-def error(problem: EdgeError) -> Response:
+def error(problem: RequestError) -> Response:
     """An error as OpenAI writes it: this API shows none of its own."""
     told = complaint(problem)
     told["param"] = {"webhook": "webhook_url", "url": "audio_url"}.get(told["param"], told["param"])
@@ -220,30 +221,29 @@ MOMENT = TypeAdapter(datetime)
 class Routes:
     """What the paths do."""
 
-    def __init__(self, edge: Edge) -> None:
-        self._edge = edge
-        self._jobs = edge.jobs.speaking("transcripts", "transcript_{.hex}")
+    def __init__(self, context: ApiContext) -> None:
+        self._context = context
+        self._jobs = context.jobs.speaking("transcripts", "transcript_{.hex}")
 
-    async def create(self, request: Request, who: Writer, trace: Traced, key: IdempotencyKey = None) -> Response:
+    async def create(self, request: Request, who: CanWrite, trace: Traced, key: IdempotencyKey = None) -> Response:
         """Create a transcript, of `audio_url` (JSON) or `audio_file` (multipart)."""
         async with self._jobs.draft(who, key, trace) as draft:
-            spec, sha256 = await self._read(request, draft.source)
-            job = await self._jobs.submit(who, spec, draft, sha256)
+            spec, sha256 = await self._read(request, draft)
+            job = await draft.submit(spec, sha256)
         return JSONResponse(await shown(job, self._jobs.results), 202)
 
-    async def _read(self, request: Request, source: str) -> tuple[JobSpec, str]:
+    async def _read(self, request: Request, draft: Draft) -> tuple[JobSpec, str]:
         content_type = request.headers.get("content-type", "")
         if content_type.lower().startswith("application/json"):
             asked = validated(Create, given(await read_json(request.stream())))
             return to_spec(asked, url=asked.audio_url), ""
         if not content_type.lower().startswith("multipart/form-data"):
-            raise EdgeError("malformed", "Send application/json with audio_url, or multipart/form-data with audio_file.")
-        limit = self._edge.max_upload_bytes
-        form = await receive(request.stream(), content_type, self._edge.artifacts, source, "audio_file", limit, needed=False)
+            raise RequestError("malformed", "Send application/json with audio_url, or multipart/form-data with audio_file.")
+        form = await self._context.receive_form(request, draft, "audio_file", required=False)
         fields = fields_of(form)
         if (form.filename is None) == ("audio_url" not in fields):
             message = "Exactly one of audio_url and audio_file is required."
-            raise EdgeError("malformed", message, (("audio_url", "exactly one"), ("audio_file", "exactly one")))
+            raise RequestError("malformed", message, (("audio_url", "exactly one"), ("audio_file", "exactly one")))
         if form.filename is None:
             asked = validated(Create, fields)
             return to_spec(asked, url=asked.audio_url), ""
@@ -251,7 +251,7 @@ class Routes:
 
     async def page(
         self,
-        who: Reader,
+        who: CanRead,
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
         cursor: Annotated[str | None, Query(pattern=r"^[0-9]{0,16}$")] = None,
         status: Status | Literal[""] | None = None,
@@ -259,24 +259,24 @@ class Routes:
         created_before: Annotated[str | None, Query(max_length=40)] = None,
     ) -> Page:
         """Transcripts, newest first, without what was heard; times are Unix seconds or ISO 8601."""
-        wanted = Wanted(
+        wanted = JobQuery(
             states=tuple(state for state in State if status in (None, "", STATUS[state])),
             made_after=seconds(created_after, "created_after"),
             made_before=seconds(created_before, "created_before"),
             after=int(cursor) if cursor else None,
             limit=limit,
         )
-        page = await self._jobs.listed(who, wanted)
+        page = await self._jobs.query(who, wanted)
         data = [TranscriptBody.model_validate(from_job(job, None)) for job in page.jobs]
         return Page(data=data, has_more=page.next is not None, next_cursor=None if page.next is None else str(page.next))
 
-    async def get(self, who: Reader, transcript_id: str) -> Response:
+    async def get(self, who: CanRead, transcript_id: str) -> Response:
         """A transcript with what was heard."""
         return JSONResponse(await shown(await self._jobs.kept(who, transcript_id), self._jobs.results))
 
-    async def delete(self, who: Deleter, transcript_id: str) -> None:
+    async def delete(self, who: CanDelete, transcript_id: str) -> None:
         """Remove a transcript and its recording for good; one that is not done is cancelled first."""
-        await self._jobs.erase(who, transcript_id)
+        await self._jobs.delete_when_ended(who, transcript_id)
 
 
 def seconds(value: str | None, name: str) -> float | None:
@@ -288,12 +288,12 @@ def seconds(value: str | None, name: str) -> float | None:
         return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         message = f"{name} must be Unix seconds or a time as ISO 8601 has it."
-        raise EdgeError("invalid_request", message, ((name, "not a time"),)) from None
+        raise RequestError("invalid_request", message, ((name, "not a time"),)) from None
 
 
-def routes(edge: Edge) -> APIRouter:
+def routes(context: ApiContext) -> APIRouter:
     """The routes under /v1/transcripts."""
-    transcripts = Routes(edge)
+    transcripts = Routes(context)
     router = APIRouter(prefix=PREFIX, responses=RESPONSES)
     body = request_body(form=Asked, file="audio_file", json=Create)
     router.post("", status_code=202, response_model=TranscriptBody, openapi_extra=body)(transcripts.create)

@@ -1,1 +1,1 @@
-"""What a job is. Nothing outside this package and the dialects' routes knows."""
+"""Operations on jobs for the dialects: submit, read, follow, cancel, delete."""

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from batching.types import SAMPLE_RATE, Transcript
-from deployments.artifacts import Artifacts
-from deployments.pcm import SAMPLE_BYTES, WAV_HEADER_BYTES, wav_chunks
-from serve_app.errors import EdgeError, not_found
-from serve_app.jobs.models import Job, SummaryState
-from serve_app.jobs.places import pcm_prefix, summary_key, transcript_key
-from serve_app.jobs.transcripts import read_transcript
+from deployments.storage.artifacts import Artifacts
+from deployments.storage.pcm import SAMPLE_BYTES, WAV_HEADER_BYTES, wav_chunks
+from serve_app.errors import RequestError, not_found
+from serve_app.jobs.transcript_file import read_transcript
+from serve_app.models.job import Job, SummaryState
+from serve_app.models.storage_paths import pcm_prefix, summary_key, transcript_key
 
 AUDIO, LISTENING, SOURCE, TRANSCRIPT = "audio.wav", "listening.mp3", "source", "transcript.jsonl"
 RECENT, RECENT_PARTS = 32, 4000
@@ -43,7 +43,7 @@ class Results:
     async def transcript(self, job: Job) -> Transcript:
         """The transcript of a completed job. EdgeError `conflict` for any other."""
         if job.transcript is None:
-            raise EdgeError("conflict", f"There is no transcript: the job is {job.phase}.")
+            raise RequestError("conflict", f"There is no transcript: the job is {job.phase}.")
         key = transcript_key(job.id, job.transcript)
         if key in self._recent:
             self._recent.move_to_end(key)
@@ -94,7 +94,7 @@ class Results:
         """One of them by name. EdgeError `not_found`."""
         found = [file for file in await self.files(job) if file.name == name]
         if not found:
-            raise EdgeError("not_found", "The job has no such artifact.")
+            raise RequestError("not_found", "The job has no such artifact.")
         return found[0]
 
     async def summary(self, job: Job) -> str | None:

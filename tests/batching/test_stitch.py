@@ -83,7 +83,7 @@ def test_a_timeline_of_many_windows_runs_forward_only(windows: list[list[Segment
         end_s = line[-1].end if line else 0.0
         line += stitch(pieces, next_id=len(line), end_s=end_s, min_confidence=min_confidence)
     assert [segment.id for segment in line] == list(range(len(line)))
-    edges = [edge for segment in line for edge in (segment.start, segment.end)]
+    edges = [context for segment in line for context in (segment.start, segment.end)]
     assert edges == sorted(edges)
 
 

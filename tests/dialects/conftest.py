@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.lib.web_server import WebServer, answer, serving
 from tests.service.conftest import served
-from tests.site import Site, answer, serving
 
 pytest.register_assert_rewrite("tests.dialects.contract")
 
@@ -16,7 +16,7 @@ __all__ = ["served"]
 
 
 @pytest.fixture
-async def site(sample: Path) -> AsyncIterator[Site]:
+async def site(sample: Path) -> AsyncIterator[WebServer]:
     """A web server that has the sample, under two names, and something that is no sound."""
     async with serving() as site:
         site.replies["/talk.flac"] = site.replies["/recording.mp3"] = answer(200, sample.read_bytes())

@@ -19,13 +19,13 @@ from typing import Any
 import httpx
 import pytest
 
-from serve_app.jobs.connection import connect
-from serve_app.jobs.models import EventKind
-from serve_app.keys import Keys
-from serve_app.valkey import Valkey
-from tests.house import ME
+from serve_app.local.valkey import Valkey
+from serve_app.models.event import EventKind
+from serve_app.store.api_keys import ApiKeys
+from serve_app.store.connection import connect
+from tests.lib.app import ME
+from tests.lib.web_server import WebServer
 from tests.service.conftest import MAX_UPLOAD_BYTES, Served
-from tests.site import Site
 
 GOLDEN = Path(__file__).parent / "golden"
 SCOPES = ("speech:transcriptions:read", "speech:transcriptions:write", "speech:transcriptions:delete")
@@ -91,15 +91,15 @@ class Contract:
     spoken: Spoken
 
     @pytest.fixture
-    async def keys(self, valkey: Valkey, served: Served) -> AsyncIterator[Keys]:
+    async def keys(self, valkey: Valkey, served: Served) -> AsyncIterator[ApiKeys]:
         redis = connect(valkey.url)
-        keys = Keys(redis)
+        keys = ApiKeys(redis)
         served.http.headers["Authorization"] = f"Bearer {await keys.create(ME.owner, ME.tenant, self.spoken.scopes)}"
         yield keys
         await redis.aclose()
 
     @pytest.fixture
-    def send(self, served: Served, keys: Keys, site: Site, sample: Path) -> Callable[..., Awaitable[httpx.Response]]:
+    def send(self, served: Served, keys: ApiKeys, site: WebServer, sample: Path) -> Callable[..., Awaitable[httpx.Response]]:
         """Make a job, by file where the dialect takes files, else by URL."""
         spoken, content = self.spoken, sample.read_bytes()
 
@@ -141,26 +141,26 @@ class Contract:
 
     # A job's life.
 
-    async def test_a_url_becomes_text(self, served: Served, keys: Keys, site: Site) -> None:
+    async def test_a_url_becomes_text(self, served: Served, keys: ApiKeys, site: WebServer) -> None:
         if not self.spoken.by_url:
             pytest.skip("this dialect takes files only")
         _, (job_id, status, text) = await self.ended(served, await self.spoken.by_url(served.http, site.url("/talk.flac")))
         assert status == self.spoken.completed
         assert text
-        assert text.split() == (await served.house.jobs.transcript(ME, job_id)).text.split()
+        assert text.split() == (await served.app.jobs.transcript(ME, job_id)).text.split()
 
-    async def test_a_file_becomes_text(self, served: Served, keys: Keys, sample: Path) -> None:
+    async def test_a_file_becomes_text(self, served: Served, keys: ApiKeys, sample: Path) -> None:
         if not self.spoken.by_file:
             pytest.skip("this dialect takes URLs only")
         made = await self.spoken.by_file(served.http, "talk.flac", sample.read_bytes())
         _, (job_id, status, text) = await self.ended(served, made)
         assert status == self.spoken.completed
         assert text
-        assert text.split() == (await served.house.jobs.transcript(ME, job_id)).text.split()
+        assert text.split() == (await served.app.jobs.transcript(ME, job_id)).text.split()
 
     async def test_its_jobs_have_events_of_ours(self, served: Served, send: Send) -> None:
         _, (job_id, _, text) = await self.ended(served, await send())
-        events = await served.house.follow(job_id)
+        events = await served.app.follow(job_id)
         told = " ".join(json.loads(e.data)["text"] for e in events if e.kind is EventKind.SEGMENT)
         assert told.split() == (text or "").split()
         answer = await served.http.get(f"/v1/jobs/{job_id}/events")
@@ -181,12 +181,12 @@ class Contract:
     async def test_a_job_can_be_cancelled(self, served: Served, send: Send) -> None:
         if self.spoken.cancel is None:
             pytest.skip("this dialect has no cancel")
-        served.house.stages.gate = asyncio.Semaphore(0)
+        served.app.stages.gate = asyncio.Semaphore(0)
         made = await send()
         job_id = self.spoken.read(made.json())[0]
         method, path = self.spoken.cancel
         assert (await served.http.request(method, path.format(id=job_id))).status_code in (200, 202, 204)
-        await served.house.follow(job_id)
+        await served.app.follow(job_id)
 
     # Refusals.
 
@@ -195,22 +195,22 @@ class Contract:
             self.refused(await send(), "key", "unauthenticated")
             self.refused(await self.get(served, "any"), "key", "unauthenticated")
 
-    async def test_a_key_without_the_scope_is_refused(self, served: Served, keys: Keys, send: Send) -> None:
+    async def test_a_key_without_the_scope_is_refused(self, served: Served, keys: ApiKeys, send: Send) -> None:
         with speaking(served.http, await keys.create("reader", "t", [READ])):
             self.refused(await send(), "scope", "forbidden")
 
     @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"a": 1}', b"\xff\xfe"])
-    async def test_a_bad_body_is_refused(self, served: Served, keys: Keys, body: bytes) -> None:
+    async def test_a_bad_body_is_refused(self, served: Served, keys: ApiKeys, body: bytes) -> None:
         path = self.spoken.job.removesuffix("/{id}")
         for kind in ("application/json", "multipart/form-data", "multipart/form-data; boundary=x", "text/plain"):
             answer = await served.http.post(path, content=body, headers={"Content-Type": kind})
             assert 400 <= answer.status_code < 500, answer.text
             assert self.spoken.code(answer)
 
-    async def test_an_unknown_job_is_not_found(self, served: Served, keys: Keys) -> None:
+    async def test_an_unknown_job_is_not_found(self, served: Served, keys: ApiKeys) -> None:
         self.refused(await self.get(served, "nothing"), "unknown", "not_found")
 
-    async def test_anothers_job_is_not_found(self, served: Served, keys: Keys, send: Send) -> None:
+    async def test_anothers_job_is_not_found(self, served: Served, keys: ApiKeys, send: Send) -> None:
         job_id = self.spoken.read((await send()).json())[0]
         for owner, tenant in (("mallory", ME.tenant), (ME.owner, "other")):
             with speaking(served.http, await keys.create(owner, tenant, self.spoken.scopes)):
@@ -219,39 +219,39 @@ class Contract:
                 assert job_id not in answer.text
         assert (await self.get(served, job_id)).status_code in (200, 202)
 
-    async def test_another_dialects_job_is_not_found(self, served: Served, keys: Keys, sample: Path) -> None:
+    async def test_another_dialects_job_is_not_found(self, served: Served, keys: ApiKeys, sample: Path) -> None:
         if self.spoken.name == "native":
             pytest.skip("the native dialect knows all jobs")
-        job_id = await served.house.submit(sample)
+        job_id = await served.app.submit(sample)
         self.refused(await self.get(served, job_id), "unknown", "not_found")
 
     async def test_an_unknown_model_is_refused(self, served: Served, send: Send) -> None:
         self.refused(await send(model="acme/nothing"), "model", "model_unavailable")
-        assert served.house.artifacts.keys("jobs") == []
+        assert served.app.artifacts.keys("jobs") == []
 
     async def test_an_unknown_option_is_refused_by_name(self, served: Served, send: Send) -> None:
         answer = await send(nonsense="1")
         self.refused(answer, "option", "invalid_request")
         assert "nonsense" in answer.text
-        assert served.house.artifacts.keys("jobs") == []
+        assert served.app.artifacts.keys("jobs") == []
 
     async def test_an_unknown_language_is_refused(self, send: Send) -> None:
         self.refused(await send(**{self.spoken.language: "xx"}), "language", "language_unsupported")
 
-    async def test_what_is_too_large_is_refused(self, served: Served, keys: Keys) -> None:
+    async def test_what_is_too_large_is_refused(self, served: Served, keys: ApiKeys) -> None:
         if not self.spoken.by_file:
             pytest.skip("this dialect takes URLs only")
         answer = await self.spoken.by_file(served.http, "big", bytes(MAX_UPLOAD_BYTES + 1))
         self.refused(answer, "large", "source_too_large")
-        assert served.house.artifacts.keys("jobs") == []
+        assert served.app.artifacts.keys("jobs") == []
 
-    async def test_an_address_that_nobody_may_fetch_is_refused(self, served: Served, keys: Keys) -> None:
+    async def test_an_address_that_nobody_may_fetch_is_refused(self, served: Served, keys: ApiKeys) -> None:
         if not self.spoken.by_url:
             pytest.skip("this dialect takes files only")
         answer = await self.spoken.by_url(served.http, "file:///etc/hostname")
         self.refused(answer, "forbidden_url", "source_forbidden")
 
-    async def test_a_path_that_is_not_there_is_told_in_its_own_words(self, served: Served, keys: Keys) -> None:
+    async def test_a_path_that_is_not_there_is_told_in_its_own_words(self, served: Served, keys: ApiKeys) -> None:
         answer = await served.http.put(self.spoken.job.removesuffix("/{id}"))
         assert answer.status_code == 405
         assert self.spoken.code(answer)

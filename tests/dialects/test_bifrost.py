@@ -10,9 +10,9 @@ import httpx
 import pytest
 
 from serve_app.dialects.bifrost import PREFIX, BifrostError, JobBody
-from serve_app.jobs.connection import connect
-from serve_app.keys import Keys
-from serve_app.valkey import Valkey
+from serve_app.local.valkey import Valkey
+from serve_app.store.api_keys import ApiKeys
+from serve_app.store.connection import connect
 from tests.dialects.contract import SCOPES, Contract, Spoken
 from tests.service.conftest import Served
 
@@ -87,7 +87,7 @@ async def test_streams_are_refused(served: Served, sound: bytes) -> None:
     answer = await by_file(served.http, "x", sound, stream="true")
     assert (answer.status_code, code(answer)) == (400, "malformed")
     assert answer.json()["error"]["param"] == "stream"
-    assert served.house.artifacts.keys("jobs") == []
+    assert served.app.artifacts.keys("jobs") == []
 
 
 @pytest.mark.parametrize("format", ["json", "text", "srt", "verbose_json", "vtt"])
@@ -106,7 +106,7 @@ async def test_results_have_the_format_asked_for(served: Served, sound: bytes, f
 
 @pytest.mark.parametrize(("option", "value", "field"), [("language", "de", "language"), ("prompt", "Alix", "prompt")])
 async def test_options_reach_the_decoder(served: Served, sound: bytes, option: str, value: str, field: str) -> None:
-    job = await served.house.store.get((await by_file(served.http, "x", sound, **{option: value})).json()["id"])
+    job = await served.app.store.jobs.get((await by_file(served.http, "x", sound, **{option: value})).json()["id"])
     assert job
     assert getattr(job.spec, field) == value
 
@@ -122,11 +122,11 @@ async def test_a_model_has_its_provider(served: Served, sound: bytes, model: str
     "fallbacks", [["acme/nothing", "openai/second"], ["acme/nothing, openai/second"], ['["acme/nothing", "openai/second"]']]
 )
 async def test_fallbacks_are_tried_in_order_where_a_model_fails(served: Served, sound: bytes, fallbacks: list[str]) -> None:
-    served.house.stages.broken = {"fake"}
+    served.app.stages.broken = {"fake"}
     answer = await ended(served.http, await by_file(served.http, "x", sound, fallbacks=fallbacks))
     assert answer.json()["result"]["extra_fields"]["model_used"] == "second"
     assert answer.headers["x-bf-model-used"] == "second"
-    assert list(dict.fromkeys(served.house.stages.used)) == ["fake", "second"]
+    assert list(dict.fromkeys(served.app.stages.used)) == ["fake", "second"]
 
 
 async def test_fallbacks_are_tried_where_a_model_is_not_there(served: Served, sound: bytes) -> None:
@@ -158,7 +158,7 @@ async def test_results_expire(served: Served, sound: bytes) -> None:
             await asyncio.sleep(0.1)
     assert (answer.status_code, code(answer)) == (404, "not_found")
     async with asyncio.timeout(30):
-        while served.house.artifacts.keys("jobs"):  # noqa: ASYNC110 - the sweeper tells nobody
+        while served.app.artifacts.keys("jobs"):  # noqa: ASYNC110 - the sweeper tells nobody
             await asyncio.sleep(0.1)
 
 
@@ -170,13 +170,13 @@ async def test_a_time_to_live_is_a_number_of_seconds(served: Served, sound: byte
 
 
 async def test_results_are_kept_for_an_hour(served: Served, sound: bytes) -> None:
-    job = await served.house.store.get((await by_file(served.http, "x", sound)).json()["id"])
+    job = await served.app.store.jobs.get((await by_file(served.http, "x", sound)).json()["id"])
     assert job
     assert job.spec.result_ttl_s == 3600
 
 
 async def test_the_key_may_come_in_bifrosts_own_header(served: Served, valkey: Valkey, sound: bytes) -> None:
-    keys = Keys(redis := connect(valkey.url))
+    keys = ApiKeys(redis := connect(valkey.url))
     mine, theirs = await keys.create("a", "t", SCOPES), await keys.create("b", "t", SCOPES)
     served.http.headers["x-bf-vk"] = mine
     job_id = (await by_file(served.http, "x", sound)).json()["id"]
@@ -200,7 +200,7 @@ async def test_what_was_deleted_elsewhere_is_not_found(served: Served, sound: by
 
 
 async def test_its_own_header_goes_before_another(served: Served, valkey: Valkey, sound: bytes) -> None:
-    keys = Keys(redis := connect(valkey.url))
+    keys = ApiKeys(redis := connect(valkey.url))
     served.http.headers.update({"x-bf-vk": await keys.create("a", "t", SCOPES), "Authorization": "Bearer dummy"})
     await redis.aclose()
     assert (await by_file(served.http, "x", sound, stream="", response_format="")).status_code == 202

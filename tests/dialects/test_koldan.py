@@ -15,19 +15,19 @@ import httpx
 import pytest
 
 from deployments.errors import CorruptMedia, EngineFailed, WorkError
-from serve_app.dialects.koldan import CODES, PREFIX, render
+from serve_app.dialects.koldan.routes import CODES, PREFIX, render
 from serve_app.errors import STATUS
-from serve_app.jobs.connection import connect
-from serve_app.jobs.models import SCOPES as EVERY_SCOPE
-from serve_app.jobs.models import SummaryState
-from serve_app.jobs.places import summary_key
-from serve_app.keys import Keys
-from serve_app.valkey import Valkey
+from serve_app.local.valkey import Valkey
+from serve_app.models.job import SummaryState
+from serve_app.models.principal import SCOPES as EVERY_SCOPE
+from serve_app.models.storage_paths import summary_key
+from serve_app.store.api_keys import ApiKeys
+from serve_app.store.connection import connect
 from tests.dialects.contract import Contract, Spoken
-from tests.house import ME
+from tests.lib.app import ME
+from tests.lib.media import decode_at_once, side_by_side
+from tests.lib.web_server import WebServer, answer
 from tests.service.conftest import Served
-from tests.site import Site, answer
-from tests.stages.sources import decode_at_once, side_by_side
 
 ASKED = {"model": "whisper-1", "language": {}}
 TRANSCRIPTION = json.dumps(ASKED)
@@ -103,7 +103,7 @@ class TestKoldan(Contract):
 @pytest.fixture
 async def http(served: Served, valkey: Valkey) -> AsyncIterator[httpx.AsyncClient]:
     """With a key of the house's owner that may do everything but administer."""
-    keys = Keys(redis := connect(valkey.url))
+    keys = ApiKeys(redis := connect(valkey.url))
     key = await keys.create(ME.owner, ME.tenant, [scope for scope in EVERY_SCOPE if scope != "admin"])
     served.http.headers["X-API-Key"] = key
     yield served.http
@@ -119,7 +119,7 @@ async def made(http: httpx.AsyncClient, sample: Path, **options: Any) -> Any:
 
 async def ended(served: Served, job_id: str) -> Any:
     """The job at its end."""
-    await served.house.ended(job_id)
+    await served.app.ended(job_id)
     return (await served.http.get(f"{PREFIX}/{job_id}")).json()
 
 
@@ -188,12 +188,12 @@ async def test_a_file_is_good_for_several_jobs(http: httpx.AsyncClient, served: 
     assert texts[0] == texts[1] != ""
     for job in (first, second):
         assert (await http.delete(f"{PREFIX}/{job['id']}", params={"purge": True})).status_code == 204
-    assert served.house.artifacts.keys("files") == []
+    assert served.app.artifacts.keys("files") == []
     gone = await http.post(PREFIX, json=asked)
     assert (gone.status_code, code(gone)) == (422, "file_unusable")
 
 
-async def test_an_import_is_no_source_before_it_is_done(http: httpx.AsyncClient, served: Served, site: Site) -> None:
+async def test_an_import_is_no_source_before_it_is_done(http: httpx.AsyncClient, served: Served, site: WebServer) -> None:
     job = (await by_url(http, site.url("/silent"))).json()["job"]
     asked = {"fileId": job["file"]["id"], "transcription": ASKED}
     told = await http.post(PREFIX, json=asked)
@@ -209,7 +209,7 @@ async def test_an_import_is_no_source_before_it_is_done(http: httpx.AsyncClient,
 
 async def test_a_file_is_its_owners(http: httpx.AsyncClient, served: Served, valkey: Valkey, sample: Path) -> None:
     file_id = (await made(http, sample))["file"]["id"]
-    keys = Keys(redis := connect(valkey.url))
+    keys = ApiKeys(redis := connect(valkey.url))
     other = await keys.create("mallory", "t", EVERY_SCOPE)
     await redis.aclose()
     for key, asked in ((other, file_id), (http.headers["X-API-Key"], str(uuid4()))):
@@ -248,7 +248,7 @@ async def test_what_is_wrong_with_an_upload_is_named(
     assert told.status_code == 400, told.text
     assert named in told.json()["message"]
     assert code(told)
-    assert served.house.artifacts.keys("jobs") + served.house.artifacts.keys("files") == []
+    assert served.app.artifacts.keys("jobs") + served.app.artifacts.keys("files") == []
 
 
 async def test_either_a_file_or_a_uri_is_needed(http: httpx.AsyncClient) -> None:
@@ -273,7 +273,7 @@ async def test_either_a_file_or_a_uri_is_needed(http: httpx.AsyncClient) -> None
     ],
 )
 async def test_scopes_are_those_of_its_pages(served: Served, valkey: Valkey, method: str, path: str, scope: str) -> None:
-    keys = Keys(redis := connect(valkey.url))
+    keys = ApiKeys(redis := connect(valkey.url))
     rest = await keys.create("me", "t", [each for each in EVERY_SCOPE if each not in (scope, "admin")])
     await redis.aclose()
     told = await served.http.request(method, PREFIX + path, headers={"X-API-Key": rest})
@@ -284,7 +284,7 @@ async def test_scopes_are_those_of_its_pages(served: Served, valkey: Valkey, met
 
 
 async def test_a_summary_needs_its_scope(served: Served, valkey: Valkey, sample: Path) -> None:
-    keys = Keys(redis := connect(valkey.url))
+    keys = ApiKeys(redis := connect(valkey.url))
     served.http.headers["X-API-Key"] = await keys.create("me", "t", ["speech:files:write", "speech:transcriptions:write"])
     await redis.aclose()
     told = await by_file(served.http, "x", sample.read_bytes(), summary='{"promptTemplateId": "x"}')
@@ -307,8 +307,8 @@ async def test_a_text_is_written_as_asked_for(
     http: httpx.AsyncClient, served: Served, sample: Path, monkeypatch: pytest.MonkeyPatch, options: Any, text: str
 ) -> None:
     said = ["Well,", "hello", "Anna-Lena:", "it's", "5.30!"]
-    told = served.house.stages.say(said)
-    monkeypatch.setattr(served.house.stages, "transcribe", told)
+    told = served.app.stages.say(said)
+    monkeypatch.setattr(served.app.stages, "transcribe", told)
     data = {"name": "x", "transcription": json.dumps({**ASKED, **options})}
     job = (await http.post(f"{PREFIX}/upload", files={"file": ("x", sample.read_bytes())}, data=data)).json()["job"]
     result = (await ended(served, job["id"]))["result"]
@@ -422,7 +422,7 @@ async def test_a_query_that_is_wrong_is_a_400(http: httpx.AsyncClient, query: di
 
 
 async def test_a_list_by_file_needs_a_scope_more(served: Served, valkey: Valkey) -> None:
-    keys = Keys(redis := connect(valkey.url))
+    keys = ApiKeys(redis := connect(valkey.url))
     key = await keys.create("me", "t", ["speech:transcriptions:read"])
     await redis.aclose()
     told = await served.http.get(PREFIX, params={"fileId": str(uuid4())}, headers={"X-API-Key": key})
@@ -456,9 +456,9 @@ def test_every_code_is_one_of_ours_and_of_theirs(own: str) -> None:
 async def test_a_failure_is_told_in_its_words(
     http: httpx.AsyncClient, served: Served, sample: Path, problem: Exception, expected: str
 ) -> None:
-    served.house.stages.trouble = lambda _: problem
+    served.app.stages.trouble = lambda _: problem
     job = await made(http, sample)
-    found = await served.house.jobs.get(ME, job["id"])
+    found = await served.app.jobs.get(ME, job["id"])
     assert found.spec.max_attempts == 3
     done = await ended(served, job["id"])
     assert (done["status"], done["errorCode"], done["result"]) == ("FAILED", expected, None)
@@ -473,7 +473,7 @@ async def test_a_failure_is_told_in_its_words(
 
 
 async def test_a_webhook_can_be_set_changed_and_dropped(http: httpx.AsyncClient, served: Served, sample: Path) -> None:
-    served.house.stages.gate = asyncio.Semaphore(0)
+    served.app.stages.gate = asyncio.Semaphore(0)
     job = await made(http, sample)
     at = f"{PREFIX}/{job['id']}/webhook"
     hook = {"url": "https://example.com/a", "secret": "whsec_abc123", "headers": {"X-Custom-Header": "my-value"}}
@@ -486,13 +486,13 @@ async def test_a_webhook_can_be_set_changed_and_dropped(http: httpx.AsyncClient,
     assert (await http.get(f"{PREFIX}/{job['id']}")).json()["webhook"] is None
     assert (await http.put(at, json=hook)).status_code == 200
     for _ in range(50):
-        served.house.stages.gate.release()
+        served.app.stages.gate.release()
     await ended(served, job["id"])
     for told in (await http.put(at, json=hook), await http.delete(at)):
         assert (told.status_code, code(told)) == (409, "conflict")
     assert (await http.put(f"{PREFIX}/{uuid4()}/webhook", json=hook)).status_code == 404
-    found = await served.house.jobs.get(ME, job["id"])
-    payload = await render(found, served.house.jobs.results)
+    found = await served.app.jobs.get(ME, job["id"])
+    payload = await render(found, served.app.jobs.results)
     assert json.loads(payload.body)["status"] == "COMPLETED"
     assert "result" not in json.loads(payload.body)
     assert payload.headers["X-Custom-Header"] == "my-value"
@@ -512,11 +512,11 @@ async def test_results_are_json_alone(http: httpx.AsyncClient, served: Served, s
     assert (told.status_code, code(told)) == (400, "invalid_request")
 
 
-async def test_results_go_by_themselves_and_records_stay(http: httpx.AsyncClient, served: Served, site: Site) -> None:
+async def test_results_go_by_themselves_and_records_stay(http: httpx.AsyncClient, served: Served, site: WebServer) -> None:
     site.replies["/none"] = answer(404)
     job = (await by_url(http, site.url("/talk.flac"))).json()["job"]
     await ended(served, job["id"])
-    redis = served.house.store._redis
+    redis = served.app.store._redis
     await redis.zadd("murmur:{q}:expiry", {job["id"]: 1})
     async with asyncio.timeout(30):
         while not (told := (await http.get(f"{PREFIX}/{job['id']}")).json())["isPurged"]:  # noqa: ASYNC110
@@ -525,11 +525,11 @@ async def test_results_go_by_themselves_and_records_stay(http: httpx.AsyncClient
     assert told["purgedAt"] >= told["completionDate"]
     assert told["file"]["isDeleted"]
     assert (await http.get(f"{PREFIX}/{job['id']}/result")).status_code == 410
-    assert served.house.artifacts.keys("jobs") + served.house.artifacts.keys("files") == []
+    assert served.app.artifacts.keys("jobs") + served.app.artifacts.keys("files") == []
 
 
 async def test_a_failed_engine_is_told_as_such(http: httpx.AsyncClient, served: Served, sample: Path) -> None:
-    served.house.stages.trouble = lambda _: EngineFailed("The model stumbled.")
+    served.app.stages.trouble = lambda _: EngineFailed("The model stumbled.")
     job = await made(http, sample)
     assert (await ended(served, job["id"]))["errorCode"] == "TRANSCRIPTION_FAILED"
 
@@ -540,8 +540,8 @@ async def test_a_summary_is_found_on_the_job(http: httpx.AsyncClient, served: Se
     summary, job_id = told.json()["summary"], told.json()["job"]["id"]
     assert (summary["status"], summary["promptTemplateId"], summary["text"]) == ("PENDING", "brief", None)
     assert (await ended(served, job_id))["summary"]["status"] == "IN_PROGRESS"
-    served.house.artifacts.put(summary_key(job_id), b"They spoke.")
-    await served.house.store.note_summary(job_id, SummaryState.COMPLETED)
+    served.app.artifacts.put(summary_key(job_id), b"They spoke.")
+    await served.app.store.summaries.note(job_id, SummaryState.COMPLETED)
     shown = (await http.get(f"{PREFIX}/{job_id}")).json()["summary"]
     assert (shown["id"], shown["status"], shown["text"], shown["error"]) == (summary["id"], "COMPLETED", "They spoke.", None)
     told = await by_file(http, "x", b"no sound", summary='{"promptTemplateId": "brief"}')

@@ -14,21 +14,22 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from deployments.artifacts import Artifacts
-from deployments.ffmpeg import find_ffmpeg
-from serve_app.auth import Auth
-from serve_app.dialects.base import Edge
-from serve_app.dialects.koldan import PREFIX
+from deployments.storage.artifacts import Artifacts
+from deployments.transcoding.ffmpeg import find_ffmpeg
+from serve_app.dialects.base import ApiContext
+from serve_app.dialects.koldan.routes import PREFIX
+from serve_app.http.auth import Auth
 from serve_app.ingress import create_api
-from serve_app.jobs.connection import connect
-from serve_app.jobs.events import Events
-from serve_app.jobs.outbox import Outbox
-from serve_app.jobs.store import Store
-from serve_app.keys import Keys
-from serve_app.limits import Limits, TenantLimits
-from serve_app.valkey import Valkey
-from tests.house import open_house
-from tests.support import SAMPLE
+from serve_app.jobs.deliveries import Deliveries
+from serve_app.jobs.event_stream import EventStreams
+from serve_app.jobs.quotas import Quotas, TenantLimits
+from serve_app.local.valkey import Valkey
+from serve_app.store.api_keys import ApiKeys
+from serve_app.store.connection import connect
+from serve_app.store.redis_store import Store
+from serve_app.store.webhook_outbox import Outbox
+from tests.lib.app import open_app
+from tests.lib.recordings import SAMPLE
 
 T = TypeVar("T")
 HOOK = {"url": "https://example.com/x"}
@@ -53,18 +54,18 @@ class Life(RuleBasedStateMachine):
         artifacts = Artifacts((root / "artifacts").as_uri())
         self.redis = connect(self.valkey.url)
         self.store = Store(self.redis)
-        self.opened = open_house(self.store, artifacts, find_ffmpeg().path)
-        self.house = await self.opened.__aenter__()
-        edge = Edge(self.house.jobs, Outbox(self.redis), artifacts, 8 << 20, 30.0)
-        auth = Auth(Keys(self.redis), Limits(self.store, TenantLimits()), required=False, hosts=("localhost",))
-        api = create_api(edge, auth, self.store, Events(self.store, artifacts), version="0")
+        self.opened = open_app(self.store, artifacts, find_ffmpeg().path)
+        self.app = await self.opened.__aenter__()
+        context = ApiContext(self.app.jobs, Deliveries(Outbox(self.redis)), artifacts, 8 << 20, 30.0)
+        auth = Auth(ApiKeys(self.redis), Quotas(self.store, TenantLimits()), required=False, hosts=("localhost",))
+        api = create_api(context, auth, self.store, EventStreams(self.store, artifacts), version="0")
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://localhost", timeout=30)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(work)
 
     def teardown(self) -> None:
-        self.house.stages.gate = asyncio.Semaphore(10_000)
+        self.app.stages.gate = asyncio.Semaphore(10_000)
         self.run(self.http.aclose())
         self.run(self.opened.__aexit__(None, None, None))
         self.run(self.store.close())
@@ -87,11 +88,11 @@ class Life(RuleBasedStateMachine):
     @rule(pending=st.booleans())
     def make(self, pending: bool) -> None:
         """A new job, which waits in the queue or at the decoder's gate."""
-        self.house.stages.gate = asyncio.Semaphore(0)
-        self.house.stages.broken = set()
+        self.app.stages.gate = asyncio.Semaphore(0)
+        self.app.stages.broken = set()
         self.deleted = self.purged = False
         if pending:
-            self.run(self.house.runner.stop())
+            self.run(self.app.runner.stop())
         answer = self.run(self.http.post(f"{PREFIX}/upload", files={"file": SOUND}, data=UPLOAD))
         assert answer.status_code == 201
         self.job = answer.json()["job"]["id"]
@@ -111,19 +112,19 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.state == "PENDING")
     @rule()
     def start(self) -> None:
-        self.run(self.house.runner.start())
+        self.run(self.app.runner.start())
         self.reach("IN_PROGRESS")
 
     @precondition(lambda self: self.state == "IN_PROGRESS")
     @rule(well=st.booleans())
     def finish(self, well: bool) -> None:
         if not well:
-            self.house.stages.trouble = lambda _: ValueError("no")
+            self.app.stages.trouble = lambda _: ValueError("no")
         self.run(self.redis.hset("murmur:{q}:job:" + self.job, "attempts", "3"))  # type: ignore[arg-type]
         for _ in range(100):
-            self.house.stages.gate.release()
+            self.app.stages.gate.release()
         self.reach("COMPLETED" if well else "FAILED")
-        self.house.stages.trouble = lambda _: None
+        self.app.stages.trouble = lambda _: None
 
     @rule()
     def get(self) -> None:
@@ -153,7 +154,7 @@ class Life(RuleBasedStateMachine):
     def cancel(self) -> None:
         assert self.call("POST", "/cancel").status_code == (409 if self.terminal else 204)
         if self.state == "PENDING":
-            self.run(self.house.runner.start())
+            self.run(self.app.runner.start())
         if not self.terminal:
             self.state = "CANCELLED"
 

@@ -12,18 +12,19 @@ import openai
 import pytest
 from openai.types.audio import TranscriptionVerbose, TranslationVerbose
 
-from serve_app.jobs.connection import connect
-from serve_app.jobs.models import EventKind, Phase
-from serve_app.keys import Keys
-from serve_app.valkey import Valkey
-from tests.house import ME
+from serve_app.local.valkey import Valkey
+from serve_app.models.event import EventKind
+from serve_app.models.job import Phase
+from serve_app.store.api_keys import ApiKeys
+from serve_app.store.connection import connect
+from tests.lib.app import ME
 from tests.service.conftest import MAX_UPLOAD_BYTES, Served
 
 
 @pytest.fixture
 async def key(valkey: Valkey, served: Served) -> AsyncIterator[str]:
     """A key of the house's owner."""
-    keys = Keys(redis := connect(valkey.url))
+    keys = ApiKeys(redis := connect(valkey.url))
     yield await keys.create(ME.owner, ME.tenant, ["speech:transcriptions:read", "speech:transcriptions:write"])
     await redis.aclose()
 
@@ -36,8 +37,8 @@ async def client(served: Served, key: str) -> AsyncIterator[openai.AsyncOpenAI]:
 
 async def text_of(served: Served) -> str:
     """What the last job's transcript says."""
-    jobs, _ = await served.house.jobs.page(ME, limit=1, cursor=None)
-    return (await served.house.jobs.transcript(ME, jobs[0].id)).text
+    jobs, _ = await served.app.jobs.page(ME, limit=1, cursor=None)
+    return (await served.app.jobs.transcript(ME, jobs[0].id)).text
 
 
 async def test_a_file_becomes_text(client: openai.AsyncOpenAI, served: Served, sample: Path) -> None:
@@ -107,7 +108,7 @@ async def test_translations(client: openai.AsyncOpenAI, served: Served, sample: 
     heard = await client.audio.translations.create(model="whisper-1", file=sample, response_format="verbose_json")
     assert isinstance(heard, TranslationVerbose)
     assert heard.segments
-    jobs, _ = await served.house.jobs.page(ME, limit=1, cursor=None)
+    jobs, _ = await served.app.jobs.page(ME, limit=1, cursor=None)
     assert jobs[0].spec.task == "translate"
 
 
@@ -121,7 +122,7 @@ async def test_models(client: openai.AsyncOpenAI) -> None:
 
 async def test_an_alias_stands_for_its_model(client: openai.AsyncOpenAI, served: Served, sample: Path) -> None:
     await client.audio.transcriptions.create(model="other", file=sample)
-    jobs, _ = await served.house.jobs.page(ME, limit=1, cursor=None)
+    jobs, _ = await served.app.jobs.page(ME, limit=1, cursor=None)
     assert jobs[0].spec.model == "second"
     with pytest.raises(openai.NotFoundError) as caught:
         await client.audio.transcriptions.create(model="broken", file=sample)
@@ -147,7 +148,7 @@ async def test_what_cannot_be_done_is_a_400_that_names_it(
         await client.audio.transcriptions.create(model="fake", file=sample, **asked)
     assert caught.value.param == param
     assert caught.value.body
-    assert served.house.artifacts.keys("jobs") == []
+    assert served.app.artifacts.keys("jobs") == []
 
 
 async def test_what_is_no_sound_is_a_400(client: openai.AsyncOpenAI) -> None:
@@ -163,7 +164,7 @@ async def test_a_failure_in_a_stream_is_an_error_event(client: openai.AsyncOpenA
 
 
 async def test_who_may_not_is_told_so(served: Served, valkey: Valkey, sample: Path) -> None:
-    reader = await Keys(redis := connect(valkey.url)).create("r", "t", ["speech:transcriptions:read"])
+    reader = await ApiKeys(redis := connect(valkey.url)).create("r", "t", ["speech:transcriptions:read"])
     for key, kind in (("wrong", openai.AuthenticationError), (reader, openai.PermissionDeniedError)):
         async with openai.AsyncOpenAI(base_url=f"{served.url}/v1", api_key=key, max_retries=0) as client:
             with pytest.raises(kind):
@@ -180,9 +181,9 @@ async def test_a_file_that_is_too_large_is_a_413(client: openai.AsyncOpenAI) -> 
 async def hung_up(served: Served, calling: asyncio.Task[httpx.Response]) -> str:
     """The id of the job that a call has made, which hangs up while it is being heard."""
     async with asyncio.timeout(20):
-        while not (jobs := (await served.house.jobs.page(ME, limit=1, cursor=None))[0]):  # noqa: ASYNC110
+        while not (jobs := (await served.app.jobs.page(ME, limit=1, cursor=None))[0]):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
-    await served.house.until_phase(jobs[0].id, Phase.TRANSCRIBING)
+    await served.app.until_phase(jobs[0].id, Phase.TRANSCRIBING)
     calling.cancel()
     await asyncio.gather(calling, return_exceptions=True)
     return jobs[0].id
@@ -190,15 +191,15 @@ async def hung_up(served: Served, calling: asyncio.Task[httpx.Response]) -> str:
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_who_hangs_up_cancels_the_job(served: Served, key: str, sample: Path, stream: bool) -> None:
-    served.house.stages.gate = asyncio.Semaphore(0)
+    served.app.stages.gate = asyncio.Semaphore(0)
     headers = {"Authorization": f"Bearer {key}"}
     async with httpx.AsyncClient(base_url=served.url, headers=headers, timeout=30) as http:
         data = {"model": "fake", "stream": str(stream).lower()}
         calling = asyncio.create_task(http.post("/v1/audio/transcriptions", data=data, files={"file": sample.read_bytes()}))
         job_id = await hung_up(served, calling)
-    events = await served.house.follow(job_id)
+    events = await served.app.follow(job_id)
     assert events[-1].kind is EventKind.DONE
-    assert (await served.house.jobs.get(ME, job_id)).phase is Phase.CANCELLED
+    assert (await served.app.jobs.get(ME, job_id)).phase is Phase.CANCELLED
 
 
 async def test_its_jobs_have_events_of_ours(client: openai.AsyncOpenAI, served: Served, key: str, sample: Path) -> None:
@@ -208,7 +209,7 @@ async def test_its_jobs_have_events_of_ours(client: openai.AsyncOpenAI, served: 
 
 
 async def test_who_means_to_come_back_hangs_up_on_nothing(served: Served, key: str, sample: Path) -> None:
-    served.house.stages.gate = asyncio.Semaphore(0)
+    served.app.stages.gate = asyncio.Semaphore(0)
     headers = {"Authorization": f"Bearer {key}", "Idempotency-Key": "one"}
     data, files = {"model": "fake"}, {"file": sample.read_bytes()}
     async with httpx.AsyncClient(base_url=served.url, headers=headers, timeout=30) as http:
@@ -216,6 +217,6 @@ async def test_who_means_to_come_back_hangs_up_on_nothing(served: Served, key: s
         job_id = await hung_up(served, calling)
         again = asyncio.create_task(http.post("/v1/audio/transcriptions", data=data, files=files))
         for _ in range(100):
-            served.house.stages.gate.release()
+            served.app.stages.gate.release()
         answer = await again
     assert (answer.status_code, answer.headers["x-job-id"]) == (200, job_id)

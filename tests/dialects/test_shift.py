@@ -13,13 +13,13 @@ import pytest
 
 from deployments.errors import EngineFailed
 from serve_app.dialects.shift import PREFIX, Create, JobBody, files_of, to_spec
-from serve_app.errors import EdgeError
+from serve_app.errors import RequestError
 from serve_app.ingress import create_api
-from serve_app.jobs.models import JobSpec, Phase
+from serve_app.models.job import JobSpec, Phase
 from tests.dialects.contract import Contract, Spoken
-from tests.house import ME
+from tests.lib.app import ME
+from tests.lib.web_server import WebServer, answer
 from tests.service.conftest import Served
-from tests.site import Site, answer
 
 
 async def by_url(http: httpx.AsyncClient, url: str, **options: Any) -> httpx.Response:
@@ -65,7 +65,7 @@ async def owned(served: Served, made: httpx.Response) -> Any:
     return job
 
 
-async def test_the_documents_example(served: Served, site: Site) -> None:
+async def test_the_documents_example(served: Served, site: WebServer) -> None:
     request = {
         "model": "whisper-1",
         "providerId": "openai-prod",
@@ -100,7 +100,7 @@ async def test_the_documents_example(served: Served, site: Site) -> None:
 BEGINS = {"normalizedAudio": b"RIFF", "transcriptText": b"WEBVTT\n", "transcriptJson": b'{"language":'}
 
 
-async def test_artifacts_are_what_they_say(served: Served, site: Site) -> None:
+async def test_artifacts_are_what_they_say(served: Served, site: WebServer) -> None:
     job = await owned(served, await by_url(served.http, site.url("/recording.mp3")))
     kinds = {a["kind"]: (a["filename"], a["contentType"]) for a in job["artifacts"]}
     assert kinds == {
@@ -132,7 +132,9 @@ async def test_artifacts_are_what_they_say(served: Served, site: Site) -> None:
         ("tsv", "recording.tsv", "start"),
     ],
 )
-async def test_response_format_is_the_texts(served: Served, site: Site, format: str, filename: str, begins: str) -> None:
+async def test_response_format_is_the_texts(
+    served: Served, site: WebServer, format: str, filename: str, begins: str
+) -> None:
     job = await owned(served, await by_url(served.http, site.url("/recording.mp3"), responseFormat=format))
     text = next(a for a in job["artifacts"] if a["kind"] == "transcriptText")
     assert text["filename"] == filename
@@ -142,7 +144,7 @@ async def test_response_format_is_the_texts(served: Served, site: Site, format: 
     assert content.count("\n") >= len(job["result"]["segments"]) > 1
 
 
-async def test_who_wants_json_gets_no_other_text(served: Served, site: Site) -> None:
+async def test_who_wants_json_gets_no_other_text(served: Served, site: WebServer) -> None:
     job = await owned(served, await by_url(served.http, site.url("/recording.mp3"), responseFormat="json"))
     assert [a["kind"] for a in job["artifacts"]] == ["normalizedAudio", "transcriptJson"]
     assert (await served.http.get(job["artifacts"][1]["url"])).json()["segments"]
@@ -157,16 +159,16 @@ async def test_who_wants_json_gets_no_other_text(served: Served, site: Site) -> 
         ("maxAttempts", 4, "max_attempts"),
     ],
 )
-async def test_options_reach_the_decoder(served: Served, site: Site, option: str, value: Any, field: str) -> None:
+async def test_options_reach_the_decoder(served: Served, site: WebServer, option: str, value: Any, field: str) -> None:
     job_id = (await by_url(served.http, site.url("/recording.mp3"), **{option: value})).json()["data"]["id"]
-    job = await served.house.store.get(job_id)
+    job = await served.app.store.jobs.get(job_id)
     assert job
     assert getattr(job.spec, field) == value
 
 
-async def test_defaults_are_the_documents(served: Served, site: Site) -> None:
+async def test_defaults_are_the_documents(served: Served, site: WebServer) -> None:
     made = (await by_url(served.http, site.url("/recording.mp3"))).json()["data"]
-    job = await served.house.store.get(made["id"])
+    job = await served.app.store.jobs.get(made["id"])
     assert job
     assert (job.spec.max_attempts, job.spec.language, job.spec.echo["responseFormat"]) == (1, None, "vtt")
 
@@ -191,8 +193,8 @@ async def test_what_is_wrong_is_named(served: Served, given: dict[str, Any], nam
     assert named in answer.json()["error"]["message"]
 
 
-async def test_phases_are_told_word_for_word(served: Served, site: Site) -> None:
-    served.house.stages.gate = asyncio.Semaphore(0)
+async def test_phases_are_told_word_for_word(served: Served, site: WebServer) -> None:
+    served.app.stages.gate = asyncio.Semaphore(0)
     job_id = (await by_url(served.http, site.url("/recording.mp3"))).json()["data"]["id"]
     async with asyncio.timeout(20):
         while (job := (await served.http.get(f"{PREFIX}/{job_id}")).json()["data"])["phase"] != "transcribing":
@@ -205,9 +207,9 @@ async def test_phases_are_told_word_for_word(served: Served, site: Site) -> None
     assert (job["status"], job["phase"], job["error"]) == ("failed", "failed", "The job was cancelled.")
 
 
-async def test_lists_are_the_callers_own_oldest_first(served: Served, site: Site, sample: Path) -> None:
+async def test_lists_are_the_callers_own_oldest_first(served: Served, site: WebServer, sample: Path) -> None:
     made = [(await by_url(served.http, site.url("/recording.mp3"))).json()["data"]["id"] for _ in range(3)]
-    await served.house.submit(sample)  # another dialect's
+    await served.app.submit(sample)  # another dialect's
     for job_id in made:
         await owned(served, httpx.Response(202, json={"data": {"id": job_id}}))
     told = (await served.http.get(PREFIX)).json()
@@ -216,7 +218,7 @@ async def test_lists_are_the_callers_own_oldest_first(served: Served, site: Site
     assert {job["result"] for job in told["data"]} == {None}
 
 
-async def test_a_failed_job_is_tried_again_while_it_has_attempts(served: Served, site: Site) -> None:
+async def test_a_failed_job_is_tried_again_while_it_has_attempts(served: Served, site: WebServer) -> None:
     """Where a failure is for good, attempts are left."""
     site.replies["/later.mp3"] = answer(404)
     made = await by_url(served.http, site.url("/later.mp3"), maxAttempts=2)
@@ -232,13 +234,13 @@ async def test_a_failed_job_is_tried_again_while_it_has_attempts(served: Served,
     assert (refused.status_code, code(refused)) == (409, "conflict")
 
 
-async def test_a_job_that_had_its_attempts_is_not_tried_again(served: Served, site: Site) -> None:
-    served.house.stages.trouble = lambda _: EngineFailed("The model stumbled.")
+async def test_a_job_that_had_its_attempts_is_not_tried_again(served: Served, site: WebServer) -> None:
+    served.app.stages.trouble = lambda _: EngineFailed("The model stumbled.")
     job = await owned(served, await by_url(served.http, site.url("/recording.mp3")))
     assert (job["status"], job["attempts"], job["maxAttempts"]) == ("failed", 1, 1)
     refused = await served.http.post(f"{PREFIX}/{job['id']}/retry")
     assert (refused.status_code, code(refused)) == (409, "conflict")
-    found = await served.house.store.get(job["id"])
+    found = await served.app.store.jobs.get(job["id"])
     assert found
     assert found.phase is Phase.FAILED
 
@@ -259,34 +261,34 @@ async def test_a_drives_file_becomes_text(served: Served, sample: Path, tmp_path
     (tmp_path / "t/s1/talk.flac").write_bytes(sample.read_bytes())
     template = f"{tmp_path.as_uri()}/{{tenant}}/{{session_id}}/{{file_id}}"
     asked = Create.model_validate({**DRIVE, "model": "whisper-1"})
-    job = await served.house.ended(await served.house.ask(to_spec(asked, ME, template)))
+    job = await served.app.ended(await served.app.ask(to_spec(asked, ME, template)))
     assert job.phase is Phase.COMPLETED, job.error
     asked = Create.model_validate({**DRIVE, "source": {**DRIVE["source"], "fileId": "other"}, "model": "whisper-1"})
-    job = await served.house.ended(await served.house.ask(to_spec(asked, ME, template)))
+    job = await served.app.ended(await served.app.ask(to_spec(asked, ME, template)))
     assert job.error
     assert job.error.code == "source_not_found"
 
 
 async def test_only_a_drive_reads_files(served: Served) -> None:
     asked = Create.model_validate({"model": "whisper-1", "source": {"kind": "url", "url": "file:///etc/hostname"}})
-    with pytest.raises(EdgeError, match="http or https"):
-        await served.house.ask(to_spec(asked, ME, ""))
+    with pytest.raises(RequestError, match="http or https"):
+        await served.app.ask(to_spec(asked, ME, ""))
 
 
-async def test_a_drives_job_over_http(served: Served, sample: Path, tmp_path: Path, site: Site) -> None:
+async def test_a_drives_job_over_http(served: Served, sample: Path, tmp_path: Path, site: WebServer) -> None:
     """The template is the operator's: what it names is read, by the caller's own tenant."""
     (tmp_path / "default").mkdir()
     (tmp_path / "default/s1-talk.flac").write_bytes(sample.read_bytes())
-    edge = replace(
-        served.edge, drive_uri=f"{tmp_path.as_uri()}/{{tenant}}/{{session_id}}-{{file_id}}", public_url="https://x.y/"
+    context = replace(
+        served.context, drive_uri=f"{tmp_path.as_uri()}/{{tenant}}/{{session_id}}-{{file_id}}", public_url="https://x.y/"
     )
-    api = create_api(edge, served.auth, served.house.store, served.house.events, version="0")
+    api = create_api(context, served.auth, served.app.store, served.app.events, version="0")
     async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url=served.url) as http:
         made = await http.post(PREFIX, json={**DRIVE, "model": "whisper-1"})
         assert made.status_code == 202, made.text
         job_id = made.json()["data"]["id"]
-        await served.house.events.start()
-        async for _ in served.house.events.follow(job_id):
+        await served.app.events.start()
+        async for _ in served.app.events.follow(job_id):
             pass
         job = (await http.get(f"{PREFIX}/{job_id}")).json()["data"]
     assert (job["status"], job["source"]) == ("completed", DRIVE["source"])
@@ -309,10 +311,10 @@ def test_names_of_files_are_harmless(path: str, stem: str) -> None:
     assert files_of(spec)["transcriptText"][0] == f"{stem}.vtt"
 
 
-async def test_a_list_outlives_a_transcript_that_is_gone(served: Served, site: Site) -> None:
+async def test_a_list_outlives_a_transcript_that_is_gone(served: Served, site: WebServer) -> None:
     job = await owned(served, await by_url(served.http, site.url("/recording.mp3")))
     again = await owned(served, await by_url(served.http, site.url("/recording.mp3")))
-    served.house.artifacts.delete(f"jobs/{again['id']}")
+    served.app.artifacts.delete(f"jobs/{again['id']}")
     told = (await served.http.get(PREFIX)).json()["data"]
     assert [each["id"] for each in told] == [job["id"], again["id"]]
     assert len(told[0]["artifacts"]) == 3

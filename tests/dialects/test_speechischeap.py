@@ -15,16 +15,17 @@ import httpx_sse
 import pytest
 
 from deployments.messages import TranscribeRequest, WindowResult
-from serve_app.auth import ANONYMOUS
-from serve_app.dialects.speechischeap import PREFIX, SPEECH_IS_CHEAP, JobBody, render
-from serve_app.errors import EdgeError
-from serve_app.jobs.connection import connect
-from serve_app.jobs.models import Job, Phase
-from serve_app.keys import Keys
-from serve_app.valkey import Valkey
+from serve_app.dialects.speechischeap.routes import PREFIX, SPEECH_IS_CHEAP, JobBody, render
+from serve_app.errors import RequestError
+from serve_app.http.auth import ANONYMOUS
+from serve_app.local.valkey import Valkey
+from serve_app.models.job import Job, Phase
+from serve_app.store.api_keys import ApiKeys
+from serve_app.store.connection import connect
+from serve_app.store.scripts import key
 from tests.dialects.contract import Contract, Spoken
+from tests.lib.web_server import WebServer
 from tests.service.conftest import Served
-from tests.site import Site
 
 MISSING = 'Missing required "{}" parameter'
 
@@ -65,7 +66,7 @@ class TestSpeechIsCheap(Contract):
 
 async def over(served: Served, job_id: str) -> None:
     """Wait for the end of a job of who asks without a key."""
-    async for _ in await served.house.jobs.follow(ANONYMOUS, job_id, "0"):
+    async for _ in await served.app.jobs.follow(ANONYMOUS, job_id, "0"):
         pass
 
 
@@ -76,39 +77,41 @@ async def ended(served: Served, job_id: str) -> Any:
     return told.json()
 
 
-async def made(served: Served, site: Site, path: str = "/talk.flac", **options: Any) -> str:
+async def made(served: Served, site: WebServer, path: str = "/talk.flac", **options: Any) -> str:
     answer = await by_url(served.http, site.url(path), **options)
     assert answer.status_code == 202, answer.text
     return str(answer.json()["id"])
 
 
 async def kept(served: Served, job_id: str) -> Job:
-    job = await served.house.store.get(job_id)
+    job = await served.app.store.jobs.get(job_id)
     assert job
     return job
 
 
-async def stream(served: Served, site: Site, path: str = "/talk.flac", **options: Any) -> list[httpx_sse.ServerSentEvent]:
+async def stream(
+    served: Served, site: WebServer, path: str = "/talk.flac", **options: Any
+) -> list[httpx_sse.ServerSentEvent]:
     body = {"input_url": site.url(path), "can_stream_output": True, **options}
     async with httpx_sse.aconnect_sse(served.http, "POST", PREFIX, json=body) as source:
         assert source.response.status_code == 200
         return [event async for event in source.aiter_sse()]
 
 
-async def story(served: Served, site: Site, path: str = "/talk.flac", **options: Any) -> list[Any]:
+async def story(served: Served, site: WebServer, path: str = "/talk.flac", **options: Any) -> list[Any]:
     return [event.json() for event in await stream(served, site, path, **options)]
 
 
 async def last(served: Served) -> Job:
-    jobs, _ = await served.house.jobs.page(ANONYMOUS, limit=1, cursor=None)
+    jobs, _ = await served.app.jobs.page(ANONYMOUS, limit=1, cursor=None)
     return jobs[0]
 
 
 # The job.
 
 
-async def test_the_job_object(served: Served, site: Site) -> None:
-    served.house.stages.gate = asyncio.Semaphore(0)
+async def test_the_job_object(served: Served, site: WebServer) -> None:
+    served.app.stages.gate = asyncio.Semaphore(0)
     answer = await by_url(served.http, site.url("/talk.flac"))
     job_id = answer.json()["id"]
     assert re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}-sic", job_id)
@@ -117,7 +120,7 @@ async def test_the_job_object(served: Served, site: Site) -> None:
     await until(served, job_id, Phase.TRANSCRIBING)
     assert (await served.http.get(f"{PREFIX}/{job_id}")).json() == pending
     for _ in range(20):
-        served.house.stages.gate.release()
+        served.app.stages.gate.release()
     told = await ended(served, job_id)
     assert told["status"] == "COMPLETED"
     assert set(told["output"]) == {"segments"}
@@ -140,15 +143,15 @@ async def until(served: Served, job_id: str, phase: Phase) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_a_failure_is_a_sentence(served: Served, site: Site) -> None:
+async def test_a_failure_is_a_sentence(served: Served, site: WebServer) -> None:
     told = await ended(served, job_id := await made(served, site, "/noise.mp3"))
     assert told["status"] == "FAILED"
     assert told["output"] == {"error": (await kept(served, job_id)).error.message}  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("end", ["", "/"])
-async def test_every_path_may_end_in_a_slash(served: Served, site: Site, end: str) -> None:
-    served.house.stages.gate = asyncio.Semaphore(0)
+async def test_every_path_may_end_in_a_slash(served: Served, site: WebServer, end: str) -> None:
+    served.app.stages.gate = asyncio.Semaphore(0)
     answer = await served.http.post(f"{PREFIX}{end}", json={"input_url": site.url("/talk.flac")})
     assert answer.status_code == 202
     at = f"{PREFIX}/{answer.json()['id']}{end}"
@@ -160,10 +163,10 @@ async def test_every_path_may_end_in_a_slash(served: Served, site: Site, end: st
 
 
 async def test_a_key_can_be_tried(served: Served, valkey: Valkey) -> None:
-    keys = Keys(redis := connect(valkey.url))
+    keys = ApiKeys(redis := connect(valkey.url))
     good = await keys.create("me", "t", ["speech:files:read"])
-    for key, status in ((good, 200), ("wrong", 401)):
-        answer = await served.http.get(f"{PREFIX}/auth", headers={"Authorization": f"Bearer {key}"})
+    for token, status in ((good, 200), ("wrong", 401)):
+        answer = await served.http.get(f"{PREFIX}/auth", headers={"Authorization": f"Bearer {token}"})
         assert answer.status_code == status
         assert answer.headers["content-type"].startswith("text/plain")
     await redis.aclose()
@@ -180,7 +183,7 @@ async def test_input_url_is_required(served: Served) -> None:
 
 
 @pytest.mark.parametrize("option", ["can_label_audio", "can_parse_speakers"])
-async def test_what_is_not_installed_is_refused_by_its_name(served: Served, site: Site, option: str) -> None:
+async def test_what_is_not_installed_is_refused_by_its_name(served: Served, site: WebServer, option: str) -> None:
     answer = await by_url(served.http, site.url("/talk.flac"), **dict.fromkeys((option,), True))
     assert (answer.status_code, code(answer)) == (400, "refused")
     assert f"The option {option} is refused" in answer.text
@@ -188,7 +191,7 @@ async def test_what_is_not_installed_is_refused_by_its_name(served: Served, site
     await made(served, site, **options)
 
 
-async def test_can_parse_words(served: Served, site: Site) -> None:
+async def test_can_parse_words(served: Served, site: WebServer) -> None:
     told = await ended(served, await made(served, site, can_parse_words=True))
     for segment in told["output"]["segments"]:
         assert " ".join(word["text"] for word in segment["words"]) == segment["text"]
@@ -196,21 +199,21 @@ async def test_can_parse_words(served: Served, site: Site) -> None:
         assert all(word["start"] < word["end"] for word in segment["words"])
 
 
-async def test_language(served: Served, site: Site) -> None:
+async def test_language(served: Served, site: WebServer) -> None:
     told = await ended(served, await made(served, site, language="de"))
     assert {s["language"] for s in told["output"]["segments"]} == {"de (100.00%)"}
     assert (await by_url(served.http, site.url("/talk.flac"), language="xx")).status_code == 400
 
 
-async def test_minimum_confidence(served: Served, site: Site) -> None:
-    plain = served.house.stages.transcribe
+async def test_minimum_confidence(served: Served, site: WebServer) -> None:
+    plain = served.app.stages.transcribe
 
     async def doubtful(model: str, request: TranscribeRequest) -> WindowResult:
         result = await plain(model, request)
         told = tuple(replace(s, confidence=(0.4, 0.6)[n % 2]) for n, s in enumerate(result.segments))
         return replace(result, segments=told, certainty=0.9995)
 
-    served.house.stages.transcribe = doubtful  # type: ignore[method-assign]
+    served.app.stages.transcribe = doubtful  # type: ignore[method-assign]
     seen = {}
     for asked in ({}, {"minimum_confidence": 0}, {"minimum_confidence": 0.6}, {"minimum_confidence": 0.7}):
         segments = (await ended(served, await made(served, site, **asked)))["output"]["segments"]
@@ -220,24 +223,24 @@ async def test_minimum_confidence(served: Served, site: Site) -> None:
 
 
 @pytest.mark.parametrize(("asked", "form"), [("srt", "srt"), ("vtt", "vtt"), ("webvtt", "vtt"), ("", None)])
-async def test_output_format(served: Served, site: Site, asked: str, form: str | None) -> None:
+async def test_output_format(served: Served, site: WebServer, asked: str, form: str | None) -> None:
     told = await ended(served, job_id := await made(served, site, output_format=asked))
     assert set(told["output"]) == ({"segments", form} if form else {"segments"})
-    stored = (await served.house.jobs.results.transcript(await kept(served, job_id))).segments
+    stored = (await served.app.jobs.results.transcript(await kept(served, job_id))).segments
     assert [s["text"] for s in told["output"]["segments"]] == [s.text for s in stored]
     if form:
         cues = {"srt": srt, "vtt": vtt}[form](told["output"][form])
         assert [text for _, _, text in cues] == [s.text for s in stored]
 
 
-async def test_segment_duration(served: Served, site: Site) -> None:
+async def test_segment_duration(served: Served, site: WebServer) -> None:
     await ended(served, await made(served, site))
-    few = len(served.house.stages.decoded)
+    few = len(served.app.stages.decoded)
     await ended(served, await made(served, site, segment_duration=6))
-    assert len(served.house.stages.decoded) - few > 2 * few
+    assert len(served.app.stages.decoded) - few > 2 * few
 
 
-async def test_user_agent(served: Served, site: Site) -> None:
+async def test_user_agent(served: Served, site: WebServer) -> None:
     for asked in ({"user_agent": "Mozilla/5.0 (test)"}, {"user_agent": ""}):
         await ended(served, await made(served, site, **asked))
     assert site.agents == ["Mozilla/5.0 (test)", "murmuration"]
@@ -258,7 +261,7 @@ async def test_user_agent(served: Served, site: Site) -> None:
         ({}, "model", "fake"),
     ],
 )
-async def test_options_reach_the_core(served: Served, site: Site, options: Any, field: str, value: Any) -> None:
+async def test_options_reach_the_core(served: Served, site: WebServer, options: Any, field: str, value: Any) -> None:
     assert getattr((await kept(served, await made(served, site, **options))).spec, field) == value
 
 
@@ -278,7 +281,7 @@ async def test_options_reach_the_core(served: Served, site: Site, options: Any, 
         ({"input_file": "x"}, "input_file"),
     ],
 )
-async def test_what_is_wrong_is_named(served: Served, site: Site, options: Any, named: str) -> None:
+async def test_what_is_wrong_is_named(served: Served, site: WebServer, options: Any, named: str) -> None:
     answer = await by_url(served.http, site.url("/talk.flac"), **options)
     assert (answer.status_code, code(answer)) == (400, "refused")
     assert named in answer.text
@@ -287,20 +290,20 @@ async def test_what_is_wrong_is_named(served: Served, site: Site, options: Any, 
 # Statuses.
 
 
-async def test_who_may_not_is_told_so_in_plain_text(served: Served, valkey: Valkey, site: Site) -> None:
-    keys = Keys(redis := connect(valkey.url))
+async def test_who_may_not_is_told_so_in_plain_text(served: Served, valkey: Valkey, site: WebServer) -> None:
+    keys = ApiKeys(redis := connect(valkey.url))
     reader = await keys.create("r", "t", ["speech:transcriptions:read"])
-    for key, status in (("wrong", 401), (reader, 403)):
+    for token, status in (("wrong", 401), (reader, 403)):
         for sent in ({"json": {"input_url": site.url("/talk.flac")}}, {"files": {"input_file": bytes(1 << 20)}}):
-            answer = await served.http.post(PREFIX, headers={"Authorization": f"Bearer {key}"}, **sent)
+            answer = await served.http.post(PREFIX, headers={"Authorization": f"Bearer {token}"}, **sent)
             assert answer.status_code == status
             assert answer.headers["content-type"].startswith("text/plain")
             assert ("www-authenticate" in answer.headers) == (status == 401)
     await redis.aclose()
 
 
-async def test_a_full_queue_says_when_to_come_back(served: Served, site: Site) -> None:
-    served.house.stages.gate = asyncio.Semaphore(0)
+async def test_a_full_queue_says_when_to_come_back(served: Served, site: WebServer) -> None:
+    served.app.stages.gate = asyncio.Semaphore(0)
     for _ in range(60):
         answer = await by_url(served.http, site.url("/talk.flac"))
         if answer.status_code != 202:
@@ -315,7 +318,7 @@ async def test_a_full_queue_says_when_to_come_back(served: Served, site: Site) -
     [("malformed", 400), ("unsupported_media", 400), ("gone", 404), ("internal", 500), ("unavailable", 503)],
 )
 async def test_errors_are_sentences(problem: str, status: int) -> None:
-    answer = SPEECH_IS_CHEAP.error(EdgeError(problem, "It is so."))
+    answer = SPEECH_IS_CHEAP.error(RequestError(problem, "It is so."))
     assert (answer.status_code, answer.body) == (status, b"It is so.")
     assert answer.media_type == "text/plain"
 
@@ -323,8 +326,8 @@ async def test_errors_are_sentences(problem: str, status: int) -> None:
 # DELETE in each state.
 
 
-async def test_what_is_pending_is_cancelled_once(served: Served, site: Site) -> None:
-    served.house.stages.gate = asyncio.Semaphore(0)
+async def test_what_is_pending_is_cancelled_once(served: Served, site: WebServer) -> None:
+    served.app.stages.gate = asyncio.Semaphore(0)
     running, *_, waiting = [await made(served, site) for _ in range(10)]
     await until(served, running, Phase.TRANSCRIBING)
     assert (await kept(served, waiting)).phase is Phase.QUEUED
@@ -337,7 +340,7 @@ async def test_what_is_pending_is_cancelled_once(served: Served, site: Site) -> 
 
 
 @pytest.mark.parametrize(("path", "status"), [("/talk.flac", "COMPLETED"), ("/noise.mp3", "FAILED")])
-async def test_what_has_ended_cannot_be_cancelled(served: Served, site: Site, path: str, status: str) -> None:
+async def test_what_has_ended_cannot_be_cancelled(served: Served, site: WebServer, path: str, status: str) -> None:
     before = await ended(served, job_id := await made(served, site, path))
     assert before["status"] == status
     assert (await served.http.delete(f"{PREFIX}/{job_id}")).status_code == 404
@@ -352,7 +355,7 @@ async def test_what_is_not_there_cannot_be_cancelled(served: Served) -> None:
 # Streams.
 
 
-async def test_a_stream_tells_the_stored_transcript(served: Served, site: Site) -> None:
+async def test_a_stream_tells_the_stored_transcript(served: Served, site: WebServer) -> None:
     options: dict[str, Any] = {"segment_duration": 6, "can_parse_words": True, "language": "", "webhook_url": ""}
     told = await story(served, site, **options)
     body = await ended(served, (await last(served)).id)
@@ -373,26 +376,26 @@ async def test_a_stream_tells_the_stored_transcript(served: Served, site: Site) 
     assert progress[0]["total_segments"] == math.ceil(duration / 6)  # type: ignore[operator]
 
 
-async def test_initial_comes_as_soon_as_a_duration_is_declared(served: Served, site: Site) -> None:
-    served.house.stages.gate = asyncio.Semaphore(0)
-    plain = served.house.stages.windows
+async def test_initial_comes_as_soon_as_a_duration_is_declared(served: Served, site: WebServer) -> None:
+    served.app.stages.gate = asyncio.Semaphore(0)
+    plain = served.app.stages.windows
 
     async def slow(request: Any) -> Any:
         job_id = request.source_key.split("/")[1]
-        await served.house.store._redis.hset(served.house.store._key(f"job:{job_id}"), "audio_declared_s", "57.5")
+        await served.app.store._redis.hset(key(f"job:{job_id}"), "audio_declared_s", "57.5")
         async for planned in plain(request):
             if planned.finished:
                 await asyncio.Event().wait()
             yield planned
 
-    served.house.stages.windows = slow  # type: ignore[method-assign]
+    served.app.stages.windows = slow  # type: ignore[method-assign]
     body = {"input_url": site.url("/talk.flac"), "can_stream_output": True}
     async with httpx_sse.aconnect_sse(served.http, "POST", PREFIX, json=body) as source, asyncio.timeout(20):
         first = await anext(aiter(source.aiter_sse()))
     assert (first.json()["type"], first.json()["duration"]) == ("initial", 57.5)
 
 
-async def test_a_stream_of_a_failure_says_so(served: Served, site: Site) -> None:
+async def test_a_stream_of_a_failure_says_so(served: Served, site: WebServer) -> None:
     initial, error, final = await story(served, site, "/noise.mp3")
     job = await last(served)
     assert (initial["type"], initial["duration"]) == ("initial", 0)
@@ -402,11 +405,11 @@ async def test_a_stream_of_a_failure_says_so(served: Served, site: Site) -> None
 
 
 @pytest.mark.parametrize("output_format", ["", "srt"])
-async def test_a_stream_of_what_is_cancelled_says_so(served: Served, site: Site, output_format: str) -> None:
-    served.house.stages.gate = asyncio.Semaphore(0)
+async def test_a_stream_of_what_is_cancelled_says_so(served: Served, site: WebServer, output_format: str) -> None:
+    served.app.stages.gate = asyncio.Semaphore(0)
     watching = asyncio.create_task(stream(served, site, output_format=output_format))
     async with asyncio.timeout(20):
-        while not (await served.house.jobs.page(ANONYMOUS, limit=1, cursor=None))[0]:  # noqa: ASYNC110
+        while not (await served.app.jobs.page(ANONYMOUS, limit=1, cursor=None))[0]:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     job = await last(served)
     await until(served, job.id, Phase.TRANSCRIBING)
@@ -449,7 +452,7 @@ def vtt(text: str) -> list[tuple[float, float, str]]:
 
 
 @pytest.mark.parametrize(("asked", "form"), [("srt", "srt"), ("vtt", "vtt"), ("webvtt", "vtt")])
-async def test_streams_of_subtitles_are_the_finished_file(served: Served, site: Site, asked: str, form: str) -> None:
+async def test_streams_of_subtitles_are_the_finished_file(served: Served, site: WebServer, asked: str, form: str) -> None:
     events = await stream(served, site, output_format=asked, segment_duration=6)
     assert {event.event for event in events} == {"message"}
     reader = {"srt": srt, "vtt": vtt}[form]
@@ -459,24 +462,24 @@ async def test_streams_of_subtitles_are_the_finished_file(served: Served, site: 
     assert len(streamed) == len(told["output"]["segments"]) > 10
 
 
-async def test_subtitles_come_line_by_line(served: Served, site: Site) -> None:
+async def test_subtitles_come_line_by_line(served: Served, site: WebServer) -> None:
     body = {"input_url": site.url("/talk.flac"), "can_stream_output": True, "output_format": "vtt"}
     raw = (await served.http.post(PREFIX, json=body)).text
     assert raw.startswith("data: WEBVTT\ndata: \n\ndata: 1\ndata: 00:00:")
     assert all(line.startswith("data: ") for line in raw.splitlines() if line)
 
 
-async def test_a_stream_of_a_failure_of_subtitles_is_an_event_with_a_name(served: Served, site: Site) -> None:
+async def test_a_stream_of_a_failure_of_subtitles_is_an_event_with_a_name(served: Served, site: WebServer) -> None:
     (event,) = await stream(served, site, "/noise.mp3", output_format="srt")
     assert (event.event, event.json()["type"]) == ("error", "error")
 
 
 async def test_a_stream_has_a_heartbeat_and_no_greatest_age(
-    served: Served, site: Site, monkeypatch: pytest.MonkeyPatch
+    served: Served, site: WebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serve_app.dialects.speechischeap.PING_S", 0.1)
-    object.__setattr__(served.edge, "sse_max_age_s", 0.2)
-    served.house.stages.gate = asyncio.Semaphore(0)
+    monkeypatch.setattr("serve_app.dialects.speechischeap.routes.PING_S", 0.1)
+    object.__setattr__(served.context, "sse_max_age_s", 0.2)
+    served.app.stages.gate = asyncio.Semaphore(0)
     lines: list[str] = []
     body = {"input_url": site.url("/talk.flac"), "can_stream_output": True}
     async with served.http.stream("POST", PREFIX, json=body) as answer, asyncio.timeout(20):
@@ -486,48 +489,48 @@ async def test_a_stream_has_a_heartbeat_and_no_greatest_age(
             lines.append(line)
             if sum(line.startswith(": ping") for line in lines) == 10:
                 for _ in range(20):
-                    served.house.stages.gate.release()
+                    served.app.stages.gate.release()
     assert json.loads(lines[-2].removeprefix("data: ")) == {"type": "final"}
 
 
-async def test_a_reader_that_leaves_stops_nothing(served: Served, site: Site) -> None:
-    served.house.stages.gate = asyncio.Semaphore(1)
+async def test_a_reader_that_leaves_stops_nothing(served: Served, site: WebServer) -> None:
+    served.app.stages.gate = asyncio.Semaphore(1)
     body = {"input_url": site.url("/talk.flac"), "can_stream_output": True, "segment_duration": 6}
     async with httpx_sse.aconnect_sse(served.http, "POST", PREFIX, json=body) as source:
         async for event in source.aiter_sse():
             if event.json()["type"] == "segment":
                 break
     for _ in range(20):
-        served.house.stages.gate.release()
+        served.app.stages.gate.release()
     assert (await ended(served, (await last(served)).id))["status"] == "COMPLETED"
 
 
-async def test_a_stream_of_what_is_removed_ends(served: Served, site: Site) -> None:
-    served.house.stages.gate = asyncio.Semaphore(0)
+async def test_a_stream_of_what_is_removed_ends(served: Served, site: WebServer) -> None:
+    served.app.stages.gate = asyncio.Semaphore(0)
     watching = asyncio.create_task(story(served, site))
     async with asyncio.timeout(20):
-        while not (await served.house.jobs.page(ANONYMOUS, limit=1, cursor=None))[0]:  # noqa: ASYNC110
+        while not (await served.app.jobs.page(ANONYMOUS, limit=1, cursor=None))[0]:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
-        await served.house.jobs.erase(ANONYMOUS, (await last(served)).id)
+        await served.app.jobs.delete_when_ended(ANONYMOUS, (await last(served)).id)
         told = await watching
     assert told[-1] == {"type": "final"}
     assert told[-2]["type"] in ("canceled", "error")
 
 
-async def test_a_stream_asked_for_again_is_told_again(served: Served, site: Site) -> None:
+async def test_a_stream_asked_for_again_is_told_again(served: Served, site: WebServer) -> None:
     served.http.headers["Idempotency-Key"] = "again"
     first, second = [await story(served, site) for _ in range(2)]
     assert [e for e in first if e["type"] == "segment"] == [e for e in second if e["type"] == "segment"]
-    assert len((await served.house.jobs.page(ANONYMOUS, limit=5, cursor=None))[0]) == 1
+    assert len((await served.app.jobs.page(ANONYMOUS, limit=5, cursor=None))[0]) == 1
 
 
 # Webhooks.
 
 
 @pytest.mark.parametrize("form", ["", "srt", "vtt", "webvtt"])
-async def test_webhooks_tell_what_came_of_a_job(served: Served, site: Site, form: str) -> None:
+async def test_webhooks_tell_what_came_of_a_job(served: Served, site: WebServer, form: str) -> None:
     told = await ended(served, job_id := await made(served, site, output_format=form))
-    payload = await render(await kept(served, job_id), served.house.jobs.results)
+    payload = await render(await kept(served, job_id), served.app.jobs.results)
     if not form:
         assert payload.content_type == "application/json"
         assert json.loads(payload.body) == told
@@ -537,15 +540,15 @@ async def test_webhooks_tell_what_came_of_a_job(served: Served, site: Site, form
 
 
 @pytest.mark.parametrize("form", ["", "srt"])
-async def test_webhooks_of_failures_and_cancels_are_json(served: Served, site: Site, form: str) -> None:
+async def test_webhooks_of_failures_and_cancels_are_json(served: Served, site: WebServer, form: str) -> None:
     failed = await made(served, site, "/noise.mp3", output_format=form)
     await over(served, failed)
-    served.house.stages.gate = asyncio.Semaphore(0)
+    served.app.stages.gate = asyncio.Semaphore(0)
     cancelled = await made(served, site, output_format=form)
     await served.http.delete(f"{PREFIX}/{cancelled}")
     for job_id, status in ((failed, "FAILED"), (cancelled, "CANCELED")):
         told = await ended(served, job_id)
-        payload = await render(await kept(served, job_id), served.house.jobs.results)
+        payload = await render(await kept(served, job_id), served.app.jobs.results)
         assert payload.content_type == "application/json"
         assert json.loads(payload.body) == told
         assert told["status"] == status

@@ -9,18 +9,18 @@ from typing import Any
 import httpx_sse
 import pytest
 
-from serve_app.auth import ANONYMOUS
-from serve_app.dialects.speechischeap import MASK, PREFIX
-from serve_app.jobs.models import Job, Phase
-from serve_app.jobs.sweeper import Sweeper
+from serve_app.dialects.speechischeap.routes import MASK, PREFIX
+from serve_app.http.auth import ANONYMOUS
+from serve_app.models.job import Job, Phase
+from serve_app.runner.sweeper import Sweeper
+from tests.lib.web_server import WebServer, answer
 from tests.service.conftest import Served
-from tests.site import Site, answer
 
 SECRET = "/secret-place.flac"
 
 
 @pytest.fixture
-def place(site: Site, sample: Path) -> Site:
+def place(site: WebServer, sample: Path) -> WebServer:
     """A site with a recording at an address that nobody is to know."""
     site.replies[SECRET] = answer(200, sample.read_bytes())
     return site
@@ -35,7 +35,7 @@ async def private(served: Served, url: str, **options: Any) -> str:
 
 async def over(served: Served, job_id: str) -> Job:
     """The job once it has ended, and what is to be forgotten is."""
-    async for _ in await served.house.jobs.follow(ANONYMOUS, job_id, "0"):
+    async for _ in await served.app.jobs.follow(ANONYMOUS, job_id, "0"):
         pass
     async with asyncio.timeout(30):
         while files(served) - {"transcript"} or (await kept(served, job_id)).spec.url:  # noqa: ASYNC110
@@ -45,11 +45,11 @@ async def over(served: Served, job_id: str) -> Job:
 
 def files(served: Served) -> set[str]:
     """What lies in the artifacts, without the numbers of parts and claims."""
-    return {key.split("/")[2].split(".")[0] for key in served.house.artifacts.keys("jobs")}
+    return {key.split("/")[2].split(".")[0] for key in served.app.artifacts.keys("jobs")}
 
 
 async def kept(served: Served, job_id: str) -> Job:
-    job = await served.house.store.get(job_id)
+    job = await served.app.store.jobs.get(job_id)
     assert job
     return job
 
@@ -62,7 +62,7 @@ async def until(served: Served, job_id: str, phase: Phase) -> None:
 
 async def everything(served: Served) -> str:
     """All that Redis knows."""
-    redis, told = served.house.store._redis, ""
+    redis, told = served.app.store._redis, ""
     async for key in redis.scan_iter("*"):
         kind = await redis.type(key)
         if kind == b"hash":
@@ -72,15 +72,15 @@ async def everything(served: Served) -> str:
     return told
 
 
-async def test_a_private_job_keeps_its_text_alone(served: Served, place: Site) -> None:
-    served.house.stages.gate = asyncio.Semaphore(0)
+async def test_a_private_job_keeps_its_text_alone(served: Served, place: WebServer) -> None:
+    served.app.stages.gate = asyncio.Semaphore(0)
     job_id = await private(served, place.url(SECRET))
     await until(served, job_id, Phase.TRANSCRIBING)
     assert "source" in files(served)
     assert "secret-place" not in await everything(served)
     assert (await served.http.get(f"/v1/jobs/{job_id}")).json()["artifacts"] == []
     for _ in range(20):
-        served.house.stages.gate.release()
+        served.app.stages.gate.release()
     job = await over(served, job_id)
     assert (job.phase, job.spec.result_ttl_s) == (Phase.COMPLETED, 43_200)
     assert files(served) == {"transcript"}
@@ -93,7 +93,7 @@ async def test_a_private_job_keeps_its_text_alone(served: Served, place: Site) -
     assert (body["status"], bool(body["output"]["segments"])) == ("COMPLETED", True)
 
 
-async def test_its_stream_masks_where_it_came_from(served: Served, place: Site) -> None:
+async def test_its_stream_masks_where_it_came_from(served: Served, place: WebServer) -> None:
     body = {"input_url": place.url(SECRET), "is_private": True, "can_stream_output": True}
     async with httpx_sse.aconnect_sse(served.http, "POST", PREFIX, json=body) as source:
         told = [event async for event in source.aiter_sse()]
@@ -101,7 +101,7 @@ async def test_its_stream_masks_where_it_came_from(served: Served, place: Site) 
     assert not any("secret-place" in event.data for event in told)
 
 
-async def test_what_failed_is_forgotten(served: Served, place: Site) -> None:
+async def test_what_failed_is_forgotten(served: Served, place: WebServer) -> None:
     place.replies["/secret-noise"] = answer(200, b"this is no sound")
     for path in ("/secret-noise", "/secret-missing"):
         job = await over(served, await private(served, place.url(path)))
@@ -110,8 +110,8 @@ async def test_what_failed_is_forgotten(served: Served, place: Site) -> None:
     assert files(served) == set()
 
 
-async def test_what_was_cancelled_is_forgotten(served: Served, place: Site) -> None:
-    served.house.stages.gate = asyncio.Semaphore(0)
+async def test_what_was_cancelled_is_forgotten(served: Served, place: WebServer) -> None:
+    served.app.stages.gate = asyncio.Semaphore(0)
     ids = [await private(served, place.url(SECRET)) for _ in range(10)]
     await until(served, ids[0], Phase.TRANSCRIBING)
     assert (await kept(served, ids[-1])).phase is Phase.QUEUED
@@ -127,24 +127,24 @@ async def test_what_was_cancelled_is_forgotten(served: Served, place: Site) -> N
 async def test_an_upload_is_forgotten_too(served: Served, sample: Path) -> None:
     form = {"is_private": "true"}
     await served.http.post(PREFIX, files={"input_file": ("talk.flac", sample.read_bytes())}, data=form)
-    jobs, _ = await served.house.jobs.page(ANONYMOUS, limit=1, cursor=None)
+    jobs, _ = await served.app.jobs.page(ANONYMOUS, limit=1, cursor=None)
     assert (await over(served, jobs[0].id)).phase is Phase.COMPLETED
     assert files(served) == {"transcript"}
 
 
-async def test_what_a_worker_wrote_late_is_swept(served: Served, place: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_a_worker_wrote_late_is_swept(served: Served, place: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
     job_id = await private(served, place.url(SECRET))
     await over(served, job_id)
-    served.house.artifacts.put(f"jobs/{job_id}/pcm/00000", b"late")
-    monkeypatch.setattr("serve_app.jobs.sweeper.STRAGGLER_S", 0.0)
-    await Sweeper(served.house.store, served.house.artifacts, period_s=1.0, stream_grace_s=3600).sweep()
+    served.app.artifacts.put(f"jobs/{job_id}/pcm/00000", b"late")
+    monkeypatch.setattr("serve_app.runner.sweeper.STRAGGLER_S", 0.0)
+    await Sweeper(served.app.store, served.app.artifacts, period_s=1.0, stream_grace_s=3600).sweep()
     assert files(served) == {"transcript"}
-    assert await served.house.store.to_forget(0.0) == []
+    assert await served.app.store.leases.private_ended(0.0) == []
 
 
-async def test_what_is_not_private_is_kept(served: Served, place: Site) -> None:
+async def test_what_is_not_private_is_kept(served: Served, place: WebServer) -> None:
     made = await served.http.post(PREFIX, json={"input_url": place.url(SECRET)})
-    async for _ in await served.house.jobs.follow(ANONYMOUS, made.json()["id"], "0"):
+    async for _ in await served.app.jobs.follow(ANONYMOUS, made.json()["id"], "0"):
         pass
     assert {"source", "pcm", "transcript"} <= files(served)
     assert (await kept(served, made.json()["id"])).spec.url == place.url(SECRET)

@@ -12,15 +12,15 @@ import httpx
 import httpx_sse
 import pytest
 
-from serve_app.arrivals import HELD_BYTES
-from serve_app.auth import ANONYMOUS
-from serve_app.dialects.speechischeap import PREFIX
-from serve_app.jobs.connection import connect
-from serve_app.keys import Keys
-from serve_app.limits import TenantLimits
-from serve_app.valkey import Valkey
+from serve_app.dialects.speechischeap.routes import PREFIX
+from serve_app.dialects.speechischeap.upload_progress import HELD_BYTES
+from serve_app.http.auth import ANONYMOUS
+from serve_app.jobs.quotas import TenantLimits
+from serve_app.local.valkey import Valkey
+from serve_app.store.api_keys import ApiKeys
+from serve_app.store.connection import connect
+from tests.lib.slow_upload import END, fields, file, posting
 from tests.service.conftest import MAX_UPLOAD_BYTES, Served
-from tests.wire import END, fields, file, posting
 
 PIECE = 64 << 10
 
@@ -48,7 +48,7 @@ def uploads(told: list[Any]) -> list[int]:
 
 
 async def over(served: Served, job_id: str) -> Any:
-    async for _ in await served.house.jobs.follow(ANONYMOUS, job_id, "0"):
+    async for _ in await served.app.jobs.follow(ANONYMOUS, job_id, "0"):
         pass
     return (await served.http.get(f"{PREFIX}/{job_id}")).json()
 
@@ -61,7 +61,7 @@ async def eventually(condition: Callable[[], Any]) -> None:
 
 def nothing(served: Served) -> bool:
     """Whether nothing of any job is there, what is half written included."""
-    return not served.house.artifacts.folders("jobs")
+    return not served.app.artifacts.folders("jobs")
 
 
 async def test_an_upload_is_a_stream_that_ends_with_the_job(served: Served, sample: Path) -> None:
@@ -133,12 +133,12 @@ async def test_an_uploader_that_is_cut_off_leaves_nothing(
                 assert await wire.status() == 200
                 await anext(wire.events())
         await eventually(lambda: nothing(served))
-    assert (await served.house.jobs.page(ANONYMOUS, limit=1, cursor=None))[0] == []
+    assert (await served.app.jobs.page(ANONYMOUS, limit=1, cursor=None))[0] == []
     assert not caplog.records
 
 
 async def test_a_reader_that_leaves_after_the_body_stops_nothing(served: Served, wave: bytes) -> None:
-    served.house.stages.gate = asyncio.Semaphore(0)
+    served.app.stages.gate = asyncio.Semaphore(0)
     head = fields(can_stream_output="true") + file()
     async with posting(served.url + PREFIX, len(head + wave + END)) as wire, asyncio.timeout(20):
         await wire.send(head, wave, END)
@@ -147,8 +147,8 @@ async def test_a_reader_that_leaves_after_the_body_stops_nothing(served: Served,
             if event["type"] == "initial":
                 break
     for _ in range(20):
-        served.house.stages.gate.release()
-    jobs, _ = await served.house.jobs.page(ANONYMOUS, limit=1, cursor=None)
+        served.app.stages.gate.release()
+    jobs, _ = await served.app.jobs.page(ANONYMOUS, limit=1, cursor=None)
     assert (await over(served, jobs[0].id))["status"] == "COMPLETED"
 
 
@@ -222,7 +222,7 @@ async def test_a_form_that_breaks_off_is_told_in_the_stream(served: Served) -> N
 
 async def test_a_spent_quota_is_a_429_before_the_stream(served: Served, wave: bytes) -> None:
     await over(served, events(await post(served, wave))[-1]["id"])
-    served.house.jobs._limits._limits = TenantLimits(minutes_per_month=0.5)
+    served.app.jobs._limits._limits = TenantLimits(minutes_per_month=0.5)
     answer = await post(served, wave)
     assert (answer.status_code, answer.headers["content-type"]) == (429, "text/plain; charset=utf-8")
     assert "retry-after" in answer.headers
@@ -232,7 +232,7 @@ async def test_a_spent_quota_is_a_429_before_the_stream(served: Served, wave: by
 async def strangers(valkey: Valkey) -> AsyncIterator[dict[str, int]]:
     """Keys that may not upload, and what they are told."""
     redis = connect(valkey.url)
-    yield {"wrong": 401, await Keys(redis).create("r", "t", ["speech:transcriptions:read"]): 403}
+    yield {"wrong": 401, await ApiKeys(redis).create("r", "t", ["speech:transcriptions:read"]): 403}
     await redis.aclose()
 
 

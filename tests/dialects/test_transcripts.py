@@ -13,11 +13,11 @@ import httpx
 import pytest
 
 from serve_app.dialects.transcripts import PREFIX, TranscriptBody, render, seconds
-from serve_app.jobs.models import JobSpec, Phase
+from serve_app.models.job import JobSpec, Phase
 from tests.dialects.contract import Contract, Spoken
-from tests.house import ME
+from tests.lib.app import ME
+from tests.lib.web_server import WebServer
 from tests.service.conftest import Served
-from tests.site import Site
 
 
 async def by_url(http: httpx.AsyncClient, url: str, **options: Any) -> httpx.Response:
@@ -65,7 +65,7 @@ async def ended(served: Served, made: httpx.Response) -> Any:
     return told
 
 
-async def test_the_transcript_object(served: Served, site: Site) -> None:
+async def test_the_transcript_object(served: Served, site: WebServer) -> None:
     options = {"model": "whisper-1", "language": "en", "word_timestamps": True, "metadata": {"external_id": "call-55123"}}
     made = await by_url(served.http, site.url("/talk.flac"), **options)
     assert made.json()["id"].startswith("transcript_")
@@ -82,7 +82,7 @@ async def test_the_transcript_object(served: Served, site: Site) -> None:
     assert all(0 <= w["confidence"] <= 1 and w["start"] < w["end"] for w in told["words"])
 
 
-async def test_words_are_for_those_who_ask(served: Served, site: Site) -> None:
+async def test_words_are_for_those_who_ask(served: Served, site: WebServer) -> None:
     assert (await ended(served, await by_url(served.http, site.url("/talk.flac"))))["words"] == []
 
 
@@ -98,7 +98,7 @@ async def test_words_are_for_those_who_ask(served: Served, site: Site) -> None:
     ],
 )
 async def test_options_reach_the_core_from_json_and_forms(
-    served: Served, site: Site, sample: Path, options: dict[str, Any], field: str, value: Any
+    served: Served, site: WebServer, sample: Path, options: dict[str, Any], field: str, value: Any
 ) -> None:
     form = {name: json.dumps(v) if isinstance(v, dict) else v for name, v in options.items()}
     for made in (
@@ -106,14 +106,14 @@ async def test_options_reach_the_core_from_json_and_forms(
         await by_file(served.http, "talk.flac", sample.read_bytes(), **form),
     ):
         assert made.status_code == 202, made.text
-        job = await served.house.store.get(made.json()["id"])
+        job = await served.app.store.jobs.get(made.json()["id"])
         assert job
         assert getattr(job.spec, field) == value
 
 
 async def test_lists_in_forms_may_be_json(served: Served, sample: Path) -> None:
     made = await by_file(served.http, "x", sample.read_bytes(), vocabulary='["a", "b c"]')
-    job = await served.house.store.get(made.json()["id"])
+    job = await served.app.store.jobs.get(made.json()["id"])
     assert job
     assert job.spec.hotwords == "a, b c"
 
@@ -131,30 +131,30 @@ async def test_lists_in_forms_may_be_json(served: Served, sample: Path) -> None:
     ],
 )
 async def test_what_cannot_be_done_is_refused_by_name(
-    served: Served, site: Site, options: dict[str, Any], status: int, expected: str, named: str
+    served: Served, site: WebServer, options: dict[str, Any], status: int, expected: str, named: str
 ) -> None:
     told = await by_url(served.http, site.url("/talk.flac"), **options)
     assert (told.status_code, code(told)) == (status, expected)
     assert named in told.text
 
 
-async def test_exactly_one_source_is_needed(served: Served, site: Site, sample: Path) -> None:
+async def test_exactly_one_source_is_needed(served: Served, site: WebServer, sample: Path) -> None:
     both = await by_file(served.http, "x", sample.read_bytes(), audio_url=site.url("/talk.flac"))
     neither = await served.http.post(PREFIX, files={"language": (None, "en")})
     none = await served.http.post(PREFIX, json={"language": "en"})
     for told in (both, neither, none):
         assert told.status_code == 400
         assert "audio_url" in told.text
-    assert served.house.artifacts.keys("jobs") == []
+    assert served.app.artifacts.keys("jobs") == []
 
 
-async def test_a_form_may_name_a_url(served: Served, site: Site) -> None:
+async def test_a_form_may_name_a_url(served: Served, site: WebServer) -> None:
     told = await ended(served, await served.http.post(PREFIX, files={"audio_url": (None, site.url("/talk.flac"))}))
     assert told["status"] == "completed"
     assert told["text"]
 
 
-async def test_lists_have_pages_statuses_and_times(served: Served, site: Site) -> None:
+async def test_lists_have_pages_statuses_and_times(served: Served, site: WebServer) -> None:
     made = [(await by_url(served.http, site.url("/talk.flac"))).json()["id"] for _ in range(3)]
     await ended(served, httpx.Response(202, json={"id": made[0]}))
     broken = await ended(served, await by_url(served.http, site.url("/missing")))
@@ -177,7 +177,7 @@ async def test_lists_have_pages_statuses_and_times(served: Served, site: Site) -
     assert [t["id"] for t in (await listed(status="failed"))["data"]] == [broken["id"]]
     assert len((await listed(status="completed"))["data"]) == 3
     assert (await listed(status="queued"))["data"] == []
-    jobs = [await served.house.store.get(job_id) for job_id in made]
+    jobs = [await served.app.store.jobs.get(job_id) for job_id in made]
     middle = jobs[2].created_at if jobs[2] else 0
     for moment in (str(middle), datetime.fromtimestamp(middle, UTC).isoformat(timespec="milliseconds")):
         assert [t["id"] for t in (await listed(created_after=moment))["data"]] == made[:1:-1]
@@ -193,17 +193,17 @@ async def test_lists_name_what_is_wrong(served: Served, query: dict[str, Any]) -
     assert next(iter(query)) in told.text
 
 
-async def test_deletions_are_permanent(served: Served, site: Site) -> None:
+async def test_deletions_are_permanent(served: Served, site: WebServer) -> None:
     done = await ended(served, await by_url(served.http, site.url("/talk.flac")))
     assert (await served.http.delete(f"{PREFIX}/{done['id']}")).status_code == 204
     assert (await served.http.get(f"{PREFIX}/{done['id']}")).status_code == 404
     assert (await served.http.delete(f"{PREFIX}/{done['id']}")).status_code == 404
     assert (await served.http.get(PREFIX)).json()["data"] == []
-    assert served.house.artifacts.keys("jobs") == []
+    assert served.app.artifacts.keys("jobs") == []
 
 
 async def test_what_is_not_done_is_cancelled_and_deleted(served: Served, sample: Path) -> None:
-    served.house.stages.gate = asyncio.Semaphore(0)
+    served.app.stages.gate = asyncio.Semaphore(0)
     made = await by_file(served.http, "x", sample.read_bytes())
     job_id = made.json()["id"]
     async with asyncio.timeout(20):
@@ -214,15 +214,15 @@ async def test_what_is_not_done_is_cancelled_and_deleted(served: Served, sample:
     assert (await served.http.get(f"/v1/jobs/{job_id}")).status_code == 404
     assert (await served.http.get(PREFIX)).json()["data"] == []
     async with asyncio.timeout(20):
-        while served.house.artifacts.keys("jobs") or await served.house.store.get(job_id):  # noqa: ASYNC110
+        while served.app.artifacts.keys("jobs") or await served.app.store.jobs.get(job_id):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 
 
 @pytest.mark.parametrize(("content", "kind"), [(None, "transcript.completed"), (b"no sound", "transcript.failed")])
 async def test_webhooks_tell_the_whole_object(served: Served, sample: Path, content: bytes | None, kind: str) -> None:
     spec = JobSpec("fake", metadata={"a": "b"}, dialect="transcripts")
-    job = await served.house.ended(await served.house.submit(content or sample, spec))
-    payload = await render(job, served.house.jobs.results)
+    job = await served.app.ended(await served.app.submit(content or sample, spec))
+    payload = await render(job, served.app.jobs.results)
     body = json.loads(payload.body)
     assert (body["type"], payload.content_type) == (kind, "application/json")
     told = TranscriptBody.model_validate(body["data"])
@@ -230,10 +230,10 @@ async def test_webhooks_tell_the_whole_object(served: Served, sample: Path, cont
     assert bool(told.text) == (job.phase is Phase.COMPLETED)
     assert bool(told.error) == (job.phase is Phase.FAILED)
     assert body["timestamp"].endswith("Z")
-    assert (await served.house.jobs.get(ME, job.id)).completed_at
+    assert (await served.app.jobs.get(ME, job.id)).completed_at
 
 
-async def test_a_request_sent_again_tells_all_that_there_is_by_then(served: Served, site: Site) -> None:
+async def test_a_request_sent_again_tells_all_that_there_is_by_then(served: Served, site: WebServer) -> None:
     served.http.headers["Idempotency-Key"] = "once"
     first = await by_url(served.http, site.url("/talk.flac"))
     done = await ended(served, first)
@@ -249,7 +249,7 @@ def test_times_without_a_zone_are_in_utc(monkeypatch: pytest.MonkeyPatch) -> Non
     time.tzset()
 
 
-async def test_what_clients_send_for_nothing_is_nothing(served: Served, site: Site, sample: Path) -> None:
+async def test_what_clients_send_for_nothing_is_nothing(served: Served, site: WebServer, sample: Path) -> None:
     blank = {"model": "", "language": "", "diarize": "", "redact": "", "vocabulary": "", "webhook_url": "", "metadata": ""}
     assert (await by_file(served.http, "x", sample.read_bytes(), **blank)).status_code == 202
     assert (await by_url(served.http, site.url("/talk.flac"), **dict.fromkeys(blank))).status_code == 202
@@ -261,6 +261,6 @@ async def test_what_clients_send_for_nothing_is_nothing(served: Served, site: Si
     ("vocabulary", "status"), [(["[abc", "d"], 202), (["x" * 90] * 8, 202), (["x" * 90] * 9, 400), (["[abc"], 202)]
 )
 async def test_a_vocabulary_is_no_longer_than_the_decoder_hears(
-    served: Served, site: Site, vocabulary: list[str], status: int
+    served: Served, site: WebServer, vocabulary: list[str], status: int
 ) -> None:
     assert (await by_url(served.http, site.url("/talk.flac"), vocabulary=vocabulary)).status_code == status

@@ -10,33 +10,34 @@ from pathlib import Path
 
 import pytest
 
-from deployments.artifacts import Artifacts
-from deployments.buckets import Buckets, object_of
 from deployments.errors import SourceForbidden, SourceNotFound, SourceTooLarge
-from deployments.ingestion import Ingestion
+from deployments.ingestion.buckets import Buckets, object_of
+from deployments.ingestion.safe_http import Allowed, SafeHttp
+from deployments.ingestion.stage import Ingestion
 from deployments.messages import FetchRequest
-from deployments.safe_http import Allowed, SafeHttp
-from serve_app.errors import EdgeError
-from serve_app.jobs.models import EventKind, JobSpec, Phase
-from serve_app.jobs.places import job_folder
-from serve_app.jobs.store import Store
-from tests.house import ME, House, open_house
-from tests.storage import KEY, REGION, SECRET, Storage
+from deployments.storage.artifacts import Artifacts
+from serve_app.errors import RequestError
+from serve_app.models.event import EventKind
+from serve_app.models.job import JobSpec, Phase
+from serve_app.models.storage_paths import job_folder
+from serve_app.store.redis_store import Store
+from tests.lib.app import ME, App, open_app
+from tests.lib.s3 import KEY, REGION, SECRET, Storage
 
 MANY_WINDOWS = JobSpec("fake", segment_duration=6.0)
 
 
 @pytest.fixture(params=["file", "s3"])
-async def house(
+async def app(
     request: pytest.FixtureRequest, store: Store, ffmpeg: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[House]:
+) -> AsyncIterator[App]:
     server: Storage = request.getfixturevalue("s3")
     folder = Artifacts((tmp_path / "artifacts").as_uri())
     credentials(server, monkeypatch)
-    async with open_house(
+    async with open_app(
         store, folder if request.param == "file" else server.artifacts(), ffmpeg, allow=("s3://recordings",)
-    ) as house:
-        yield house
+    ) as app:
+        yield app
 
 
 def credentials(server: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,71 +48,71 @@ def credentials(server: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{server.host}")
 
 
-async def test_a_recording_is_heard_and_its_files_are_there(house: House, sample: Path) -> None:
-    job = await house.ended(job_id := await house.submit(sample, MANY_WINDOWS))
+async def test_a_recording_is_heard_and_its_files_are_there(app: App, sample: Path) -> None:
+    job = await app.ended(job_id := await app.submit(sample, MANY_WINDOWS))
     assert job.phase is Phase.COMPLETED
-    assert len((await house.jobs.transcript(ME, job_id)).segments) > 5
-    files = {file.name: file for file in await house.jobs.results.files(job)}
+    assert len((await app.jobs.transcript(ME, job_id)).segments) > 5
+    files = {file.name: file for file in await app.jobs.results.files(job)}
     assert set(files) == {"source", "transcript.jsonl", "audio.wav"}
     for file in files.values():
-        assert len(b"".join(house.jobs.results.content(file, 0, file.size))) == file.size
+        assert len(b"".join(app.jobs.results.content(file, 0, file.size))) == file.size
     source = files["source"]
-    assert b"".join(house.jobs.results.content(source, 0, source.size)) == sample.read_bytes()
+    assert b"".join(app.jobs.results.content(source, 0, source.size)) == sample.read_bytes()
 
 
-async def test_what_was_heard_is_one_wav_file_in_any_ranges(house: House, sample: Path) -> None:
-    job = await house.ended(await house.submit(sample, MANY_WINDOWS))
-    file = await house.jobs.results.file(job, "audio.wav")
-    whole = b"".join(house.jobs.results.content(file, 0, file.size))
+async def test_what_was_heard_is_one_wav_file_in_any_ranges(app: App, sample: Path) -> None:
+    job = await app.ended(await app.submit(sample, MANY_WINDOWS))
+    file = await app.jobs.results.file(job, "audio.wav")
+    whole = b"".join(app.jobs.results.content(file, 0, file.size))
     with wave.open(io.BytesIO(whole)) as sound:
         assert (sound.getframerate(), sound.getnchannels(), sound.getsampwidth()) == (16_000, 1, 2)
         assert sound.getnframes() == pytest.approx(57.4 * 16_000, abs=1600)
         assert any(sound.readframes(16_000 * 5))
     for start, length in ((0, 10), (40, 10), (43, 2), (44, 1), (100_001, 77), (file.size - 5, 5)):
-        assert b"".join(house.jobs.results.content(file, start, length)) == whole[start : start + length]
+        assert b"".join(app.jobs.results.content(file, start, length)) == whole[start : start + length]
 
 
-async def test_channels_and_the_mp3_to_listen_to_lie_there_too(house: House, sample: Path) -> None:
+async def test_channels_and_the_mp3_to_listen_to_lie_there_too(app: App, sample: Path) -> None:
     spec = replace(MANY_WINDOWS, channels=True, listening=True)
-    job = await house.ended(await house.submit(sample, spec))
+    job = await app.ended(await app.submit(sample, spec))
     assert job.phase is Phase.COMPLETED
-    files = {file.name: file for file in await house.jobs.results.files(job)}
-    mp3 = b"".join(house.jobs.results.content(files["listening.mp3"], 0, files["listening.mp3"].size))
+    files = {file.name: file for file in await app.jobs.results.files(job)}
+    mp3 = b"".join(app.jobs.results.content(files["listening.mp3"], 0, files["listening.mp3"].size))
     assert len(mp3) / 8000 == pytest.approx(57.4, abs=0.1)
-    audio = b"".join(house.jobs.results.content(files["audio.wav"], 0, files["audio.wav"].size))
+    audio = b"".join(app.jobs.results.content(files["audio.wav"], 0, files["audio.wav"].size))
     assert len(audio) == files["audio.wav"].size
 
 
-async def test_a_job_is_cancelled_and_tried_again_and_purged(house: House, sample: Path) -> None:
-    job_id = await house.submit(sample, MANY_WINDOWS)
-    await house.until(job_id, EventKind.SEGMENT)
-    await house.jobs.cancel(ME, job_id)
-    assert (await house.ended(job_id)).phase in (Phase.CANCELLED, Phase.COMPLETED)
-    await house.jobs.purge(ME, job_id)
-    assert house.artifacts.keys(job_folder(job_id)) == []
-    with pytest.raises(EdgeError):
-        await house.jobs.get(ME, job_id)
+async def test_a_job_is_cancelled_and_tried_again_and_purged(app: App, sample: Path) -> None:
+    job_id = await app.submit(sample, MANY_WINDOWS)
+    await app.until(job_id, EventKind.SEGMENT)
+    await app.jobs.cancel(ME, job_id)
+    assert (await app.ended(job_id)).phase in (Phase.CANCELLED, Phase.COMPLETED)
+    await app.jobs.delete(ME, job_id)
+    assert app.artifacts.keys(job_folder(job_id)) == []
+    with pytest.raises(RequestError):
+        await app.jobs.get(ME, job_id)
 
 
-async def test_bad_files_end_as_bad_files(house: House) -> None:
-    job = await house.ended(await house.submit(b"this is no sound"))
+async def test_bad_files_end_as_bad_files(app: App) -> None:
+    job = await app.ended(await app.submit(b"this is no sound"))
     assert job.error
     assert (job.phase, job.error.code) == (Phase.FAILED, "unsupported_media")
 
 
-async def test_an_object_of_a_bucket_is_a_source(house: House, s3: Storage, sample: Path) -> None:
+async def test_an_object_of_a_bucket_is_a_source(app: App, s3: Storage, sample: Path) -> None:
     s3.client.create_bucket(Bucket="recordings")
     s3.client.put_object(Bucket="recordings", Key="meetings/one two.flac", Body=sample.read_bytes())
     s3.client.create_bucket(Bucket="secrets")
     s3.client.put_object(Bucket="secrets", Key="x.flac", Body=sample.read_bytes())
-    heard = await house.ended(await house.ask(JobSpec("fake", url="s3://recordings/meetings/one two.flac")))
+    heard = await app.ended(await app.ask(JobSpec("fake", url="s3://recordings/meetings/one two.flac")))
     assert heard.phase is Phase.COMPLETED
     for url, code in (
         ("s3://recordings/nothing.flac", "source_not_found"),
         ("s3://secrets/x.flac", "source_forbidden"),
         ("s3://recordings-other/x.flac", "source_forbidden"),
     ):
-        job = await house.ended(await house.ask(JobSpec("fake", url=url)))
+        job = await app.ended(await app.ask(JobSpec("fake", url=url)))
         assert job.error
         assert job.error.code == code
 

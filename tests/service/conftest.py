@@ -10,19 +10,20 @@ import httpx
 import pytest
 import uvicorn
 
-from deployments.artifacts import Artifacts
-from serve_app.auth import Auth
-from serve_app.dialects.base import Edge
+from deployments.storage.artifacts import Artifacts
+from serve_app.dialects.base import ApiContext
+from serve_app.http.auth import Auth
 from serve_app.ingress import create_api
-from serve_app.jobs.connection import connect
-from serve_app.jobs.events import Events
-from serve_app.jobs.outbox import Outbox
-from serve_app.jobs.store import Store
-from serve_app.keys import Keys
-from serve_app.limits import Limits, TenantLimits
-from serve_app.valkey import Valkey
-from tests.house import House, open_house
-from tests.service.murmur import Up, up
+from serve_app.jobs.deliveries import Deliveries
+from serve_app.jobs.event_stream import EventStreams
+from serve_app.jobs.quotas import Quotas, TenantLimits
+from serve_app.local.valkey import Valkey
+from serve_app.store.api_keys import ApiKeys
+from serve_app.store.connection import connect
+from serve_app.store.redis_store import Store
+from serve_app.store.webhook_outbox import Outbox
+from tests.lib.app import App, open_app
+from tests.lib.murmur_process import Up, up
 
 MAX_UPLOAD_BYTES = 8 << 20
 
@@ -32,28 +33,28 @@ class Served:
     """A client of the API, and the house behind it."""
 
     http: httpx.AsyncClient
-    house: House
+    app: App
     url: str
-    edge: Edge
+    context: ApiContext
     auth: Auth
 
 
 @pytest.fixture
 async def served(valkey: Valkey, store: Store, artifacts: Artifacts, ffmpeg: str) -> AsyncIterator[Served]:
     """The API at work, with the fake engine. Sources on loopback may be fetched."""
-    async with open_house(store, artifacts, ffmpeg, allow=("127.0.0.0/8",)) as house:
+    async with open_app(store, artifacts, ffmpeg, allow=("127.0.0.0/8",)) as app:
         redis = connect(valkey.url)
-        edge = Edge(
-            house.jobs,
-            Outbox(redis),
+        context = ApiContext(
+            app.jobs,
+            Deliveries(Outbox(redis)),
             artifacts,
             MAX_UPLOAD_BYTES,
             sse_max_age_s=30.0,
         )
         own = Store(redis)
-        auth = Auth(Keys(redis), Limits(own, TenantLimits()), required=False, hosts=("localhost", "127.0.0.1", "::1"))
-        events = Events(own, artifacts)
-        api = create_api(edge, auth, own, events, version="0")
+        auth = Auth(ApiKeys(redis), Quotas(own, TenantLimits()), required=False, hosts=("localhost", "127.0.0.1", "::1"))
+        events = EventStreams(own, artifacts)
+        api = create_api(context, auth, own, events, version="0")
         await events.start()
         server = uvicorn.Server(uvicorn.Config(api, port=0, log_level="warning", lifespan="off"))
         serving = asyncio.create_task(server.serve())
@@ -61,7 +62,7 @@ async def served(valkey: Valkey, store: Store, artifacts: Artifacts, ffmpeg: str
             await asyncio.sleep(0.01)
         host, port = server.servers[0].sockets[0].getsockname()[:2]
         async with httpx.AsyncClient(base_url=f"http://{host}:{port}", timeout=30, verify=False) as http:
-            yield Served(http, house, f"http://{host}:{port}", edge, auth)
+            yield Served(http, app, f"http://{host}:{port}", context, auth)
         # Asked to end, it would look whether it should every 0.1 s, and then wait as long for its connections.
         for socket in server.servers:
             socket.close()

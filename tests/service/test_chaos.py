@@ -7,7 +7,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from benchmarks.chaos import chaos
-from benchmarks.killer import KINDS
+from benchmarks.lib.process_killer import KINDS
 
 
 def test_jobs_outlive_whatever_is_killed(sample: Path) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import orjson
 import pytest
 
-from benchmarks.house import looped
-from tests.service.murmur import MURMUR, Up, murmur
-from tests.support import ROOT, word_error_rate
+from benchmarks.lib.harness import looped
+from tests.lib.murmur_process import MURMUR, Up, murmur
+from tests.lib.recordings import ROOT, word_error_rate
 
 TEXT = (ROOT / "tests/samples/two_voices.txt").read_text(encoding="utf-8")
 

@@ -18,11 +18,11 @@ import orjson
 import psutil
 import pytest
 
-from benchmarks.house import free_port, looped
+from benchmarks.lib.harness import free_port, looped
 from benchmarks.memory import peak
-from deployments.engines.faster_whisper import choose_compute_type
-from tests.service.murmur import Up, murmur
-from tests.support import ROOT, Recording, recordings, word_error_rate
+from deployments.transcription.engines.faster_whisper import choose_compute_type
+from tests.lib.murmur_process import Up, murmur
+from tests.lib.recordings import ROOT, Recording, recordings, word_error_rate
 
 SENTENCES = orjson.loads((ROOT / "tests/samples/two_voices.json").read_bytes())
 TEXT = (ROOT / "tests/samples/two_voices.txt").read_text(encoding="utf-8")

@@ -18,10 +18,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from standardwebhooks import Webhook
 
-from serve_app.dialects.koldan import PREFIX as KOLDAN
-from tests.jobs.test_summaries import Server
+from serve_app.dialects.koldan.routes import PREFIX as KOLDAN
+from tests.lib.murmur_process import Up, murmur, up
+from tests.runner.test_summaries import Server
 from tests.service.conftest import MAX_UPLOAD_BYTES, Served
-from tests.service.murmur import Up, murmur, up
 from tests.service.test_keys import bearer
 from tests.service.test_native import finished, problem
 
@@ -278,7 +278,7 @@ async def test_a_raw_body_that_cannot_be_taken_is_refused(
 ) -> None:
     answer = await served.http.post(f"/v1/jobs{query}", content=body, headers={"content-type": "audio/wav"})
     problem(answer, status, code)
-    assert served.house.artifacts.keys("jobs") == []
+    assert served.app.artifacts.keys("jobs") == []
 
 
 async def test_what_was_heard_is_a_wav_file(served: Served, sample: Path) -> None:

@@ -10,20 +10,20 @@ from typing import Any
 import pytest
 from ray import serve
 
-from deployments.artifacts import Artifacts
 from deployments.errors import WorkError
+from deployments.ingestion.safe_http import Allowed
 from deployments.messages import FetchRequest, TranscodeRequest
-from deployments.safe_http import Allowed
-from serve_app.jobs.events import Events
-from serve_app.jobs.jobs import Jobs
-from serve_app.jobs.models import JobSpec, Phase
-from serve_app.jobs.store import Store
-from serve_app.limits import Limits, TenantLimits
+from deployments.storage.artifacts import Artifacts
+from serve_app.jobs.event_stream import EventStreams
+from serve_app.jobs.quotas import Quotas, TenantLimits
+from serve_app.jobs.service import Jobs
+from serve_app.local.valkey import Valkey
 from serve_app.main import build, find_models
+from serve_app.models.job import JobSpec, Phase
+from serve_app.ray_serve.stages import ServeStages
 from serve_app.settings import Settings
-from serve_app.stages import ServeStages
-from serve_app.valkey import Valkey
-from tests.house import ME
+from serve_app.store.redis_store import Store
+from tests.lib.app import ME
 
 
 @pytest.fixture
@@ -69,14 +69,14 @@ def test_every_model_has_transcribers_of_its_own(settings: Settings) -> None:
 
 async def test_jobs_go_through_the_graph(settings: Settings, store: Store, artifacts: Artifacts, sample: Path) -> None:
     runner = served(settings, "Runner")
-    events = Events(store, artifacts)
+    events = EventStreams(store, artifacts)
     await events.start()
-    limits = Limits(store, TenantLimits())
+    limits = Quotas(store, TenantLimits())
     jobs = Jobs(store, events, artifacts, find_models(settings), limits=limits, allowed=Allowed(), result_ttl_s=3600)
     for model in ("fake", "second"):
         async with jobs.draft(ME) as draft:
             artifacts.put(draft.source, sample.read_bytes())
-            job_id = (await jobs.submit(ME, JobSpec(model), draft)).id
+            job_id = (await draft.submit(JobSpec(model))).id
         seen = [event async for event in await jobs.follow(ME, job_id, "0")]
         assert len(seen) > 4
         assert (await jobs.get(ME, job_id)).phase is Phase.COMPLETED

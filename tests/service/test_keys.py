@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.jobs.connection import connect
-from serve_app.keys import Keys
-from serve_app.valkey import Valkey
+from serve_app.local.valkey import Valkey
+from serve_app.store.api_keys import ApiKeys
+from serve_app.store.connection import connect
+from tests.lib.murmur_process import murmur
 from tests.service.conftest import Served
-from tests.service.murmur import murmur
 from tests.service.test_native import finished, problem, upload
 
 
@@ -26,7 +26,7 @@ def bearer(key: str) -> dict[str, str]:
 
 
 async def test_jobs_are_seen_by_those_of_their_name_and_tenant(served: Served, valkey: Valkey, sample: Path) -> None:
-    keys = Keys(redis := connect(valkey.url))
+    keys = ApiKeys(redis := connect(valkey.url))
     alice, again, bob, other = [
         await keys.create(name, tenant, ["admin"])
         for name, tenant in (("alice", "acme"), ("alice", "acme"), ("bob", "acme"), ("alice", "else"))
@@ -50,7 +50,7 @@ async def test_jobs_are_seen_by_those_of_their_name_and_tenant(served: Served, v
 
 
 async def test_a_key_does_what_its_scopes_say(served: Served, valkey: Valkey, sample: Path) -> None:
-    keys = Keys(redis := connect(valkey.url))
+    keys = ApiKeys(redis := connect(valkey.url))
     reader = bearer(await keys.create("a", "t", ["speech:transcriptions:read"]))
     writer = bearer(await keys.create("a", "t", ["speech:transcriptions:write"]))
     refused = problem(await served.http.post("/v1/jobs", headers=reader, files={"file": b"x"}), 403, "forbidden")
@@ -81,7 +81,7 @@ async def test_a_wrong_key_is_refused_where_none_is_required(served: Served, hea
 
 
 async def test_keys_end(valkey: Valkey) -> None:
-    keys = Keys(redis := connect(valkey.url))
+    keys = ApiKeys(redis := connect(valkey.url))
     await redis.flushall()
     brief = await keys.create("a", "t", ["admin"], lifetime_s=-1)
     assert await keys.principal(brief) is None

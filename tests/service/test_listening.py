@@ -9,20 +9,20 @@ from pathlib import Path
 import httpx
 import pytest
 
-from serve_app.auth import ANONYMOUS
-from serve_app.jobs.models import JobSpec
+from serve_app.http.auth import ANONYMOUS
+from serve_app.models.job import JobSpec
+from tests.lib.media import decode_at_once, side_by_side
 from tests.service.conftest import Served
-from tests.stages.sources import decode_at_once, side_by_side
 
 
 @pytest.fixture
 async def job(served: Served, ffmpeg: str, sample: Path) -> str:
     """A job of two channels that is done."""
     voice = decode_at_once(ffmpeg, sample)
-    jobs = served.house.jobs
+    jobs = served.app.jobs
     async with jobs.draft(ANONYMOUS) as draft:
-        served.house.artifacts.put(draft.source, side_by_side(voice, bytes(2 * 16_000 * 3) + voice))
-        made = await jobs.submit(ANONYMOUS, JobSpec("fake", channels=True, listening=True), draft)
+        served.app.artifacts.put(draft.source, side_by_side(voice, bytes(2 * 16_000 * 3) + voice))
+        made = await draft.submit(JobSpec("fake", channels=True, listening=True))
     async for _ in await jobs.follow(ANONYMOUS, made.id, "0"):
         pass
     return made.id

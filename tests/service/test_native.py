@@ -13,12 +13,12 @@ import httpx_sse
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from serve_app.jobs.connection import connect
-from serve_app.jobs.places import job_folder
-from serve_app.valkey import Valkey
-from tests.house import QUEUE_LIMIT
+from serve_app.local.valkey import Valkey
+from serve_app.models.storage_paths import job_folder
+from serve_app.store.connection import connect
+from tests.lib.app import QUEUE_LIMIT
+from tests.lib.web_server import answer, serving
 from tests.service.conftest import MAX_UPLOAD_BYTES, Served
-from tests.site import answer, serving
 
 Event = tuple[str, str, Any]
 
@@ -101,13 +101,13 @@ async def test_a_transcript_comes_in_every_format(
 async def test_segments_stream_while_the_job_runs_and_each_comes_once_over_many_connections(
     served: Served, sample: Path
 ) -> None:
-    served.house.stages.gate = asyncio.Semaphore(2)
+    served.app.stages.gate = asyncio.Semaphore(2)
     job = await upload(served, sample, segment_duration="6")
     first = await follow(served, job["id"], count=6)
     assert "segment" in [kind for _, kind, _ in first]
     assert (await served.http.get(f"/v1/jobs/{job['id']}")).json()["phase"] == "transcribing"
     for _ in range(100):
-        served.house.stages.gate.release()
+        served.app.stages.gate.release()
     rest = await follow(served, job["id"], last=first[-1][0])
     assert first + rest == await follow(served, job["id"])
     assert rest[-1][1] == "done"
@@ -164,14 +164,14 @@ async def test_a_listing_goes_through_all_jobs_by_its_cursor(served: Served, sam
 
 
 async def test_a_job_is_cancelled_and_then_deleted(served: Served, sample: Path) -> None:
-    served.house.stages.gate = asyncio.Semaphore(0)
+    served.app.stages.gate = asyncio.Semaphore(0)
     job = await upload(served, sample)
     problem(await served.http.delete(f"/v1/jobs/{job['id']}"), 409, "conflict")
     assert (await served.http.post(f"/v1/jobs/{job['id']}/cancel")).status_code == 202
     assert (await finished(served, job["id"]))["phase"] == "cancelled"
     assert (await served.http.delete(f"/v1/jobs/{job['id']}")).status_code == 204
     problem(await served.http.get(f"/v1/jobs/{job['id']}"), 404, "not_found")
-    assert served.house.artifacts.keys(job_folder(job["id"])) == []
+    assert served.app.artifacts.keys(job_folder(job["id"])) == []
 
 
 async def test_a_completed_job_cannot_be_cancelled(served: Served, sample: Path) -> None:
@@ -220,7 +220,7 @@ async def test_a_request_that_cannot_be_granted_says_why(served: Served, body: A
 
 
 async def test_a_full_queue_says_when_to_come_back(served: Served, sample: Path, tmp_path: Path) -> None:
-    served.house.stages.gate = asyncio.Semaphore(0)
+    served.app.stages.gate = asyncio.Semaphore(0)
     codes = []
     for _ in range(QUEUE_LIMIT + 9):
         with sample.open("rb") as file:

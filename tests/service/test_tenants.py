@@ -11,11 +11,12 @@ import httpx
 import pytest
 from starlette.routing import Route
 
-from serve_app.ingress import DIALECTS
-from serve_app.jobs.connection import connect
-from serve_app.jobs.models import JobSpec, Principal
-from serve_app.keys import Keys
-from serve_app.valkey import Valkey
+from serve_app.dialects import DIALECTS
+from serve_app.local.valkey import Valkey
+from serve_app.models.job import JobSpec
+from serve_app.models.principal import Principal
+from serve_app.store.api_keys import ApiKeys
+from serve_app.store.connection import connect
 from tests.service.conftest import Served
 from tests.service.test_native import finished, upload
 
@@ -28,7 +29,7 @@ OWN = {"/v1/models", "/v1/models/{model_id}", "/v1/webhooks/secrets", "/v1/webho
 @pytest.fixture
 async def mallory(served: Served, valkey: Valkey) -> AsyncIterator[httpx.AsyncClient]:
     """Somebody of another tenant, with every scope."""
-    key = await Keys(redis := connect(valkey.url)).create("mallory", "evil", ["admin"])
+    key = await ApiKeys(redis := connect(valkey.url)).create("mallory", "evil", ["admin"])
     async with httpx.AsyncClient(base_url=served.url, headers={"Authorization": f"Bearer {key}"}, timeout=30) as http:
         yield http
     await redis.aclose()
@@ -37,16 +38,16 @@ async def mallory(served: Served, valkey: Valkey) -> AsyncIterator[httpx.AsyncCl
 @pytest.fixture
 async def alices(served: Served, valkey: Valkey, sample: Path) -> AsyncIterator[dict[str, str]]:
     """The ids of what alice has: a job that has ended, and one made in each other dialect, by the paths that they are at."""
-    key = await Keys(redis := connect(valkey.url)).create("alice", "acme", ["admin"])
+    key = await ApiKeys(redis := connect(valkey.url)).create("alice", "acme", ["admin"])
     served.http.headers["Authorization"] = f"Bearer {key}"
     job = await upload(served, sample)
     await finished(served, job["id"])
     has = {"/v1/jobs": job["id"], "/v1/webhooks": f"{job['id']}:1-0"}
     for dialect in DIALECTS:
-        jobs = served.house.jobs.speaking(dialect.name, "{}")
+        jobs = served.app.jobs.speaking(dialect.name, "{}")
         async with jobs.draft(ALICE) as draft:
-            served.house.artifacts.put(draft.source, sample.read_bytes())
-            has[dialect.prefix] = (await jobs.submit(ALICE, JobSpec("fake", echo=ECHO), draft)).id
+            served.app.artifacts.put(draft.source, sample.read_bytes())
+            has[dialect.prefix] = (await draft.submit(JobSpec("fake", echo=ECHO))).id
         async for _ in await jobs.follow(ALICE, has[dialect.prefix], "0"):
             pass
     yield has
@@ -93,7 +94,7 @@ async def test_every_route_keeps_tenants_apart(served: Served, mallory: httpx.As
 async def test_there_is_no_route_that_the_document_does_not_name(served: Served) -> None:
     """Else the walk above would walk past it."""
     document = (await served.http.get("/openapi.json")).json()
-    routes = [route for dialect in DIALECTS for route in dialect.routes(served.edge).routes if isinstance(route, Route)]
+    routes = [route for dialect in DIALECTS for route in dialect.routes(served.context).routes if isinstance(route, Route)]
     named = {route.path.replace(":path}", "}") for route in routes}
     assert len(named) > 10
     assert named <= set(document["paths"])
@@ -126,7 +127,7 @@ async def test_webhooks_secrets_are_a_tenants_own(
 
 
 async def test_the_secrets_are_for_admins(served: Served, valkey: Valkey) -> None:
-    key = await Keys(redis := connect(valkey.url)).create("bob", "acme", ["speech:transcriptions:read"])
+    key = await ApiKeys(redis := connect(valkey.url)).create("bob", "acme", ["speech:transcriptions:read"])
     for method, path in (("GET", "/v1/webhooks/secrets"), ("POST", "/v1/webhooks/secrets/rotate")):
         answer = await served.http.request(method, path, headers={"Authorization": f"Bearer {key}"})
         assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")

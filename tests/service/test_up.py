@@ -14,9 +14,9 @@ import orjson
 import psutil
 import pytest
 
-from benchmarks.house import free_port
-from serve_app.valkey import Valkey
-from tests.service.murmur import MURMUR, Up, command, murmur, up
+from benchmarks.lib.harness import free_port
+from serve_app.local.valkey import Valkey
+from tests.lib.murmur_process import MURMUR, Up, command, murmur, up
 
 DASHBOARD = "ray-dashboard-"
 FAKE = {"MURMUR_ENGINE": "fake", "MURMUR_MODELS": "fake"}

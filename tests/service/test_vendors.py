@@ -14,9 +14,9 @@ import httpx_sse
 import pytest
 
 from benchmarks.poll import site
-from tests.service.murmur import Up
-from tests.support import SAMPLE, word_error_rate
-from tests.wire import END, fields, file, posting
+from tests.lib.murmur_process import Up
+from tests.lib.recordings import SAMPLE, word_error_rate
+from tests.lib.slow_upload import END, fields, file, posting
 
 TEXT = SAMPLE.with_suffix(".txt").read_text(encoding="utf-8")
 LONGEST_S = 120

@@ -1,0 +1,97 @@
+"""What benchmarks share: a service of their own, recordings of any length, and a table that says where it was measured."""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from deployments.transcoding.ffmpeg import find_ffmpeg
+from serve_app.cli.client import Client
+from serve_app.local.service import LocalService
+from serve_app.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+SAMPLE = ROOT / "tests/samples/two_voices.flac"
+
+
+def looped(source: Path, seconds: float, target: Path, *, start_s: float = 0.0) -> Path:
+    """`source` again and again from `start_s` on until `seconds` are full, as 64 kb/s MP3."""
+    once = _ffmpeg("-i", source, "-vn", "-ac", 1, "-ar", 16000, target.with_suffix(".wav"))
+    return _ffmpeg("-stream_loop", -1, "-i", once, "-ss", start_s, "-t", seconds, "-b:a", "64k", target)
+
+
+def silence(seconds: float, target: Path) -> Path:
+    """Digital silence, as FLAC: a small file that decodes to a large one."""
+    return _ffmpeg("-f", "lavfi", "-i", "anullsrc=r=16000:cl=mono", "-t", seconds, target)
+
+
+def concatenate(sources: Sequence[Path], target: Path) -> Path:
+    """Recordings one after another, as FLAC."""
+    inputs = [part for source in sources for part in ("-i", source)]
+    return _ffmpeg(*inputs, "-filter_complex", f"concat=n={len(sources)}:v=0:a=1", "-ar", 16000, "-ac", 1, target)
+
+
+def _ffmpeg(*arguments: object) -> Path:
+    subprocess.run([find_ffmpeg().path, "-v", "error", "-nostdin", "-y", *map(str, arguments)], check=True)
+    return Path(str(arguments[-1]))
+
+
+@contextmanager
+def service(**settings: Any) -> Iterator[Client]:
+    """A service for this measurement alone, and a client of it."""
+    with local_service(**settings) as running, Client(running.url) as client:
+        yield client
+
+
+@contextmanager
+def local_service(**settings: Any) -> Iterator[LocalService]:
+    """The service itself, for those who look into it."""
+    with TemporaryDirectory(prefix="murmur-bench-") as data_dir:
+        given = {"data_dir": data_dir, "port": free_port(), "dashboard_port": free_port(), **settings}
+        with LocalService(Settings.model_validate(given)) as running:
+            yield running
+
+
+def free_port() -> int:
+    """A port of loopback that nobody has now, nor is given unasked while a service starts: those are above 32768 on Linux,
+    and between 10002 and 19999 Ray's workers listen."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+def table(title: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a Markdown table, with the machine, the commit and the command below it."""
+    say(f"\n### {title}\n")
+    for row in (head, ["---"] * len(head), *rows):
+        say("| " + " | ".join(map(str, row)) + " |")
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+    command = "python -m " + " ".join([f"benchmarks.{Path(sys.argv[0]).stem}", *(Path(a).name for a in sys.argv[1:])])
+    say(f"\n{_processor()}, {cores} cores, Python {platform.python_version()}; commit {_commit()}; `{command}`")
+
+
+def say(line: str) -> None:
+    """A line on standard output, at once."""
+    print(line, flush=True)
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    return next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), platform.processor())
+
+
+def _commit() -> str:
+    ask = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    return subprocess.run(ask, capture_output=True, text=True, check=False).stdout.strip() or "unknown"

@@ -1,0 +1,1 @@
+"""Fetching sources: guarded HTTP and object storage buckets."""

@@ -1,0 +1,76 @@
+"""Objects of storages as sources. The service's own credentials read them: only what its operator has named."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from pyarrow import fs
+
+from deployments.errors import SourceForbidden, SourceNotFound, SourceTooLarge, SourceUnreachable
+from deployments.ingestion.safe_http import Allowed
+from deployments.storage.artifacts import CHUNK
+
+BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+
+
+def object_of(url: str) -> tuple[str, str]:
+    """`s3://bucket/key` → (bucket, key). SourceForbidden for anything else: a query could name another endpoint."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise SourceForbidden("The source must be written as s3://bucket/key.") from None
+    key = parts.path.removeprefix("/")
+    well = parts.scheme == "s3" and BUCKET.fullmatch(parts.netloc) and not {"", ".", ".."} & set(key.split("/"))
+    if not well or parts.query or parts.fragment:
+        raise SourceForbidden("The source must be written as s3://bucket/key.")
+    return parts.netloc, key
+
+
+class Buckets:
+    """Reads objects of the buckets that `allowed` names. Credentials, region and endpoint are those of AWS' variables."""
+
+    def __init__(self, allowed: Allowed) -> None:
+        self._allowed = allowed
+
+    def read(self, url: str, max_bytes: int) -> Iterator[bytes]:
+        """An object of S3 in pieces. Raises SourceForbidden, SourceNotFound, SourceTooLarge, SourceUnreachable."""
+        bucket, key = object_of(url)
+        if not self._allowed.bucket(bucket):
+            raise SourceForbidden(f"The bucket {bucket} is not one that this service reads: see MURMUR_FETCH_ALLOW.")
+        yield from _read(self._storage(), f"{bucket}/{key}", max_bytes)
+
+    def own(self, url: str, max_bytes: int) -> Iterator[bytes]:
+        """The same from where the operator keeps recordings: s3://, gs:// or file://."""
+        if url.startswith("s3://"):
+            storage, path = self._storage(), "/".join(object_of(url))
+        else:
+            try:
+                storage, path = fs.FileSystem.from_uri(url)
+            except ValueError:
+                raise SourceForbidden("The source does not lie where the service can read.") from None
+        yield from _read(storage, path, max_bytes)
+
+    @staticmethod
+    def _storage() -> fs.S3FileSystem:
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        scheme, _, host = (endpoint or "").rpartition("://")
+        options = {"endpoint_override": host, "scheme": scheme or "https"} if host else {}
+        return fs.S3FileSystem(request_timeout=60, connect_timeout=5, **options)
+
+
+def _read(storage: fs.FileSystem, path: str, max_bytes: int) -> Iterator[bytes]:
+    try:
+        with storage.open_input_file(path) as file:
+            if file.size() > max_bytes:
+                raise SourceTooLarge(f"The source is larger than the {max_bytes} bytes allowed: split it.")
+            while chunk := file.read(CHUNK):
+                yield bytes(chunk)
+    except FileNotFoundError:
+        raise SourceNotFound("There is no such object in the storage.") from None
+    except PermissionError:
+        raise SourceForbidden("The service may not read this object.") from None
+    except OSError as error:
+        raise SourceUnreachable("The object could not be read: try again.") from error

@@ -1,0 +1,1 @@
+"""Artifacts and PCM parts in local or object storage."""

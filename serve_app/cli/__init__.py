@@ -1,0 +1,1 @@
+"""The command `murmur`: a client of the public API, and a way to start the service."""

@@ -1,0 +1,1 @@
+"""HTTP helpers that belong to no vendor: authentication, uploads, ranges, SSE, metrics."""

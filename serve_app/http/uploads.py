@@ -1,0 +1,201 @@
+"""Bodies of requests: JSON, and multipart whose file is streamed straight into the artifacts."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import orjson
+from python_multipart.exceptions import FormParserError, MultipartParseError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from deployments.storage.artifacts import Artifacts, Writer
+from serve_app.errors import RequestError
+
+MAX_FIELD_BYTES = 64 << 10
+MAX_FIELDS = 250
+MAX_JSON_BYTES = 1 << 20
+OVERHEAD_BYTES = 1 << 20
+"""What boundaries, headers and fields may add to a file."""
+
+
+@dataclass(slots=True)
+class Form:
+    """What came: text fields (a name may come several times), the file's name, its length in bytes, its SHA-256 in hex."""
+
+    fields: dict[str, list[str]] = field(default_factory=dict)
+    filename: str | None = None
+    size: int = 0
+    sha256: str = ""
+
+
+Watch = Callable[[int, Form], None]
+"""Is told how many bytes of a body have come, and the form as it is then."""
+
+
+class FormReader:
+    """Takes multipart apart as it arrives; of a file it never holds more than the chunk at hand."""
+
+    def __init__(self, boundary: bytes, writer: Writer, file_field: str, max_bytes: int) -> None:
+        self.form = Form()
+        self._writer = writer
+        self._file_field = file_field
+        self._max_bytes = max_bytes
+        self._headers: dict[str, bytes] = {}
+        self._header = (bytearray(), bytearray())
+        self._name = ""
+        self._value: bytearray | None = None
+        self._parts = 0
+        self._ended = False
+        self._digest = hashlib.sha256()
+        self._parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": self._part_begin,
+                "on_header_field": lambda data, start, end: self._header[0].extend(data[start:end]),
+                "on_header_value": lambda data, start, end: self._header[1].extend(data[start:end]),
+                "on_header_end": self._header_end,
+                "on_headers_finished": self._headers_finished,
+                "on_part_data": self._part_data,
+                "on_part_end": self._part_end,
+                "on_end": self._end,
+            },
+        )
+
+    def feed(self, data: bytes) -> None:
+        """More of the body. EdgeError where it is no multipart or too large."""
+        try:
+            self._parser.write(data)
+        except MultipartParseError:
+            raise RequestError("malformed", "The body is not valid multipart/form-data.") from None
+
+    def finish(self) -> Form:
+        """The body ended. EdgeError where it ended too soon."""
+        if not self._ended:
+            raise RequestError("malformed", "The multipart body ends before its last boundary.")
+        self.form.sha256 = self._digest.hexdigest()
+        return self.form
+
+    def _part_begin(self) -> None:
+        self._headers = {}
+
+    def _header_end(self) -> None:
+        name, value = self._header
+        self._headers[name.decode("latin-1").lower()] = bytes(value)
+        self._header = (bytearray(), bytearray())
+
+    def _headers_finished(self) -> None:
+        _, options = parse_options_header(self._headers.get("content-disposition", b""))
+        if b"name" not in options:
+            raise RequestError("malformed", "A part of the multipart body has no name.")
+        self._name = options[b"name"].decode(errors="replace")
+        filename = options.get(b"filename")
+        if filename is None and self._name != self._file_field:
+            self._parts += 1
+            if self._parts > MAX_FIELDS:
+                raise RequestError("malformed", f"There are more than {MAX_FIELDS} fields.")
+            self._value = bytearray()
+            return
+        if self._name != self._file_field or self.form.filename is not None:
+            raise RequestError("invalid_request", f"Send one file, in the field {self._file_field}.")
+        self.form.filename = (filename or b"").decode(errors="replace")
+        self._value = None
+
+    def _part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._value is None:
+            self.form.size += end - start
+            if self.form.size > self._max_bytes:
+                raise RequestError("source_too_large", f"The file is larger than the {self._max_bytes} bytes allowed.")
+            piece = memoryview(data)[start:end]
+            self._digest.update(piece)
+            self._writer.write(piece)
+            return
+        self._value += data[start:end]
+        if len(self._value) > MAX_FIELD_BYTES:
+            raise RequestError("malformed", f"The field {self._name} is longer than {MAX_FIELD_BYTES} bytes.")
+
+    def _part_end(self) -> None:
+        if self._value is not None:
+            try:
+                self.form.fields.setdefault(self._name, []).append(self._value.decode())
+            except UnicodeDecodeError:
+                raise RequestError("malformed", f"The field {self._name} is not UTF-8.") from None
+
+    def _end(self) -> None:
+        self._ended = True
+
+
+class _NoFile(Exception):
+    """The form came without one, and may."""
+
+
+async def receive(
+    body: AsyncIterator[bytes],
+    content_type: str,
+    artifacts: Artifacts,
+    key: str,
+    file_field: str,
+    max_bytes: int,
+    *,
+    needed: bool = True,
+    watch: Watch = lambda _body, _form: None,
+) -> Form:
+    """Read a form; its file is stored under `key`, or nothing is when this raises, or when there is none and none is
+    `needed`. `watch` is told as it comes, and may raise."""
+    boundary = parse_options_header(content_type)[1].get(b"boundary")
+    if not boundary:
+        raise RequestError("malformed", "The multipart body has no boundary.")
+    with suppress(_NoFile), artifacts.writer(key) as writer:
+        try:
+            reader = FormReader(boundary, writer, file_field, max_bytes)
+        except FormParserError:
+            raise RequestError("malformed", "The boundary of the multipart body is too long.") from None
+        received = 0
+        async for chunk in body:
+            received += len(chunk)
+            if received > max_bytes + OVERHEAD_BYTES:
+                raise RequestError("source_too_large", f"The body is larger than the {max_bytes} bytes allowed.")
+            await asyncio.to_thread(reader.feed, chunk)
+            watch(received, reader.form)
+        form = reader.finish()
+        if form.filename is None:
+            if needed:
+                raise RequestError("invalid_request", f"The field {file_field} is missing.", ((file_field, "missing"),))
+            raise _NoFile
+    return form
+
+
+async def receive_raw(body: AsyncIterator[bytes], artifacts: Artifacts, key: str, max_bytes: int) -> Form:
+    """Read a body that is the file itself; it is stored under `key`, or nothing is when this raises."""
+    form, digest = Form(), hashlib.sha256()
+    with artifacts.writer(key) as writer:
+
+        def keep(piece: bytes) -> None:
+            digest.update(piece)
+            writer.write(piece)
+
+        async for chunk in body:
+            form.size += len(chunk)
+            if form.size > max_bytes:
+                raise RequestError("source_too_large", f"The body is larger than the {max_bytes} bytes allowed.")
+            await asyncio.to_thread(keep, chunk)
+        if not form.size:
+            raise RequestError("invalid_request", "The body is empty: send the recording.")
+    form.sha256 = digest.hexdigest()
+    return form
+
+
+async def read_json(body: AsyncIterator[bytes]) -> object:
+    """A JSON body of at most `MAX_JSON_BYTES`."""
+    document = bytearray()
+    async for chunk in body:
+        document += chunk
+        if len(document) > MAX_JSON_BYTES:
+            raise RequestError("malformed", f"The JSON body is longer than {MAX_JSON_BYTES} bytes.")
+    try:
+        return orjson.loads(document)
+    except orjson.JSONDecodeError:
+        raise RequestError("malformed", "The body is not valid JSON.") from None

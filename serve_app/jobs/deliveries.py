@@ -1,0 +1,37 @@
+"""Webhook deliveries of a caller's jobs: the log, redelivery, signing secrets."""
+
+from __future__ import annotations
+
+from serve_app.errors import RequestError
+from serve_app.models.delivery import Delivery, DeliveryState
+from serve_app.models.principal import Principal
+from serve_app.store.webhook_outbox import Outbox
+
+
+class Deliveries:
+    """Operations on webhook deliveries, for the dialects."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+
+    async def page(
+        self, principal: Principal, *, limit: int, before: int | None = None, state: DeliveryState | None = None
+    ) -> tuple[list[Delivery], int | None]:
+        """The caller's deliveries, newest first, and the cursor of the next page (None at the end)."""
+        return await self._outbox.page(principal.owner, principal.tenant, limit=limit, before=before, state=state)
+
+    async def redeliver(self, principal: Principal, delivery_id: str) -> Delivery:
+        """Attempt a delivery again, now. RequestError `not_found`."""
+        due = await self._outbox.redeliver(delivery_id, principal.owner, principal.tenant)
+        delivery = await self._outbox.get(delivery_id) if due else None
+        if delivery is None:
+            raise RequestError("not_found", "There is no such delivery.")
+        return delivery
+
+    async def secrets(self, principal: Principal) -> list[str]:
+        """Valid signing secrets of the caller's tenant, newest first."""
+        return await self._outbox.secrets(principal.tenant)
+
+    async def rotate(self, principal: Principal, overlap_s: float) -> list[str]:
+        """Create a new signing secret; the old one stays valid for `overlap_s` seconds."""
+        return await self._outbox.rotate(principal.tenant, overlap_s)

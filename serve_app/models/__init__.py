@@ -1,0 +1,1 @@
+"""Frozen dataclasses that every part shares; no I/O."""

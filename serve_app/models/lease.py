@@ -1,0 +1,65 @@
+"""Claims on jobs, commits under them, and the rules for leases."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from serve_app.models.event import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A job that a Runner holds under a lease."""
+
+    job_id: str
+    token: int  # fencing token: every write shows it, and a newer claim makes it void
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Result of one window, appended to the event stream in one step with the checkpoint."""
+
+    window: int  # index
+    segments: tuple[str, ...]  # JSON objects
+    end_s: float  # end of the text so far, in seconds
+    language: str | None
+    device: str
+    progress: Progress
+    decodes: int = 1  # how often the window was decoded
+    fill: float = 1.0  # how full its batch was, 0 to 1
+
+
+class CommitOutcome(StrEnum):
+    """Reply of the store to a commit."""
+
+    COMMITTED = "committed"
+    REPEATED = "repeated"  # the window was committed before: nothing was appended
+    CANCELLING = "cancelling"  # refused: a cancel was requested; the lease is still held
+    LOST = "lost"  # refused: another worker holds the job
+
+
+class LeaseState(StrEnum):
+    """Reply of the store to a renewal."""
+
+    HELD = "held"
+    CANCELLING = "cancelling"  # held, and a cancel was requested
+    LOST = "lost"
+
+
+class AttemptCost(StrEnum):
+    """What an attempt that was given back is charged as."""
+
+    NOTHING = "nothing"
+    ATTEMPT = "attempt"
+    STALL = "stall"  # a worker died that had this job alone
+    LOSS = "loss"  # a worker died that had other jobs too
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRules:
+    """Lease duration, and how many lost workers a job may cost without progress before it is failed."""
+
+    lease_s: float = 30.0
+    max_stalls: int = 3
+    max_losses: int = 9  # more than stalls: those workers may have died of another job

@@ -1,0 +1,1 @@
+"""Everything that knows Ray: replicas, calls over handles, autoscaling, environment, patches."""

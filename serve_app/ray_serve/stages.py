@@ -1,0 +1,85 @@
+"""The stages behind Serve handles: calls out, plain values and WorkErrors back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
+
+from ray.exceptions import RayActorError, RayTaskError
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from deployments.errors import ModelUnavailable, StageAway, StageDied, StageLost, WorkError
+from deployments.messages import FetchRequest, Planned, StoredSource, TranscodeRequest, TranscribeRequest, WindowResult
+
+
+class ServeStages:
+    """The stages behind Serve handles: calls out, plain values and WorkErrors back."""
+
+    def __init__(
+        self, ingestion: DeploymentHandle, transcoder: DeploymentHandle, transcribers: dict[str, DeploymentHandle]
+    ) -> None:
+        self._ingestion = ingestion
+        self._transcoder = transcoder.options(stream=True)
+        self._transcribers = {model: handle.options(stream=True) for model, handle in transcribers.items()}
+
+    async def fetch(self, request: FetchRequest) -> StoredSource:
+        """See Ingestion.fetch."""
+        answer: StoredSource = await _answer(self._ingestion.fetch.remote(request))
+        return answer
+
+    async def windows(self, request: TranscodeRequest) -> AsyncGenerator[Planned, None]:
+        """See Transcoder.windows."""
+        plans: Any = self._transcoder.windows.remote(request)
+        try:
+            async for planned in _plain(plans):
+                yield planned
+        finally:
+            # Without this the producer runs on after its reader has gone.
+            plans.cancel()
+
+    async def transcribe(self, model: str, request: TranscribeRequest) -> WindowResult:
+        """See Transcriber.transcribe."""
+        if model not in self._transcribers:
+            raise ModelUnavailable(f"The model {model!r} is no longer offered here: use {', '.join(self._transcribers)}.")
+        messages: Any = self._transcribers[model].stream.remote(request)
+        begun = False
+        try:
+            async for message in _plain(messages):
+                if isinstance(message, WindowResult):
+                    return message
+                begun = True
+        except StageLost as error:
+            raise (StageDied(error.message) if begun else error) from error
+        finally:
+            messages.cancel()
+        raise StageLost("A worker ended without an answer: try it again.")
+
+
+async def _answer(response: Any) -> Any:
+    try:
+        return await response
+    except asyncio.CancelledError:
+        response.cancel()
+        raise
+    except (RayTaskError, RayActorError, RayServeException) as error:
+        raise _as_work_error(error) from error
+
+
+async def _plain(responses: Any) -> AsyncIterator[Any]:
+    try:
+        async for response in responses:
+            yield response
+    except (RayTaskError, RayActorError, RayServeException) as error:
+        raise _as_work_error(error) from error
+
+
+def _as_work_error(error: Exception) -> Exception:
+    """What a stage raised, without Ray's wrapping; one that is gone is a StageLost, one that cannot be had a StageAway."""
+    if isinstance(error, RayTaskError):
+        cause = error.cause
+        return cause if isinstance(cause, WorkError) else error
+    if isinstance(error, RayActorError):
+        return StageLost("A worker was lost while it had a part of this job, more than once: try it again.")
+    return StageAway("A part of the service cannot be reached right now: try it again.")

@@ -1,0 +1,188 @@
+"""Jobs and files as the API sees them: submit, read, list, cancel, retry, delete."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from redis.asyncio import Redis
+
+from serve_app.models.file import File
+from serve_app.models.job import Job, JobSpec, Phase, State
+from serve_app.models.lease import Claim
+from serve_app.models.listing import JobPage, JobQuery, SortBy
+from serve_app.models.submission import IdempotencyRecord, SubmitOutcome, SubmitResult
+from serve_app.store.connection import execute
+from serve_app.store.records import FILE, SPEC, to_file, to_job, with_position
+from serve_app.store.scripts import Scripts, key
+
+FileId = str
+Removed = FileId | bool | None
+"""Reply to a removal: None where there is no such job, False where it is refused, True where it is done, or the id of the
+job's file where no other job needs that file any more."""
+
+
+class JobStore:
+    """Records of jobs and of the files that several jobs share."""
+
+    def __init__(self, redis: Redis, scripts: Scripts) -> None:
+        self._redis = redis
+        self._run = scripts.run
+
+    async def submit(
+        self,
+        job_id: str,
+        owner: str,
+        tenant: str,
+        spec: JobSpec,
+        *,
+        ttl_s: float,
+        queue_limit: int = 0,
+        quota_s: float = 0.0,
+        idempotency: IdempotencyRecord | None = None,
+        file: File | None = None,
+    ) -> SubmitResult:
+        """Record a job and queue it, with `file` where that is new. Refused where the tenant has `queue_limit` jobs waiting
+        or has used `quota_s` of audio this month (0: no limit), or where the job's file is gone."""
+        webhook = int(spec.webhook is not None)
+        digest, fingerprint = (idempotency.digest, idempotency.fingerprint) if idempotency else ("", "")
+        arguments = [spec.priority.urgency, spec.max_attempts, int(ttl_s * 1000), SPEC.dump_json(spec), queue_limit]
+        arguments += [webhook, digest, fingerprint, int(quota_s * 1000), spec.dialect]
+        arguments += [spec.file or "", FILE.dump_json(file) if file else "", spec.summary or "", int(spec.private)]
+        outcome, created_id, *new = await self._run("submit", job_id, owner, tenant, *arguments)
+        job = _job(dict(zip(new[0][::2], new[0][1::2], strict=True))) if new else None
+        job = with_position(job, *new[1:3]) if job else None
+        return SubmitResult(SubmitOutcome(outcome.decode()), created_id.decode(), (await self._with_files([job]))[0])
+
+    async def reserve_key(self, digest: str, job_id: str, hold_s: float) -> bool:
+        """Reserve an idempotency key for a submission in progress. False where another request holds it."""
+        return bool(await self._run("idempotency_reserve", digest, job_id, int(hold_s * 1000)))
+
+    async def release_key(self, digest: str, job_id: str) -> None:
+        """Release a reserved key of a submission that failed."""
+        await self._run("idempotency_release", digest, job_id)
+
+    async def get(self, job_id: str) -> Job | None:
+        """The job, None where there is none."""
+        return (await self.get_many([job_id]))[0]
+
+    async def get_many(self, job_ids: Sequence[str]) -> list[Job | None]:
+        """Several jobs, in order."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for job_id in job_ids:
+                pipe.hgetall(key(f"job:{job_id}"))
+            records = await execute(pipe.execute())
+        jobs = [_job(fields) if fields else None for fields in records]
+        return await self._with_files(await self._with_positions(jobs))
+
+    async def page(self, owner: str, tenant: str, *, limit: int, before: str | None = None) -> tuple[list[Job], str | None]:
+        """An owner's jobs, newest first, and the cursor of the next page (None on the last)."""
+        top = f"({before}" if before else "+inf"
+        index = key(f"index:{tenant}/{owner}")
+        ids: Any = await execute(self._redis.zrevrangebyscore(index, top, "-inf", start=0, num=limit + 1, withscores=True))
+        jobs = await self.get_many([job_id.decode() for job_id, _ in ids[:limit]])
+        cursor = str(int(ids[limit - 1][1])) if len(ids) > limit else None
+        return [job for job in jobs if job], cursor
+
+    async def query(self, owner: str, tenant: str, dialect: str, query: JobQuery) -> JobPage:
+        """An owner's jobs that were made in a dialect, filtered, sorted and counted."""
+        index = f"{tenant}/{owner}/{dialect}" + (f"@{query.file}" if query.file else "")
+        groups = [(state,) for state in query.states] if query.order is SortBy.STATE else [query.states]
+        rows: list[bytes] = []
+        total, offset = 0, query.offset
+        for states in groups:
+            limit = query.limit + 1 - len(rows) // 2
+            count, *more = await self._run("list", index, *_filters(query, states), max(offset, 0), limit)
+            total, offset, rows = total + count, offset - count, rows + more
+        jobs = await self.get_many([job_id.decode() for job_id in rows[: 2 * query.limit : 2]])
+        last = int(rows[2 * query.limit - 1]) if len(rows) > 2 * query.limit else None
+        return JobPage(tuple(job for job in jobs if job), total, last)
+
+    async def cancel(self, job_id: str) -> Phase | None:
+        """Request a cancel. Returns the phase that the job was in, None where there is no such job."""
+        phase = await self._run("cancel", job_id)
+        return Phase(phase.decode()) if phase else None
+
+    async def retry(self, job_id: str) -> bool | None:
+        """Requeue a failed job. False where it has not failed or has no attempts left, None where there is none."""
+        return _flag(await self._run("retry", job_id))
+
+    async def mark_deleted(self, job_id: str) -> bool | None:
+        """Hide an ended job from lists. False where it has not ended or is marked already, None where there is none."""
+        return _flag(await self._run("mark_deleted", job_id))
+
+    async def delete(self, job_id: str) -> Removed:
+        """Remove the record of an ended job, with its events and deliveries. False where it has not ended."""
+        return _removed(await self._run("delete", job_id))
+
+    async def delete_when_ended(self, job_id: str) -> bool | None:
+        """Hide a job now and have it deleted as soon as it ends. False where it has ended, None where there is none."""
+        return _flag(await self._run("delete_when_ended", job_id))
+
+    async def purge_results(self, job_id: str, *, keep_s: float, deleted: bool = False) -> Removed:
+        """Purge an ended job: its results go, its record stays for `keep_s`. False where it has not ended, is purged
+        already, or must be marked as `deleted` before and is not."""
+        return _removed(await self._run("purge_results", job_id, int(deleted), int(keep_s * 1000)))
+
+    async def set_webhook(self, job_id: str, spec: JobSpec) -> bool | None:
+        """Replace the webhook of a job that has not ended. False where it has, None where there is none."""
+        return _flag(await self._run("webhook_set", job_id, SPEC.dump_json(spec), int(spec.webhook is not None)))
+
+    async def replace_spec(self, job_id: str, spec: JobSpec, claim: Claim | None = None) -> bool:
+        """Replace a job's spec under its claim, or, without a claim, once the job has ended."""
+        return bool(await self._run("replace_spec", job_id, claim.token if claim else "", SPEC.dump_json(spec)))
+
+    async def files(self, file_ids: Sequence[str]) -> list[File | None]:
+        """Records of shared files, None where there is none."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for file_id in file_ids:
+                pipe.hgetall(key(f"file:{file_id}"))
+            records = await execute(pipe.execute())
+        return [to_file(_text(fields)) if fields else None for fields in records]
+
+    async def file_stored(self, file_id: str, size: int) -> None:
+        """Record the size of a file that was fetched."""
+        await self._run("file_stored", file_id, size)
+
+    async def _with_positions(self, jobs: list[Job | None]) -> list[Job | None]:
+        """Add the queue position and the expected wait to jobs that are queued."""
+        queued = [job for job in jobs if job and job.phase is Phase.QUEUED]
+        if not queued:
+            return jobs
+        replies = await self._run("queue_positions", *(item for job in queued for item in (job.tenant, job.id)))
+        positions = {job.id: with_position(job, *reply) for job, reply in zip(queued, replies, strict=True)}
+        return [positions.get(job.id, job) if job else None for job in jobs]
+
+    async def _with_files(self, jobs: list[Job | None]) -> list[Job | None]:
+        ids = {job.spec.file for job in jobs if job and job.spec.file}
+        if not ids:
+            return jobs
+        files = dict(zip(ids, await self.files(list(ids)), strict=True))
+        return [replace(job, file=files[job.spec.file]) if job and job.spec.file else job for job in jobs]
+
+
+def _filters(query: JobQuery, states: Sequence[State]) -> list[Any]:
+    """Arguments of list.lua from `shelves` to `after`."""
+    shelves = ",".join(f"{state}{mark}" for state in states for mark in query.marks if state.final or not mark)
+    order = SortBy.MADE if query.order is SortBy.STATE else query.order
+    times = (query.made_after, query.made_before, query.ended_after, query.ended_before)
+    bounds = ["" if at is None else round(at * 1000) for at in times]
+    after = "" if query.after is None else query.after
+    return [shelves, order, "desc" if query.newest_first else "asc", *bounds, after]
+
+
+def _job(fields: Mapping[bytes, bytes]) -> Job:
+    return to_job(_text(fields))
+
+
+def _text(fields: Mapping[bytes, bytes]) -> dict[str, str]:
+    return {name.decode(): value.decode() for name, value in fields.items()}
+
+
+def _flag(reply: Any) -> bool | None:
+    return None if reply is None else bool(reply)
+
+
+def _removed(reply: Any) -> Removed:
+    return reply.decode() if isinstance(reply, bytes) else _flag(reply)

@@ -1,0 +1,240 @@
+-- Shared by every script: it is prepended to each. KEYS[1] is the prefix of all keys, with the hash tag in it, so that a
+-- cluster keeps them in one slot. Times are the server's, in milliseconds.
+local prefix = KEYS[1]
+local CANCELLED = 'The job was cancelled.'
+local STALLED = 'The workers that took this job died each time, and it was given up: check the file.'
+
+local function key(name) return prefix .. name end
+local function job_key(id) return prefix .. 'job:' .. id end
+local function index_key(tenant, owner) return prefix .. 'index:' .. tenant .. '/' .. owner end
+
+local function now()
+  local t = redis.call('TIME')
+  return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+end
+
+-- Whether nobody can be following the jobs that a script tells of.
+local quiet = false
+
+-- A moment's month as YYYY-MM (days to a date after H. Hinnant, chrono-compatible low-level date algorithms).
+local function month(t)
+  local days = math.floor(t / 86400000) + 719468
+  local era = math.floor(days / 146097)
+  local day = days - era * 146097
+  local year = math.floor((day - math.floor(day / 1460) + math.floor(day / 36524) - math.floor(day / 146096)) / 365)
+  local of_year = day - (365 * year + math.floor(year / 4) - math.floor(year / 100))
+  local from_march = math.floor((5 * of_year + 2) / 153)
+  local number = from_march < 10 and from_march + 3 or from_march - 9
+  return string.format('%04d-%02d', year + era * 400 + (number <= 2 and 1 or 0), number)
+end
+
+local function emit(id, kind, data)
+  local event = redis.call('XADD', key('events:' .. id), '*', 'kind', kind, 'data', data)
+  if not quiet then redis.call('PUBLISH', key('wake'), id) end
+  return event
+end
+
+-- Figures that only grow, for all replicas and restarts: `name` counts, `name:sum` and `name:le:BOUND` make a histogram.
+local BOUNDS = { 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000, 300000 }
+
+local function count(name) redis.call('HINCRBY', key('metrics'), name, 1) end
+
+local function observe(name, ms)
+  count(name)
+  redis.call('HINCRBY', key('metrics'), name .. ':sum', ms)
+  for _, bound in ipairs(BOUNDS) do
+    if ms <= bound then
+      count(name .. ':le:' .. bound)
+      return
+    end
+  end
+end
+
+-- Jobs lie on shelves, one for each owner, dialect, state and mark (STATE, STATE:deleted, STATE:purged), in order of their
+-- stamps: the time of their creation in milliseconds, STAMPS times, and what tells apart those of one millisecond.
+local STAMPS = 1024
+local SHELVES = { downloading = 'running', transcoding = 'running', transcribing = 'running' }
+
+-- `order` is `made`, or `ended` for another order of the same shelf: by the time of the end, before which come those that
+-- have not ended.
+local function shelf_key(order, owner, shelf) return key(order .. ':' .. owner .. ':' .. shelf) end
+
+local UNENDED = 2 ^ 52
+
+-- No two jobs have the same, and none one before those that were made before it.
+local function next_stamp()
+  local stamp = math.max(now() * STAMPS, tonumber(redis.call('GET', key('stamp')) or '0') + 1)
+  redis.call('SET', key('stamp'), string.format('%.0f', stamp))
+  return string.format('%.0f', stamp)
+end
+
+local function stamp_of(t, seq) return string.format('%.0f', t * STAMPS + seq % STAMPS) end
+
+-- Put a job on a shelf (nil: on none), and take it from where it was. What is made of a file stands there too.
+local function shelve(id, shelf)
+  local fields = redis.call('HMGET', job_key(id), 'tenant', 'owner', 'dialect', 'stamp', 'shelf', 'seq', 'completed_at',
+    'file', 'erasing')
+  if fields[9] then shelf = nil end
+  if not fields[4] or fields[5] == shelf then return end
+  local owner = fields[1] .. '/' .. fields[2] .. '/' .. fields[3]
+  local seq, ended = tonumber(fields[6]), nil
+  if fields[7] then ended = stamp_of(tonumber(fields[7]), seq) else ended = string.format('%.0f', seq - UNENDED) end
+  for _, place in ipairs(fields[8] and { owner, owner .. '@' .. fields[8] } or { owner }) do
+    for order, stamp in pairs({ made = fields[4], ended = ended }) do
+      if fields[5] then redis.call('ZREM', shelf_key(order, place, fields[5]), id) end
+      if shelf then redis.call('ZADD', shelf_key(order, place, shelf), stamp, id) end
+    end
+  end
+  if shelf then redis.call('HSET', job_key(id), 'shelf', shelf) else redis.call('HDEL', job_key(id), 'shelf') end
+end
+
+local function set_phase(id, phase)
+  local t, before = now(), redis.call('HMGET', job_key(id), 'phase', 'phase_at')
+  if before[2] then observe('phase_ms:' .. before[1], t - tonumber(before[2])) end
+  redis.call('HSET', job_key(id), 'phase', phase, 'phase_at', t)
+  shelve(id, SHELVES[phase] or phase)
+  return emit(id, 'phase', cjson.encode({ phase = phase }))
+end
+
+-- Expected wait of a queued job in milliseconds, to a tenth of a second; nil where the queue's pace was never measured.
+local function expected_wait_ms(tenant, position)
+  local pace = redis.call('HGET', key('pace'), tenant)
+  return pace and math.floor((position + 1) * tonumber(pace) / 100 + 0.5) * 100
+end
+
+-- Progress event of a queued job: its position and expected wait. The same fields as Progress in models/event.py.
+local function emit_position(id, tenant, position)
+  local fields = redis.call('HMGET', job_key(id), 'audio_done_s', 'audio_total_s', 'next_window')
+  local wait_ms = expected_wait_ms(tenant, position)
+  emit(id, 'progress', cjson.encode({
+    audio_done_s = tonumber(fields[1]),
+    audio_total_s = tonumber(fields[2] or nil) or cjson.null,
+    windows_done = tonumber(fields[3]),
+    queue_position = position,
+    eta_s = wait_ms and wait_ms / 1000 or cjson.null,
+  }))
+end
+
+-- After a job has left a tenant's queue: those behind it have moved up. The ten next are told each time, the next hundred
+-- at every tenth place, and so on: a long queue must not make a claim dear.
+local function emit_positions(tenant)
+  local waiting, position, step = redis.call('ZCARD', key('wait:' .. tenant)), 0, 1
+  while position < waiting do
+    emit_position(redis.call('ZRANGE', key('wait:' .. tenant), position, position)[1], tenant, position)
+    position = position + step
+    if position == step * 10 then step = step * 10 end
+  end
+end
+
+-- A tenant that comes back starts level with the clock: nobody saves up turns by being away.
+local function enqueue(id)
+  local fields = redis.call('HMGET', job_key(id), 'tenant', 'urgency', 'seq')
+  local tenant = fields[1]
+  redis.call('ZADD', key('wait:' .. tenant), tonumber(fields[2]) * 2 ^ 40 + tonumber(fields[3]), id)
+  if not redis.call('ZSCORE', key('tenants'), tenant) then
+    local clock = tonumber(redis.call('GET', key('clock')) or '0')
+    local finish = tonumber(redis.call('HGET', key('finish'), tenant) or '0')
+    redis.call('ZADD', key('tenants'), math.max(clock, finish), tenant)
+  end
+  emit_position(id, tenant, redis.call('ZRANK', key('wait:' .. tenant), id))
+  redis.call('PUBLISH', key('work'), id)
+end
+
+local function leave_queue(id, tenant)
+  redis.call('ZREM', key('delayed'), id)
+  if redis.call('ZREM', key('wait:' .. tenant), id) == 1 then emit_positions(tenant) end
+  if redis.call('ZCARD', key('wait:' .. tenant)) == 0 then
+    redis.call('ZREM', key('tenants'), tenant)
+  end
+end
+
+-- A job needs its file no more. Returns the file's id where nobody does: its record stays, marked, for a while.
+local FILE_KEPT_MS = 2592000000
+local function let_go(id, file)
+  if not file or redis.call('SREM', key('file_jobs:' .. file), id) == 0 then return nil end
+  if redis.call('SCARD', key('file_jobs:' .. file)) > 0 then return nil end
+  redis.call('HSETNX', key('file:' .. file), 'deleted_at', now())
+  redis.call('PEXPIRE', key('file:' .. file), FILE_KEPT_MS)
+  return file
+end
+
+-- How long a tenant's jobs wait for one another, in milliseconds: a mean over its latest claims, of the times between those
+-- that left others waiting. Idle time is none of it.
+local function note_pace(tenant, t, more)
+  local last = redis.call('HGET', key('claimed'), tenant)
+  if last then
+    local mean = tonumber(redis.call('HGET', key('pace'), tenant) or (t - last))
+    redis.call('HSET', key('pace'), tenant, mean + 0.2 * (t - last - mean))
+  end
+  if more then redis.call('HSET', key('claimed'), tenant, t) else redis.call('HDEL', key('claimed'), tenant) end
+end
+
+local function release_lease(id)
+  if redis.call('ZREM', key('leases'), id) == 1 then
+    redis.call('HINCRBY', key('running'), redis.call('HGET', job_key(id), 'tenant'), -1)
+  end
+  redis.call('HDEL', job_key(id), 'token')
+end
+
+local function holds(id, token)
+  return redis.call('HGET', job_key(id), 'token') == token and redis.call('ZSCORE', key('leases'), id) ~= false
+end
+
+-- What a webhook's delivery is known by: a job that is tried again ends again.
+local function delivery(id, done_event) return id .. ':' .. done_event end
+
+-- What was heard of a job counts for its tenant's month; what was counted when it ended before does not count again.
+local function use(id, tenant, t)
+  local fields = redis.call('HMGET', job_key(id), 'audio_done_s', 'counted_ms')
+  local heard = math.floor(tonumber(fields[1]) * 1000)
+  local more = heard - tonumber(fields[2] or '0')
+  if more > 0 then
+    redis.call('HINCRBY', key('used:' .. tenant), month(t), more)
+    redis.call('HSET', job_key(id), 'counted_ms', heard)
+  end
+end
+
+local function is_private(id) return redis.call('HGET', job_key(id), 'private') == '1' end
+
+-- The end of a job, whatever it is: once, for good. Its webhook is queued here and nowhere else.
+local function finish(id, phase, code, message)
+  local t = now()
+  local tenant = redis.call('HGET', job_key(id), 'tenant')
+  release_lease(id)
+  leave_queue(id, tenant)
+  use(id, tenant, t)
+  redis.call('HSET', job_key(id), 'completed_at', t)
+  redis.call('HDEL', job_key(id), 'eta_s')
+  local done = { phase = phase }
+  if code ~= '' then
+    redis.call('HSET', job_key(id), 'error_code', code, 'error_message', message)
+    done['error'] = { code = code, message = message }
+  end
+  set_phase(id, phase)
+  local event = emit(id, 'done', cjson.encode(done))
+  redis.call('HSET', job_key(id), 'done_event', event)
+  if phase == 'completed' and redis.call('HEXISTS', job_key(id), 'summary') == 1 then
+    redis.call('HSET', job_key(id), 'summary_state', 'pending')
+    redis.call('ZADD', key('summaries'), t, id)
+  end
+  if redis.call('HGET', job_key(id), 'webhook') == '1' then redis.call('ZADD', key('webhooks'), t, delivery(id, event)) end
+  count('jobs_' .. phase)
+  local told = redis.call('HMGET', job_key(id), 'started_at', 'audio_total_s')
+  if phase == 'completed' and told[2] and tonumber(told[2]) > 0 then
+    observe('real_time', math.floor((t - tonumber(told[1])) / tonumber(told[2])))
+  end
+  local asked = redis.call('HGET', job_key(id), 'cancelling')
+  if phase == 'cancelled' then observe('cancel_ms', t - tonumber(asked or t)) end
+  local kept = redis.call('HMGET', job_key(id), 'ttl_ms', 'erasing')
+  redis.call('ZADD', key('expiry'), kept[2] and t or t + tonumber(kept[1]), id)
+  redis.call('ZADD', key('ended'), t, id)
+  if is_private(id) then redis.call('ZADD', key('private'), t, id) end
+end
+
+-- A worker was lost with the job: `what` counts such losses. One that costs too many without getting on is failed: it is
+-- likely what kills them.
+local function lost_worker(id, what, most)
+  if redis.call('HINCRBY', job_key(id), what, 1) < most then return false end
+  finish(id, 'failed', 'internal', STALLED)
+  return true
+end

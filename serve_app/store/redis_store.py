@@ -1,0 +1,50 @@
+"""The state in Redis, divided by consumer: jobs, leases, event streams, summaries, tenant usage, statistics.
+
+Keys (all with PREFIX of scripts.py):
+  job:ID                            hash, one job                    file:ID, file_jobs:ID      shared source and its jobs
+  events:ID                         stream, events of one job        once:HASH                  idempotency keys
+  index:TENANT/OWNER                ids by order of creation         seq, stamp, token          counters
+  made:, ended:T/O/DIALECT:SHELF    ids by time, for listings        metrics                    counters and histograms
+  wait:TENANT                       queue by urgency and order       bucket:TENANT              token bucket (rate limit)
+  tenants, weights, finish, clock   start-time fair queueing         used:TENANT                audio a month
+  running, claimed, pace            per tenant                       leases, delayed, expiry,
+  shared:WORKER                     lost worker had several jobs     ended, private, summaries  ids by due time
+Webhooks and API keys have their own (webhook_outbox.py, api_keys.py).
+Channels: `work` (a job waits), `wake` (a stream grew), `cancel` (stop a running job).
+"""
+
+from __future__ import annotations
+
+from redis.asyncio import Redis
+
+from serve_app.models.lease import LeaseRules
+from serve_app.store.connection import execute
+from serve_app.store.event_log import EventLog
+from serve_app.store.job_store import JobStore
+from serve_app.store.lease_store import LeaseStore
+from serve_app.store.scripts import Scripts
+from serve_app.store.stats import StatsReader
+from serve_app.store.summary_queue import SummaryQueue
+from serve_app.store.tenant_usage import TenantUsage
+
+
+class Store:
+    """All of it over one client. Every call raises StoreUnavailable while Redis cannot be reached."""
+
+    def __init__(self, redis: Redis, rules: LeaseRules | None = None) -> None:
+        self._redis = redis
+        scripts = Scripts(redis)
+        self.jobs = JobStore(redis, scripts)
+        self.leases = LeaseStore(redis, scripts, rules or LeaseRules())
+        self.events = EventLog(redis)
+        self.summaries = SummaryQueue(scripts)
+        self.usage = TenantUsage(redis, scripts)
+        self.stats = StatsReader(redis, self.jobs)
+
+    async def ping(self) -> None:
+        """Check that the server replies."""
+        await execute(self._redis.ping())
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._redis.aclose()

@@ -1,0 +1,29 @@
+"""Usage of a tenant: rate limit, audio of the month, pace of its queue."""
+
+from __future__ import annotations
+
+from redis.asyncio import Redis
+
+from serve_app.store.connection import execute
+from serve_app.store.scripts import Scripts, key
+
+
+class TenantUsage:
+    """Counted in Redis, for all replicas."""
+
+    def __init__(self, redis: Redis, scripts: Scripts) -> None:
+        self._redis = redis
+        self._scripts = scripts
+
+    async def take_token(self, tenant: str, per_minute: int) -> float:
+        """Take a token from the tenant's bucket. Returns 0, or the seconds until there is one."""
+        return int(await self._scripts.run("rate_limit_take", tenant, per_minute)) / 1000
+
+    async def audio_s(self, tenant: str) -> float:
+        """Seconds of audio transcribed for a tenant this calendar month (UTC)."""
+        return int(await self._scripts.run("minutes_used", tenant)) / 1000
+
+    async def pace_s(self, tenant: str) -> float | None:
+        """Recent mean seconds between two claims of a tenant's jobs; None where never measured."""
+        pace_ms = await execute(self._redis.hget(key("pace"), tenant))
+        return None if pace_ms is None else float(pace_ms) / 1000

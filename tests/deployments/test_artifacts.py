@@ -1,0 +1,173 @@
+"""Named bytes: whole or not there, read in ranges, and kept inside their storage."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from deployments.storage.artifacts import CHUNK, Artifacts
+from tests.lib.s3 import Storage
+
+KEY = "jobs/j1/source"
+
+
+@pytest.fixture(params=["file", "s3"])
+def artifacts(request: pytest.FixtureRequest, tmp_path: Path) -> Artifacts:
+    """A folder, and a bucket."""
+    if request.param == "file":
+        return Artifacts((tmp_path / "artifacts").as_uri())
+    server: Storage = request.getfixturevalue("s3")
+    return server.artifacts()
+
+
+def test_bytes_are_read_back(artifacts: Artifacts) -> None:
+    artifacts.put(KEY, b"sound")
+    assert (artifacts.read(KEY), artifacts.size(KEY)) == (b"sound", 5)
+
+
+def test_an_artifact_may_be_empty(artifacts: Artifacts) -> None:
+    artifacts.put(KEY, b"")
+    assert (artifacts.read(KEY), artifacts.size(KEY), list(artifacts.chunks(KEY))) == (b"", 0, [])
+
+
+def test_an_artifact_is_not_there_before_its_writer_closes(artifacts: Artifacts) -> None:
+    with artifacts.writer(KEY) as writer:
+        writer.write(b"so")
+        writer.write(memoryview(b"und"))
+        assert artifacts.size(KEY) is None
+        with pytest.raises(FileNotFoundError):
+            artifacts.read(KEY)
+    assert (artifacts.read(KEY), writer.size) == (b"sound", 5)
+    assert artifacts.keys("jobs") == [KEY]
+
+
+def write_and_fail(artifacts: Artifacts) -> None:
+    with artifacts.writer(KEY) as writer:
+        writer.write(b"new")
+        raise ZeroDivisionError
+
+
+def test_a_writer_that_fails_leaves_nothing(artifacts: Artifacts) -> None:
+    with pytest.raises(ZeroDivisionError):
+        write_and_fail(artifacts)
+    assert artifacts.size(KEY) is None
+    assert artifacts.keys("jobs") == []
+
+
+def test_a_writer_that_fails_leaves_what_was_there_in_a_folder(tmp_path: Path) -> None:
+    artifacts = Artifacts((tmp_path / "artifacts").as_uri())
+    artifacts.put(KEY, b"old")
+    with pytest.raises(ZeroDivisionError):
+        write_and_fail(artifacts)
+    assert artifacts.read(KEY) == b"old"
+
+
+def test_two_writers_do_not_mix(artifacts: Artifacts) -> None:
+    with artifacts.writer(KEY) as one, artifacts.writer(KEY) as other:
+        one.write(b"one")
+        other.write(b"other")
+        one.write(b"one")
+    assert artifacts.read(KEY) in (b"oneone", b"other")
+    assert artifacts.keys("jobs") == [KEY]
+
+
+def test_what_is_put_again_is_replaced(artifacts: Artifacts) -> None:
+    artifacts.put(KEY, b"old and long")
+    artifacts.put(KEY, b"new")
+    assert artifacts.read(KEY) == b"new"
+
+
+@pytest.mark.parametrize(("start", "length"), [(0, 4), (3, 4), (7, None), (0, None), (10, None), (8, 100), (4, 0)])
+def test_a_range_is_the_same_at_once_and_in_chunks(artifacts: Artifacts, start: int, length: int | None) -> None:
+    data = b"0123456789"
+    artifacts.put(KEY, data)
+    end = None if length is None else start + length
+    assert artifacts.read(KEY, start, length) == data[start:end]
+    assert b"".join(artifacts.chunks(KEY, start, length)) == data[start:end]
+
+
+def test_a_long_artifact_comes_in_pieces(artifacts: Artifacts) -> None:
+    data = os.urandom(2 * CHUNK + 17)
+    artifacts.put(KEY, data)
+    pieces = list(artifacts.chunks(KEY))
+    assert b"".join(pieces) == data
+    assert max(map(len, pieces)) <= CHUNK
+    assert b"".join(artifacts.chunks(KEY, CHUNK - 1, CHUNK + 2)) == data[CHUNK - 1 : 2 * CHUNK + 1]
+
+
+def test_what_is_not_there_is_said(artifacts: Artifacts) -> None:
+    assert artifacts.size(KEY) is None
+    assert artifacts.keys("jobs") == []
+    with pytest.raises(FileNotFoundError):
+        artifacts.read(KEY)
+    with pytest.raises(FileNotFoundError):
+        list(artifacts.chunks(KEY))
+    with pytest.raises(FileNotFoundError), artifacts.descriptor(KEY):
+        pass
+
+
+def test_a_folder_is_no_artifact(artifacts: Artifacts) -> None:
+    artifacts.put(KEY, b"sound")
+    assert artifacts.size("jobs/j1") is None
+
+
+def test_keys_are_all_below_a_folder(artifacts: Artifacts) -> None:
+    for key in (KEY, "jobs/j1/pcm/0", "jobs/j10/source", "other/x"):
+        artifacts.put(key, b"x")
+    assert sorted(artifacts.keys("jobs/j1")) == ["jobs/j1/pcm/0", KEY]
+    assert len(artifacts.keys("jobs")) == 3
+
+
+def test_a_deleted_folder_is_gone_and_no_other(artifacts: Artifacts) -> None:
+    for key in (KEY, "jobs/j1/pcm/0", "jobs/j10/source"):
+        artifacts.put(key, b"x")
+    artifacts.delete("jobs/j1")
+    artifacts.delete("jobs/j1")
+    assert artifacts.keys("jobs") == ["jobs/j10/source"]
+
+
+def test_a_deleted_artifact_is_gone_and_no_other(artifacts: Artifacts) -> None:
+    for key in (KEY, "jobs/j1/source.2"):
+        artifacts.put(key, b"x")
+    artifacts.delete(KEY)
+    artifacts.delete(KEY)
+    assert artifacts.keys("jobs") == ["jobs/j1/source.2"]
+
+
+@pytest.mark.parametrize("key", ["", "..", "../x", "jobs/../../x", "jobs/..", "/etc/passwd", "/"])
+def test_a_key_that_leads_outside_is_refused(artifacts: Artifacts, key: str, tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"not ours")
+    for use in (artifacts.size, artifacts.read, artifacts.keys, artifacts.delete, artifacts.writer):
+        with pytest.raises(ValueError, match="key"):
+            use(key)
+    with pytest.raises(ValueError, match="key"), artifacts.descriptor(key):
+        pass
+    assert (tmp_path / "x").read_bytes() == b"not ours"
+
+
+def test_dots_in_a_name_are_only_dots(artifacts: Artifacts) -> None:
+    artifacts.put("jobs/a..b/...", b"x")
+    assert artifacts.keys("jobs") == ["jobs/a..b/..."]
+
+
+def test_a_descriptor_reads_and_seeks(artifacts: Artifacts) -> None:
+    artifacts.put(KEY, b"0123456789")
+    with artifacts.descriptor(KEY) as descriptor:
+        assert os.read(descriptor, 3) == b"012"
+        assert os.lseek(descriptor, -2, os.SEEK_END) == 8
+        assert os.read(descriptor, 10) == b"89"
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
+
+
+def test_an_address_may_end_in_a_slash(tmp_path: Path) -> None:
+    artifacts = Artifacts(f"{tmp_path.as_uri()}/")
+    artifacts.put(KEY, b"x")
+    assert artifacts.keys("jobs") == [KEY]
+
+
+def test_beyond_the_end_there_is_nothing(artifacts: Artifacts) -> None:
+    artifacts.put("jobs/a", b"12345")
+    assert artifacts.read("jobs/a", 9) == b""

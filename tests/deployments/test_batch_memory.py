@@ -1,0 +1,56 @@
+"""How many clips a batch may hold, and a malloc that keeps what it has."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from deployments.transcription.engines.batch_memory import CPU_BATCH, GPU_BATCH, MOST, clips_that_fit
+
+GB = 1 << 30
+
+
+def test_a_cpu_has_its_own_number() -> None:
+    assert clips_that_fit("cpu", 3 * GB) == CPU_BATCH
+
+
+def test_a_gpu_of_which_torch_knows_nothing_has_a_modest_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert clips_that_fit("cuda", 3 * GB) == GPU_BATCH
+
+
+@pytest.mark.parametrize(("free", "weights", "clips"), [(76, 3, MOST), (5, 3, 6), (7, 0.1, MOST), (2, 3, 1), (0.5, 3, 1)])
+def test_a_gpu_takes_what_its_free_memory_holds(
+    monkeypatch: pytest.MonkeyPatch, free: float, weights: float, clips: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (int(free * GB), 80 * GB))
+    assert clips_that_fit("cuda", int(weights * GB)) == clips
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mallopt is glibc's")
+def test_memory_that_was_freed_stays_with_the_process() -> None:
+    script = """
+import resource, threading
+from deployments.engines.memory import keep_memory
+import numpy as np
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.ones(10_000_000)  # 80 MB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+kept = keep_memory()
+found = [faults() for _ in range(3)]
+thread = threading.Thread(target=lambda: found.append(faults()))
+thread.start(), thread.join()
+print(kept, *found)
+"""
+    kept, first, *later = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert kept == "True"
+    assert all(int(faults) < int(first) / 4 for faults in later[:2]), (first, later)

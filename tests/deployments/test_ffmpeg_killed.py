@@ -1,0 +1,30 @@
+"""An ffmpeg that was killed has not decoded its file, whatever it gave until then."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from batching.types import SAMPLE_RATE
+from deployments.errors import StageLost
+from deployments.transcoding.ffmpeg import Decoder
+from tests.lib.media import children, wav
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+async def test_a_decoder_that_was_killed_did_not_decode_its_file(ffmpeg: str, tmp_path: Path, number: int) -> None:
+    (tmp_path / "long.wav").write_bytes(wav(bytes(2 * 600 * SAMPLE_RATE)))
+    before = children()
+    with (tmp_path / "long.wav").open("rb") as file:
+        decoder = await Decoder.start(ffmpeg, file.fileno(), 3600)
+        await decoder.read(SAMPLE_RATE)
+        (pid,) = children() - before
+        os.kill(pid, number)
+        while await decoder.read(SAMPLE_RATE):
+            pass
+        with pytest.raises(StageLost):
+            await decoder.verdict()
+        await decoder.stop()

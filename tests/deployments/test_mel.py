@@ -1,0 +1,38 @@
+"""Features: with torch on any device what faster-whisper computes with numpy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from faster_whisper.feature_extractor import FeatureExtractor
+
+from batching.types import SAMPLE_RATE
+from deployments.storage.pcm import to_float
+from deployments.transcription.engines.mel import FRAMES, features, torch_features
+from tests.lib.media import decode_at_once
+
+
+@pytest.mark.parametrize("bands", [80, 128])
+def test_torch_computes_what_numpy_does(ffmpeg: str, sample: Path, bands: int) -> None:
+    speech = to_float(decode_at_once(ffmpeg, sample))
+    # Lengths that are whole frames, that are none, and a clip as long as the encoder's context.
+    clips = [speech[: 4 * SAMPLE_RATE], speech[77 : 77 + 33_333], 0.01 * speech[: 30 * SAMPLE_RATE]]
+    extractor = FeatureExtractor(feature_size=bands)
+    wanted = features(extractor, "cpu")(clips, FRAMES)
+    found = torch_features(extractor.mel_filters, "cpu")(clips, FRAMES)
+    assert found.shape == wanted.shape == (3, bands, FRAMES)
+    for clip, one, other in zip(clips, wanted, found, strict=True):
+        # The last frame hears the clip's reflection there, and silence here.
+        sound = len(clip) * 100 // SAMPLE_RATE - 1
+        assert np.abs(one[:, :sound] - other[:, :sound]).max() < 2e-3
+        assert not other[:, sound + 2 :].any()
+
+
+def test_fewer_frames_are_the_first_ones(ffmpeg: str, sample: Path) -> None:
+    clip = to_float(decode_at_once(ffmpeg, sample))[: 5 * SAMPLE_RATE]
+    extractor = FeatureExtractor()
+    whole, part = (features(extractor, "cpu")([clip], frames) for frames in (FRAMES, 1000))
+    assert np.array_equal(whole[:, :, :1000], part)
+    assert torch_features(extractor.mel_filters, "cpu")([clip], 1000).shape == (1, 80, 1000)

@@ -1,0 +1,105 @@
+"""Parts of PCM: what is written is what is read, wherever the borders fall."""
+
+from __future__ import annotations
+
+import io
+import wave
+from tempfile import TemporaryDirectory
+from unittest.mock import patch
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deployments.storage import pcm
+from deployments.storage.artifacts import Artifacts
+from deployments.storage.pcm import (
+    PART_SAMPLES,
+    WAV_HEADER_BYTES,
+    PcmWriter,
+    apart,
+    channel_prefix,
+    part_key,
+    read_pcm,
+    to_float,
+    wav_chunks,
+)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.integers(0, 25), max_size=12), st.data())
+def test_what_is_written_is_read(pieces: list[int], data: st.DataObject) -> None:
+    total = sum(pieces)
+    start = data.draw(st.integers(0, total))
+    end = data.draw(st.integers(start, total))
+    sound = np.arange(total, dtype="<i2")
+    with TemporaryDirectory() as folder, patch.object(pcm, "PART_SAMPLES", 10):
+        artifacts = Artifacts(f"file://{folder}")
+        writer = PcmWriter(artifacts, "job/pcm")
+        written = 0
+        for piece in pieces:
+            writer.write(sound[written : written + piece].tobytes())
+            written += piece
+            # Before the end, whole parts can be read, and all of those.
+            assert writer.stored == written // 10 * 10
+        writer.finish()
+        assert writer.stored == total
+        assert np.array_equal(read_pcm(artifacts, "job/pcm", start, end), to_float(sound[start:end].tobytes()))
+        assert len(artifacts.keys("job/pcm")) == -(-total // 10)
+
+
+def test_a_part_holds_a_minute(artifacts: Artifacts) -> None:
+    writer = PcmWriter(artifacts, "pcm")
+    writer.write(bytes(2 * (PART_SAMPLES - 1)))
+    assert writer.stored == 0
+    writer.write(b"\1\0\2\0\3\0")
+    assert writer.stored == PART_SAMPLES
+    writer.finish()
+    assert artifacts.size(part_key("pcm", 0)) == 2 * PART_SAMPLES == 2 * 60 * 16_000
+    assert artifacts.size(part_key("pcm", 1)) == 4
+    across = read_pcm(artifacts, "pcm", PART_SAMPLES - 2, PART_SAMPLES + 2) * 32_768
+    assert across.tolist() == [0, 1, 2, 3]
+
+
+def test_nothing_written_is_nothing_stored(artifacts: Artifacts) -> None:
+    writer = PcmWriter(artifacts, "pcm")
+    writer.finish()
+    assert artifacts.keys("pcm") == []
+    assert len(read_pcm(artifacts, "pcm", 0, 0)) == 0
+
+
+def test_samples_are_between_minus_one_and_one() -> None:
+    loudest = np.array([-32_768, 0, 16_384, 32_767], "<i2")
+    assert to_float(loudest.tobytes()).tolist() == [-1.0, 0.0, 0.5, 32_767 / 32_768]
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, 4), st.integers(0, 60), st.data())
+def test_channels_are_one_wav_file_in_any_ranges(channels: int, samples: int, data: st.DataObject) -> None:
+    sound = np.arange(samples * channels, dtype="<i2").tobytes()
+    size = WAV_HEADER_BYTES + len(sound)
+    start = data.draw(st.integers(0, size))
+    length = data.draw(st.integers(0, size - start))
+    with TemporaryDirectory() as folder, patch.object(pcm, "PART_SAMPLES", 12):
+        artifacts = Artifacts(f"file://{folder}")
+        for channel, piece in enumerate(apart(sound, channels)):
+            writer = PcmWriter(artifacts, channel_prefix("job/pcm", channel))
+            writer.write(piece)
+            writer.finish()
+        whole = b"".join(wav_chunks(artifacts, "job/pcm", samples, 0, size, channels))
+        part = b"".join(wav_chunks(artifacts, "job/pcm", samples, start, length, channels))
+    with wave.open(io.BytesIO(whole)) as file:
+        assert (file.getnchannels(), file.getframerate(), file.getnframes()) == (channels, 16_000, samples)
+        assert file.readframes(samples) == sound
+    assert part == whole[start : start + length]
+
+
+def test_a_wav_file_of_channels_comes_in_pieces_no_longer_than_a_part(artifacts: Artifacts) -> None:
+    for channel in range(8):
+        writer = PcmWriter(artifacts, channel_prefix("pcm", channel))
+        writer.write(bytes(2 * (PART_SAMPLES + 10)))
+        writer.finish()
+    size = WAV_HEADER_BYTES + 16 * (PART_SAMPLES + 10)
+    pieces = [len(piece) for piece in wav_chunks(artifacts, "pcm", PART_SAMPLES + 10, 0, size, 8)]
+    assert sum(pieces) == size
+    assert max(pieces) <= 2 * PART_SAMPLES

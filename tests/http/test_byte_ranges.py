@@ -1,0 +1,77 @@
+"""Which bytes a Range header wants (RFC 9110, section 14)."""
+
+from __future__ import annotations
+
+import pytest
+
+from serve_app.http.byte_ranges import byte_range, in_bytes
+
+
+@pytest.mark.parametrize(
+    ("header", "span"),
+    [
+        ("bytes=0-499", (0, 500)),
+        ("bytes=500-999", (500, 1000)),
+        ("bytes=0-0", (0, 1)),
+        ("bytes=9999-9999", (9999, 10_000)),
+        ("bytes=9500-", (9500, 10_000)),
+        ("bytes=0-", (0, 10_000)),
+        ("bytes=-500", (9500, 10_000)),
+        ("bytes=-1", (9999, 10_000)),
+    ],
+)
+def test_a_range_is_the_bytes_from_first_to_last(header: str, span: tuple[int, int]) -> None:
+    """The examples of RFC 9110, section 14.1.2, on 10,000 bytes."""
+    assert byte_range(header, 10_000) == span
+
+
+@pytest.mark.parametrize(
+    ("header", "span"),
+    [("bytes=2-99", (2, 10)), ("bytes=0-999999999999999999", (0, 10)), ("bytes=-10", (0, 10)), ("bytes=-99", (0, 10))],
+)
+def test_a_range_beyond_the_end_is_cut_there(header: str, span: tuple[int, int]) -> None:
+    assert byte_range(header, 10) == span
+
+
+@pytest.mark.parametrize("header", ["bytes=10-", "bytes=10-11", "bytes=99-", "bytes=-0"])
+def test_a_range_outside_cannot_be_had(header: str) -> None:
+    assert byte_range(header, 10) is None
+
+
+@pytest.mark.parametrize("header", ["bytes=0-", "bytes=0-0", "bytes=-1"])
+def test_nothing_has_no_ranges(header: str) -> None:
+    assert byte_range(header, 0) is None
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "",
+        "bytes",
+        "bytes=",
+        "bytes=-",
+        "bytes=5-2",
+        "bytes=a-b",
+        "bytes=1",
+        "bytes=--1",
+        "bytes=+1-2",
+        "bytes=0x0-0x1",
+        "0-1",
+    ],
+)
+def test_a_malformed_range_is_no_range(header: str) -> None:
+    assert byte_range(header, 10) is None
+
+
+def test_several_ranges_are_not_served_as_one() -> None:
+    assert byte_range("bytes=0-1,4-5", 10) is None
+
+
+@pytest.mark.parametrize(("header", "span"), [("Bytes=0-4", (0, 5)), ("bytes=0-99999999999999999999", (0, 10))])
+def test_units_ignore_case_and_positions_any_length(header: str, span: tuple[int, int]) -> None:
+    assert byte_range(header, 10) == span
+
+
+def test_a_range_in_another_unit_is_ignored() -> None:
+    assert in_bytes("bytes=0-4")
+    assert not in_bytes("items=0-4")

@@ -1,0 +1,77 @@
+"""Every code has its status; every error of the work survives an actor's border."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+
+import pytest
+
+from deployments import errors
+from deployments.errors import Deadly, WorkError
+from serve_app.errors import STATUS, RequestError, not_found
+
+PROMISED = (
+    *(
+        "source_unreachable",
+        "source_forbidden",
+        "source_too_large",
+        "source_not_found",
+        "unsupported_media",
+        "corrupt_media",
+    ),
+    *("no_audio", "audio_too_long", "language_unsupported", "model_unavailable", "feature_unavailable", "engine_failed"),
+    *("diarization_failed", "quota_exceeded", "rate_limited", "cancelled", "internal"),
+)
+"""The fixed codes, which clients may rely on."""
+
+
+def kinds(root: type[WorkError] = WorkError) -> Iterator[type[WorkError]]:
+    """Every error of the work, the root first."""
+    yield root
+    for kind in root.__subclasses__():
+        yield from kinds(kind)
+
+
+WORK = [kind for kind in kinds() if kind.__module__ == errors.__name__]
+
+
+@pytest.mark.parametrize("code", PROMISED)
+def test_a_promised_code_has_a_status(code: str) -> None:
+    assert STATUS[code] >= 400
+
+
+@pytest.mark.parametrize("kind", WORK)
+def test_an_error_of_the_work_has_a_status(kind: type[WorkError]) -> None:
+    assert kind.code in STATUS
+
+
+@pytest.mark.parametrize("kind", WORK)
+def test_an_error_of_the_work_crosses_a_border(kind: type[WorkError]) -> None:
+    came = pickle.loads(pickle.dumps(kind("It broke: mend it.")))
+    assert type(came) is kind
+    assert (came.message, str(came), came.code) == ("It broke: mend it.", "It broke: mend it.", kind.code)
+
+
+def test_the_work_knows_its_errors() -> None:
+    assert {"source_unreachable", "corrupt_media", "engine_failed"} < {kind.code for kind in WORK}
+
+
+@pytest.mark.parametrize(
+    ("code", "transient"),
+    [("source_unreachable", True), ("engine_failed", True), ("source_forbidden", False), ("corrupt_media", False)],
+)
+def test_only_what_may_pass_is_tried_again(code: str, transient: bool) -> None:
+    assert {kind.transient for kind in WORK if kind.code == code and kind is not Deadly} == {transient}
+    assert not Deadly.transient
+
+
+@pytest.mark.parametrize("code", list(STATUS))
+def test_an_edge_error_answers_with_its_status(code: str) -> None:
+    error = RequestError(code, "No.", (("field", "missing"),))
+    assert 400 <= error.status <= 599
+    assert (error.status, str(error), error.fields) == (STATUS[code], "No.", (("field", "missing"),))
+
+
+def test_a_job_that_is_not_there_is_a_404() -> None:
+    assert (not_found().code, not_found().status) == ("not_found", 404)

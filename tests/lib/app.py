@@ -1,0 +1,156 @@
+"""The core without Ray: a runner, plain stages with the fake engine, and the jobs in front of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from batching.types import Segment, Word
+from deployments.errors import EngineFailed
+from deployments.ingestion.buckets import Buckets
+from deployments.ingestion.safe_http import Allowed, SafeHttp
+from deployments.ingestion.stage import Ingestion
+from deployments.messages import FetchRequest, Planned, StoredSource, TranscodeRequest, TranscribeRequest, WindowResult
+from deployments.storage.artifacts import Artifacts
+from deployments.transcoding.stage import Transcoder
+from deployments.transcription.engines.base import EngineConfig
+from deployments.transcription.engines.fake import FakeEngine
+from deployments.transcription.stage import Transcriber
+from serve_app.jobs.event_stream import EventStreams
+from serve_app.jobs.model_catalog import Model
+from serve_app.jobs.quotas import Quotas, TenantLimits
+from serve_app.jobs.service import Jobs
+from serve_app.models.event import Event, EventKind
+from serve_app.models.job import Job, JobSpec, Phase
+from serve_app.models.principal import Principal
+from serve_app.runner.runner import Runner, RunnerLimits
+from serve_app.runner.sweeper import Sweeper
+from serve_app.store.redis_store import Store
+
+ME = Principal("me", "t")
+QUEUE_LIMIT = 20
+MODELS = (Model("fake", ("de", "en", "fr")), Model("second", ("en",)))
+
+
+class PlainStages:
+    """The stages as plain objects, with a gate before each decode for tests that need to look between two windows."""
+
+    def __init__(self, artifacts: Artifacts, ffmpeg: str, allow: tuple[str, ...] = (), engine: str = "fake") -> None:
+        allowed = Allowed.parse(allow)
+        self._ingestion = Ingestion(artifacts, SafeHttp(allowed), Buckets(allowed))
+        self._transcoder = Transcoder(artifacts, ffmpeg)
+        self._transcriber = Transcriber(artifacts, FakeEngine(EngineConfig("fake", engine, "")))
+        self.gate = asyncio.Semaphore(10_000)
+        self.decoded: list[int] = []
+        self.broken: set[str] = set()
+        self.used: list[str] = []
+        self.trouble: Callable[[TranscribeRequest], Exception | None] = lambda _: None
+
+    async def fetch(self, request: FetchRequest) -> StoredSource:
+        return await self._ingestion.fetch(request)
+
+    async def windows(self, request: TranscodeRequest) -> AsyncGenerator[Planned, None]:
+        async with aclosing(self._transcoder.windows(request)) as plans:
+            async for planned in plans:
+                yield planned
+
+    def say(self, words: Sequence[str]) -> Callable[[str, TranscribeRequest], Awaitable[WindowResult]]:
+        """What hears nothing but these words, whatever is said."""
+
+        async def said(_: str, request: TranscribeRequest) -> WindowResult:
+            told = tuple(Word(f" {word}", 0.1 * i, 0.1 * i + 0.1, 0.9) for i, word in enumerate(words))
+            segment = Segment(0, 0.0, 0.1 * len(words), " ".join(words), 0.9, "en", told)
+            return WindowResult(request.window.index, (segment,), "en", "cpu")
+
+        return said
+
+    async def transcribe(self, model: str, request: TranscribeRequest) -> WindowResult:
+        await self.gate.acquire()
+        self.used.append(model)
+        if model in self.broken:
+            raise EngineFailed("The model stumbled.")
+        if error := self.trouble(request):
+            raise error
+        self.decoded.append(request.window.index)
+        return await self._transcriber.transcribe(request)
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """Everything of it, with its runner started."""
+
+    jobs: Jobs
+    store: Store
+    events: EventStreams
+    artifacts: Artifacts
+    stages: PlainStages
+    runner: Runner
+
+    async def submit(self, audio: Path | bytes, spec: JobSpec | None = None) -> str:
+        """Upload a recording as an edge does, and submit it."""
+        content = audio if isinstance(audio, bytes) else await asyncio.to_thread(audio.read_bytes)
+        async with self.jobs.draft(ME) as draft:
+            self.artifacts.put(draft.source, content)
+            return (await draft.submit(spec or JobSpec("fake"))).id
+
+    async def ask(self, spec: JobSpec) -> str:
+        """Submit a job that nothing is uploaded for."""
+        async with self.jobs.draft(ME) as draft:
+            return (await draft.submit(spec)).id
+
+    async def follow(self, job_id: str, after: str = "0") -> list[Event]:
+        """Its events to the end."""
+        return [event async for event in await self.jobs.follow(ME, job_id, after)]
+
+    async def ended(self, job_id: str) -> Job:
+        """The job once it has ended."""
+        await self.follow(job_id)
+        return await self.jobs.get(ME, job_id)
+
+    async def until(self, job_id: str, kind: EventKind, count: int = 1) -> list[Event]:
+        """Its events up to the `count`th of a kind."""
+        seen: list[Event] = []
+        async for event in await self.jobs.follow(ME, job_id, "0"):
+            seen.append(event)
+            if sum(e.kind is kind for e in seen) == count:
+                break
+        return seen
+
+    async def until_phase(self, job_id: str, phase: Phase) -> None:
+        """Wait until the job was in a phase."""
+        async for event in await self.jobs.follow(ME, job_id, "0"):
+            if event.kind is EventKind.PHASE and f'"{phase}"' in event.data:
+                return
+
+
+@asynccontextmanager
+async def open_app(
+    store: Store, artifacts: Artifacts, ffmpeg: str, *, allow: tuple[str, ...] = (), limits: RunnerLimits | None = None
+) -> AsyncIterator[App]:
+    """A house with its runner working."""
+    events = EventStreams(store, artifacts)
+    stages = PlainStages(artifacts, ffmpeg, allow)
+    sweeper = Sweeper(store, artifacts, period_s=0.2, stream_grace_s=3600)
+    runner = Runner("runner", store, stages, artifacts, sweeper, limits or RunnerLimits())
+    jobs = Jobs(
+        store,
+        events,
+        artifacts,
+        MODELS,
+        limits=Quotas(store, TenantLimits()),
+        allowed=Allowed.parse(allow),
+        aliases={"whisper-1": "", "other": "second", "broken": "nothing"},
+        result_ttl_s=3600,
+        queue_limit=QUEUE_LIMIT,
+        prompts=("brief", "gone"),
+    )
+    await events.start()
+    await runner.start()
+    try:
+        yield App(jobs, store, events, artifacts, stages, runner)
+    finally:
+        await runner.stop()
+        await events.stop()

@@ -1,0 +1,123 @@
+"""Windows in doubt about their language: the text must not depend on who was done first."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import permutations
+from pathlib import Path
+
+import pytest
+
+from batching.types import Segment
+from deployments.messages import TranscribeRequest, WindowResult
+from serve_app.models.job import JobSpec, Phase
+from serve_app.runner.channel_state import DecodeTask, heard
+from tests.lib.app import ME, App
+
+GUARD_S = 10
+
+
+def result(language: str | None, certainty: float, *, says: bool = True) -> WindowResult:
+    segments = (Segment(0, 0.0, 1.0, " word", 1.0, language),) if says else ()
+    return WindowResult(0, segments, language, "cpu", certainty)
+
+
+class Recording:
+    """Windows that hear `alone` when nobody tells them what is likely; they are heard once the test says so."""
+
+    def __init__(self, alone: Sequence[WindowResult]) -> None:
+        self._alone = alone
+        self._turns = [asyncio.Event() for _ in alone]
+        self.asked: list[tuple[int, str | None]] = []
+        self.tasks: list[DecodeTask] = []
+        for index in range(len(alone)):
+            self.tasks.append(asyncio.create_task(self._window(index, tuple(self.tasks))))
+
+    async def _window(self, index: int, earlier: Sequence[DecodeTask]) -> WindowResult:
+        async def hear(likely: str | None) -> WindowResult:
+            self.asked.append((index, likely))
+            await self._turns[index].wait()
+            return result(likely, 0.0) if likely else self._alone[index]
+
+        return await heard(hear, None, earlier)
+
+    async def in_order(self, order: Sequence[int]) -> list[tuple[str | None, float]]:
+        """Let them be heard one after another."""
+        async with asyncio.timeout(GUARD_S):
+            for index in order:
+                await asyncio.sleep(0)
+                self._turns[index].set()
+                await asyncio.sleep(0)
+            return [(done.language, done.certainty) for done in await asyncio.gather(*self.tasks)]
+
+
+@pytest.mark.parametrize("order", list(permutations(range(4))))
+async def test_who_is_in_doubt_follows_the_first_that_says_something(order: Sequence[int]) -> None:
+    alone = [result("ru", 0.9, says=False), result("de", 0.9), result("en", 0.3), result("fr", 0.8)]
+    recording = Recording(alone)
+    assert await recording.in_order(order) == [("ru", 0.9), ("de", 0.9), ("de", 0.0), ("fr", 0.8)]
+    assert sorted(recording.asked, key=str) == [(0, None), (1, None), (2, "de"), (2, None), (3, None)]
+
+
+async def test_what_was_heard_by_chance_is_not_heard_twice() -> None:
+    recording = Recording([result("de", 0.9), result("de", 0.3)])
+    assert await recording.in_order([1, 0]) == [("de", 0.9), ("de", 0.0)]
+    assert (1, "de") not in recording.asked
+
+
+async def test_the_first_of_all_stays_as_it_was_heard() -> None:
+    recording = Recording([result("en", 0.2), result("de", 0.3)])
+    assert await recording.in_order([0, 1]) == [("en", 0.2), ("en", 0.0)]
+
+
+async def test_where_nobody_says_anything_each_keeps_its_own() -> None:
+    recording = Recording([result(None, 0.0, says=False), result("de", 0.3)])
+    assert await recording.in_order([1, 0]) == [(None, 0.0), ("de", 0.3)]
+
+
+async def test_what_is_likely_is_not_asked_for_again() -> None:
+    asked: list[str | None] = []
+
+    async def hear(likely: str | None) -> WindowResult:
+        asked.append(likely)
+        return result(likely, 0.0)
+
+    assert (await heard(hear, "sv", ())).language == "sv"
+    assert asked == ["sv"]
+
+
+async def test_who_gives_up_waiting_takes_no_other_along() -> None:
+    recording = Recording([result("de", 0.9), result("en", 0.3)])
+    await asyncio.sleep(0)
+    recording._turns[1].set()
+    for _ in range(3):
+        await asyncio.sleep(0)
+    recording.tasks[1].cancel()
+    await asyncio.wait([recording.tasks[1]])
+    recording._turns[0].set()
+    assert (await recording.tasks[0]).language == "de"
+
+
+async def test_no_window_waits_for_the_first_and_one_in_doubt_follows_it(app: App, sample: Path) -> None:
+    decode = app.stages.transcribe
+    others, asked = asyncio.Event(), set[tuple[int, str | None]]()
+
+    async def transcribe(model: str, request: TranscribeRequest) -> WindowResult:
+        index, likely = request.window.index, request.options.likely_language
+        asked.add((index, likely))
+        if index == 0:
+            await others.wait()
+        done = await decode(model, request)
+        if index == 2:
+            others.set()
+            return replace(done, language=likely or "en", certainty=0.0 if likely else 0.3)
+        return replace(done, language="de", certainty=0.9)
+
+    app.stages.transcribe = transcribe  # type: ignore[method-assign]
+    job = await app.ended(job_id := await app.submit(sample, JobSpec("fake", segment_duration=6.0)))
+    assert job.phase is Phase.COMPLETED
+    assert {(0, None), (1, None), (2, None), (2, "de")} <= asked
+    segments = (await app.jobs.transcript(ME, job_id)).segments
+    assert {s.language_probability for s in segments} == {0.9, 0.0}

@@ -1,1 +1,0 @@
-"""The stages as plain objects: real ffmpeg, real speech detection, real Whisper."""

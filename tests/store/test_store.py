@@ -1,0 +1,454 @@
+"""Every script against a real Valkey."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from uuid import uuid4
+
+import orjson
+import pytest
+
+from serve_app.models.event import EventKind, Progress
+from serve_app.models.job import JobError, JobSpec, Phase, Priority
+from serve_app.models.lease import AttemptCost, Claim, Commit, CommitOutcome, LeaseState
+from serve_app.models.submission import SubmitOutcome, SubmitResult
+from serve_app.store.redis_store import Store
+
+SPEC = JobSpec("base")
+
+
+async def submitted(store: Store, tenant: str = "t", spec: JobSpec = SPEC, queue_limit: int = 0) -> str:
+    job_id = uuid4().hex
+    receipt = await store.jobs.submit(job_id, "owner", tenant, spec, ttl_s=60, queue_limit=queue_limit)
+    assert receipt == SubmitResult(SubmitOutcome.NEW, job_id, await store.jobs.get(job_id))
+    return job_id
+
+
+async def claimed(store: Store, tenant_cap: int = 0) -> Claim:
+    claim = await store.leases.claim("worker", tenant_cap)
+    assert claim
+    return claim
+
+
+def window(index: int, *texts: str) -> Commit:
+    progress = Progress(index * 10.0, None, index + 1, None, None)
+    segments = tuple(orjson.dumps({"id": i, "text": text}).decode() for i, text in enumerate(texts))
+    return Commit(index, segments, index + 1.0, "en", "cpu", progress)
+
+
+async def told(store: Store, job_id: str, kind: EventKind) -> list[dict[str, object]]:
+    return [orjson.loads(event.data) for event in await store.events.read(job_id) if event.kind is kind]
+
+
+async def phase(store: Store, job_id: str) -> Phase | None:
+    job = await store.jobs.get(job_id)
+    return job.phase if job else None
+
+
+async def test_a_job_comes_back_as_it_was_submitted(store: Store) -> None:
+    spec = JobSpec("base", url="http://a/b", language="de", metadata={"ä": "b"}, priority=Priority.BULK, temperature=0.2)
+    job = await store.jobs.get(await submitted(store, spec=spec))
+    assert job
+    assert job.spec == spec
+    assert (job.phase, job.attempts, job.started_at, job.queue_position) == (Phase.QUEUED, 0, None, 0)
+
+
+async def test_what_a_job_was_made_of_is_replaced_by_who_holds_it_or_at_its_end(store: Store) -> None:
+    job_id = await submitted(store, spec=JobSpec("base", url="http://a/b"))
+    assert not await store.jobs.replace_spec(job_id, SPEC)
+    claim = await claimed(store)
+    assert not await store.jobs.replace_spec(job_id, SPEC)
+    assert not await store.jobs.replace_spec(job_id, SPEC, replace(claim, token=claim.token + 1))
+    assert await store.jobs.replace_spec(job_id, JobSpec("base", url="http://c/d"), claim)
+    assert (await store.jobs.get(job_id)).spec.url == "http://c/d"  # type: ignore[union-attr]
+    await store.leases.finish(claim, Phase.COMPLETED)
+    assert not await store.jobs.replace_spec(job_id, SPEC, claim)
+    assert await store.jobs.replace_spec(job_id, SPEC)
+    assert (await store.jobs.get(job_id)).spec == SPEC  # type: ignore[union-attr]
+    assert not await store.jobs.replace_spec("nothing", SPEC)
+
+
+async def test_private_jobs_that_have_ended_are_known_until_they_are_forgotten(store: Store) -> None:
+    told = JobSpec("base", metadata={"a": '"private":true'})
+    for spec in (JobSpec("base", private=True), told):
+        await submitted(store, spec=spec)
+    claims = [await claimed(store), await claimed(store)]
+    assert await store.leases.private_ended(0.0) == []
+    for claim in claims:
+        await store.leases.finish(claim, Phase.COMPLETED)
+    assert await store.leases.private_ended(0.0) == [claims[0].job_id]
+    assert await store.leases.private_ended(60.0) == []
+    await store.leases.private_settled(claims[0].job_id)
+    assert await store.leases.private_ended(0.0) == []
+
+
+async def test_what_is_not_there_is_none(store: Store) -> None:
+    assert await store.jobs.get("nothing") is None
+    assert await store.leases.claim("worker") is None
+    assert await store.jobs.cancel("nothing") is None
+    assert await store.jobs.delete("nothing") is None
+
+
+async def test_a_full_queue_takes_no_more(store: Store) -> None:
+    await submitted(store, queue_limit=1)
+    assert (await store.jobs.submit(uuid4().hex, "owner", "t", SPEC, ttl_s=60, queue_limit=1)).outcome is SubmitOutcome.FULL
+    await submitted(store, "another", queue_limit=1)
+
+
+async def test_positions_count_those_before_in_the_same_queue(store: Store) -> None:
+    ids = [await submitted(store) for _ in range(3)]
+    assert [job.queue_position for job in await store.jobs.get_many(ids) if job] == [0, 1, 2]
+
+
+async def test_the_pace_of_a_queue_is_measured_while_jobs_wait(store: Store) -> None:
+    assert await store.usage.pace_s("t") is None
+    ids = [await submitted(store) for _ in range(4)]
+    await claimed(store)
+    assert await store.usage.pace_s("t") is None
+    await asyncio.sleep(0.05)  # a pace is a matter of time
+    await claimed(store)
+    pace_s = await store.usage.pace_s("t")
+    assert pace_s
+    assert pace_s >= 0.05
+    job = await store.jobs.get(ids[3])
+    assert job
+    assert job.queue_position == 1
+    assert job.eta_s == pytest.approx(2 * pace_s, abs=0.06)
+
+
+async def test_interactive_goes_before_bulk(store: Store) -> None:
+    bulk = await submitted(store, spec=JobSpec("base", priority=Priority.BULK))
+    interactive = await submitted(store)
+    assert [(await claimed(store)).job_id for _ in range(2)] == [interactive, bulk]
+
+
+async def test_tenants_take_turns_however_much_one_submits(store: Store) -> None:
+    many = [await submitted(store, "many") for _ in range(5)]
+    few = [await submitted(store, "few") for _ in range(2)]
+    first = [(await claimed(store)).job_id for _ in range(4)]
+    assert set(first) == {*many[:2], *few}
+
+
+async def test_a_tenant_that_comes_late_does_not_catch_up(store: Store) -> None:
+    for _ in range(8):
+        await submitted(store, "early")
+    for _ in range(4):
+        await claimed(store)
+    for _ in range(4):
+        await submitted(store, "late")
+    tenants = []
+    for _ in range(4):
+        job = await store.jobs.get((await claimed(store)).job_id)
+        tenants.append(job and job.tenant)
+    assert tenants.count("late") == 2
+
+
+async def test_a_tenants_cap_keeps_its_jobs_waiting(store: Store) -> None:
+    await submitted(store, "a")
+    await submitted(store, "a")
+    other = await submitted(store, "b")
+    first = await claimed(store, tenant_cap=1)
+    assert (await claimed(store, tenant_cap=1)).job_id == other
+    assert await store.leases.claim("worker", 1) is None
+    assert await store.leases.finish(first, Phase.COMPLETED)
+    await claimed(store, tenant_cap=1)
+
+
+async def test_only_the_holder_of_the_token_may_write(store: Store) -> None:
+    job_id = await submitted(store)
+    old = await claimed(store)
+    assert await store.leases.give_back(old)
+    new = await claimed(store)
+    assert new.token > old.token
+    assert not await store.leases.enter(old, Phase.TRANSCODING)
+    assert await store.leases.commit(old, window(0, "stale")) is CommitOutcome.LOST
+    assert not await store.leases.finish(old, Phase.FAILED, JobError("internal", "stale"))
+    assert not await store.leases.give_back(old)
+    assert await store.leases.renew(old) is LeaseState.LOST
+    assert await store.leases.commit(new, window(0, "fresh")) is CommitOutcome.COMMITTED
+    assert [s["text"] for s in await told(store, job_id, EventKind.SEGMENT)] == ["fresh"]
+
+
+async def test_a_window_is_committed_once_and_in_order(store: Store) -> None:
+    job_id = await submitted(store)
+    claim = await claimed(store)
+    assert await store.leases.commit(claim, window(0, "a", "b")) is CommitOutcome.COMMITTED
+    assert await store.leases.commit(claim, window(0, "a", "b")) is CommitOutcome.REPEATED
+    assert await store.leases.commit(claim, window(2, "too early")) is CommitOutcome.REPEATED
+    assert await store.leases.commit(claim, window(1, "c")) is CommitOutcome.COMMITTED
+    assert [s["text"] for s in await told(store, job_id, EventKind.SEGMENT)] == ["a", "b", "c"]
+    job = await store.jobs.get(job_id)
+    assert job
+    assert (job.checkpoint.next_window, job.checkpoint.segments, job.checkpoint.end_s) == (2, 3, 2.0)
+
+
+async def test_the_end_is_told_once_and_for_good(store: Store) -> None:
+    job_id = await submitted(store)
+    claim = await claimed(store)
+    assert await store.leases.finish(claim, Phase.FAILED, JobError("corrupt_media", "It is damaged."))
+    assert not await store.leases.finish(claim, Phase.COMPLETED)
+    assert await store.jobs.cancel(job_id) is Phase.FAILED
+    assert await told(store, job_id, EventKind.DONE) == [
+        {"phase": "failed", "error": {"code": "corrupt_media", "message": "It is damaged."}}
+    ]
+    job = await store.jobs.get(job_id)
+    assert job
+    assert job.error == JobError("corrupt_media", "It is damaged.")
+    assert job.completed_at
+
+
+async def test_a_failed_job_is_tried_again_from_its_checkpoint(store: Store) -> None:
+    job_id = await submitted(store)
+    claim = await claimed(store)
+    await store.leases.commit(claim, window(0, "a"))
+    assert await store.jobs.retry(job_id) is False
+    await store.leases.finish(claim, Phase.FAILED, JobError("internal", "It failed."))
+    assert await store.jobs.retry(job_id) is True
+    again = await claimed(store)
+    job = await store.jobs.get(job_id)
+    assert job
+    assert (again.job_id, job.checkpoint.next_window, job.attempts, job.error) == (job_id, 1, 2, None)
+    await store.leases.commit(again, window(1, "b"))
+    await store.leases.finish(again, Phase.COMPLETED)
+    assert [s["text"] for s in await told(store, job_id, EventKind.SEGMENT)] == ["a", "b"]
+    assert await told(store, job_id, EventKind.DONE) == [{"phase": "completed"}]
+    assert await store.jobs.retry("nothing") is None
+
+
+async def test_a_failed_job_whose_stream_is_gone_is_tried_again_from_its_beginning(store: Store) -> None:
+    job_id = await submitted(store)
+    claim = await claimed(store)
+    await store.leases.commit(claim, window(0, "a"))
+    await store.leases.finish(claim, Phase.FAILED, JobError("internal", "It failed."))
+    await store.leases.drop_old_streams(0)
+    assert await store.jobs.retry(job_id) is True
+    job = await store.jobs.get(job_id)
+    assert job
+    assert (job.checkpoint.next_window, job.checkpoint.segments) == (0, 0)
+
+
+async def test_a_job_without_attempts_left_is_not_tried_again(store: Store) -> None:
+    job_id = await submitted(store, spec=JobSpec("base", max_attempts=1))
+    await store.leases.finish(await claimed(store), Phase.FAILED, JobError("internal", "It failed."))
+    assert await store.jobs.retry(job_id) is False
+
+
+async def test_a_waiting_job_is_cancelled_at_once(store: Store) -> None:
+    job_id = await submitted(store)
+    assert await store.jobs.cancel(job_id) is Phase.QUEUED
+    assert await phase(store, job_id) is Phase.CANCELLED
+    assert await store.leases.claim("worker") is None
+
+
+async def test_a_running_job_that_is_to_be_cancelled_commits_no_more(store: Store) -> None:
+    job_id = await submitted(store)
+    claim = await claimed(store)
+    assert await store.jobs.cancel(job_id) is Phase.DOWNLOADING
+    assert await store.leases.commit(claim, window(0, "late")) is CommitOutcome.CANCELLING
+    assert await store.leases.renew(claim) is LeaseState.CANCELLING
+    assert await store.leases.finish(claim, Phase.COMPLETED)
+    assert await phase(store, job_id) is Phase.CANCELLED
+
+
+async def test_a_running_job_that_is_to_be_cancelled_does_not_go_back(store: Store) -> None:
+    job_id = await submitted(store)
+    claim = await claimed(store)
+    await store.jobs.cancel(job_id)
+    assert await store.leases.give_back(claim)
+    assert await phase(store, job_id) is Phase.CANCELLED
+    assert await store.leases.claim("worker") is None
+
+
+async def test_a_submit_that_is_sent_again_changes_nothing(store: Store) -> None:
+    """As redis-py does when it loses the answer."""
+    job_id = await submitted(store)
+    claim = await claimed(store)
+    assert await store.leases.commit(claim, window(0, "a")) is CommitOutcome.COMMITTED
+    assert await store.jobs.submit(job_id, "owner", "t", SPEC, ttl_s=60) == SubmitResult(SubmitOutcome.NEW, job_id)
+    assert await store.leases.claim("worker") is None
+    job = await store.jobs.get(job_id)
+    assert job
+    assert (job.phase, job.checkpoint.next_window) == (Phase.DOWNLOADING, 1)
+
+
+@pytest.mark.parametrize("cost", list(AttemptCost))
+async def test_a_job_that_is_given_back_goes_on_from_its_checkpoint(store: Store, cost: AttemptCost) -> None:
+    await submitted(store)
+    claim = await claimed(store)
+    assert await store.leases.commit(claim, window(0, "a")) is CommitOutcome.COMMITTED
+    assert await store.leases.give_back(claim, cost=cost)
+    job = await store.jobs.get((await claimed(store)).job_id)
+    assert job
+    assert job.checkpoint.next_window == 1
+    assert job.attempts == (2 if cost is AttemptCost.ATTEMPT else 1)
+
+
+async def test_a_delayed_job_waits_for_its_time(store: Store) -> None:
+    job_id = await submitted(store)
+    assert await store.leases.give_back(await claimed(store), delay_s=3600)
+    assert await store.leases.claim("worker") is None
+    assert await store.jobs.cancel(job_id) is Phase.QUEUED
+    assert await phase(store, job_id) is Phase.CANCELLED
+
+
+async def test_a_listing_is_newest_first_in_pages_and_of_one_tenant(store: Store) -> None:
+    ids = [await submitted(store) for _ in range(5)]
+    await submitted(store, "another")
+    first, cursor = await store.jobs.page("owner", "t", limit=3)
+    second, end = await store.jobs.page("owner", "t", limit=3, before=cursor)
+    assert [job.id for job in first + second] == ids[::-1]
+    assert end is None
+
+
+async def test_a_purge_leaves_no_trace(store: Store) -> None:
+    job_id = await submitted(store)
+    assert await store.jobs.delete(job_id) is False
+    await store.leases.finish(await claimed(store), Phase.COMPLETED)
+    assert await store.jobs.delete(job_id) is True
+    assert await store.jobs.get(job_id) is None
+    assert not await store.events.exists(job_id)
+    assert await store.jobs.page("owner", "t", limit=10) == ([], None)
+    assert await store.leases.expired() == []
+
+
+async def test_results_expire_and_streams_are_dropped(store: Store) -> None:
+    job_id = uuid4().hex
+    await store.jobs.submit(job_id, "owner", "t", SPEC, ttl_s=0)
+    await store.leases.finish(await claimed(store), Phase.COMPLETED)
+    assert await store.leases.expired() == [job_id]
+    assert await store.leases.drop_old_streams(3600) == 0
+    assert await store.leases.drop_old_streams(0) == 1
+    assert not await store.events.exists(job_id)
+
+
+async def test_a_tenant_that_weighs_more_has_more_turns(store: Store) -> None:
+    await store.leases.set_weights({"vip": 3, "small": 0.5})
+    names = {await submitted(store, tenant): tenant for tenant in ("big", "vip", "small") for _ in range(9)}
+    order = [names[(await claimed(store)).job_id] for _ in range(9)]
+    assert order.count("vip") == 6
+    assert order.count("big") == 2
+    assert order.count("small") == 1
+
+
+async def test_weights_are_those_of_the_last_settings(store: Store) -> None:
+    await store.leases.set_weights({"vip": 3})
+    await store.leases.set_weights({})
+    names = {await submitted(store, tenant): tenant for tenant in ("big", "vip") for _ in range(4)}
+    order = [names[(await claimed(store)).job_id] for _ in range(4)]
+    assert order.count("vip") == 2
+
+
+async def test_waiting_jobs_are_told_their_places_as_they_move_up(store: Store) -> None:
+    ids = [await submitted(store) for _ in range(13)]
+    assert [(await told(store, job, EventKind.PROGRESS))[0]["queue_position"] for job in ids] == list(range(13))
+    await claimed(store)
+    assert [(await told(store, job, EventKind.PROGRESS))[-1]["queue_position"] for job in ids[1:]] == [*range(11), 12]
+    await claimed(store)
+    places = [(await told(store, job, EventKind.PROGRESS))[-1] for job in ids[2:]]
+    assert [place["queue_position"] for place in places] == list(range(11))
+    assert all(place["eta_s"] is not None for place in places[:10])
+    await store.jobs.cancel(ids[2])
+    assert (await told(store, ids[3], EventKind.PROGRESS))[-1]["queue_position"] == 0
+
+
+async def test_a_long_queue_is_not_told_at_every_claim(store: Store) -> None:
+    ids = [await submitted(store) for _ in range(250)]
+    before = [len(await store.events.read(job)) for job in ids]
+    await claimed(store)
+    after = [len(await store.events.read(job)) for job in ids]
+    assert sum(after) - sum(before) < 10 + 9 + 2 + 5
+
+
+async def test_an_end_queues_its_webhook_and_a_retry_takes_it_back(store: Store) -> None:
+    job_id = await submitted(store, spec=JobSpec("base", webhook="https://there/"))
+    await submitted(store)
+    await store.leases.finish(await claimed(store), Phase.FAILED, JobError("internal", "It failed."))
+    await store.leases.finish(await claimed(store), Phase.COMPLETED)
+    assert (await store.stats.read()).webhooks == 1
+    assert await store.jobs.retry(job_id)
+    assert (await store.stats.read()).webhooks == 0
+    await store.leases.finish(await claimed(store), Phase.COMPLETED)
+    assert (await store.stats.read()).webhooks == 1
+
+
+async def test_figures_count_what_happened(store: Store) -> None:
+    ids = [await submitted(store) for _ in range(4)]
+    await store.leases.finish(await claimed(store), Phase.COMPLETED)
+    claim = await claimed(store)
+    await store.jobs.cancel(claim.job_id)
+    await store.leases.finish(claim, Phase.CANCELLED)
+    await store.jobs.cancel(ids[2])
+    figures = await store.stats.read()
+    grown = figures.counters
+    assert (grown["jobs_submitted"], grown["jobs_completed"], grown["jobs_cancelled"]) == (4, 1, 2)
+    assert (grown["cancel_ms"], grown["wait_ms"]) == (2, 2)
+    assert sum(n for name, n in grown.items() if name.startswith("cancel_ms:le:")) == 2
+    assert (figures.waiting, figures.running, figures.delayed) == (1, 0, 0)
+
+
+async def test_a_deleted_job_leaves_the_lists_and_stays_what_it_was(store: Store) -> None:
+    job_id = await submitted(store)
+    assert await store.jobs.mark_deleted(job_id) is False
+    await store.leases.finish(await claimed(store), Phase.FAILED, JobError("internal", "It failed."))
+    assert await store.jobs.mark_deleted(job_id) is True
+    assert await store.jobs.mark_deleted(job_id) is False
+    assert await store.jobs.mark_deleted("nothing") is None
+    assert await store.jobs.page("owner", "t", limit=10) == ([], None)
+    job = await store.jobs.get(job_id)
+    assert job
+    assert job.deleted_at is not None
+    assert job.phase is Phase.FAILED
+    assert await store.jobs.retry(job_id) is False
+    assert await store.jobs.delete(job_id) is True
+
+
+async def test_a_list_is_its_owners(store: Store) -> None:
+    mine, theirs = uuid4().hex, uuid4().hex
+    await store.jobs.submit(mine, "me", "t", SPEC, ttl_s=60)
+    await store.jobs.submit(theirs, "they", "t", SPEC, ttl_s=60)
+    assert [job.id for job in (await store.jobs.page("me", "t", limit=10))[0]] == [mine]
+
+
+async def test_a_job_that_costs_its_workers_is_failed_however_they_were_lost(store: Store) -> None:
+    job_id = await submitted(store)
+    for _ in range(2):
+        assert await store.leases.give_back(await claimed(store), cost=AttemptCost.STALL)
+    claim = await claimed(store)
+    assert await store.leases.commit(claim, window(0, "a")) is CommitOutcome.COMMITTED, "progress clears it"
+    for _ in range(3):
+        assert await store.leases.give_back(claim, cost=AttemptCost.STALL)
+        claim = await store.leases.claim("worker") or claim
+    job = await store.jobs.get(job_id)
+    assert job
+    assert job.error
+    assert (job.phase, job.error.code) == (Phase.FAILED, "internal")
+    assert "workers" in job.error.message
+
+
+async def test_a_job_goes_on_with_another_model_and_a_retry_begins_with_the_first(store: Store) -> None:
+    job_id = await submitted(store, spec=JobSpec("base", fallbacks=("small", "tiny")))
+    for model, following in (("base", "small"), ("small", "tiny"), ("tiny", None)):
+        job = await store.jobs.get(job_id)
+        assert job
+        assert (job.model, job.next_model) == (model, following)
+        claim = await claimed(store)
+        if following:
+            await store.leases.give_back(claim, model=following, cost=AttemptCost.NOTHING)
+    await store.leases.finish(claim, Phase.FAILED, JobError("engine_failed", "No."))
+    assert await store.jobs.retry(job_id)
+    job = await store.jobs.get(job_id)
+    assert job
+    assert job.model == "base"
+
+
+async def test_a_job_that_goes_for_good_is_seen_and_told_of_no_more(store: Store) -> None:
+    job_id = await submitted(store, spec=JobSpec("base", webhook="https://example.com/x"))
+    claim = await claimed(store)
+    assert await store.jobs.delete_when_ended(job_id)
+    assert (await store.jobs.page("owner", "t", limit=10))[0] == []
+    await store.leases.finish(claim, Phase.CANCELLED)
+    assert (await store.stats.read()).webhooks == 0
+    assert await store.leases.expired() == [job_id]
+    assert await store.jobs.delete_when_ended(job_id) is False
+    assert await store.jobs.delete_when_ended("nothing") is None
