@@ -4,15 +4,19 @@ AUDIO ?= tests/samples/two_voices.flac
 PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(shell $(p) -c \
 	'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $(p))))
 BIN := .venv/bin
+# Tests that start Ray (service) or load Whisper.
+SLOW := 'tests/service/*' '*/test_faster_whisper*' '*encoder*' '*/test_gpu_bench*'
 
-.PHONY: help setup demo serve test lint bench clean
+.PHONY: help setup demo serve test test-fast lint format bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make demo [AUDIO=file]   transcribe the shipped sample, or AUDIO, end to end'
 	@echo 'make serve               start the service on this machine (murmur up)'
 	@echo 'make test                run all tests, in two processes'
+	@echo 'make test-fast           run the tests that start neither Ray nor Whisper'
 	@echo 'make lint                ruff, ruff format and mypy --strict'
+	@echo 'make format              format the code, and apply the safe fixes of ruff'
 	@echo 'make bench               run the benchmarks (see benchmarks/README.md)'
 	@echo 'make setup               install everything into .venv; the others do it when needed'
 	@echo 'make clean               remove .venv and caches'
@@ -39,10 +43,18 @@ test: setup
 	@echo '== running the tests'
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
+test-fast: setup
+	@echo '== running the tests that start neither Ray nor Whisper'
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(addprefix --ignore-glob=,$(SLOW))
+
 lint: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+format: setup
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
 
 bench: setup
 	@$(BIN)/python -m benchmarks.latency
