@@ -119,7 +119,9 @@ def test_every_dependency_is_pinned() -> None:
     pins = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
     pinned = {line.partition("==")[0].lower().replace("_", "-") for line in pins}
     assert all("==" in line for line in pins)
-    assert {name.partition("[")[0].lower() for name in required} <= pinned
+    names = {re.split(r"[\[<>=]", name)[0].lower() for name in required}
+    assert names <= pinned
+    assert all(re.search(r"[<=]\d|==", name) for name in required), "a dependency without an upper bound"
 
 
 def test_make_without_a_target_prints_help() -> None:
