@@ -35,7 +35,7 @@ def test_a_gpu_takes_what_its_free_memory_holds(
 def test_memory_that_was_freed_stays_with_the_process() -> None:
     script = """
 import resource, threading
-from deployments.engines.memory import keep_memory
+from deployments.transcription.engines.batch_memory import keep_memory
 import numpy as np
 
 def faults():
