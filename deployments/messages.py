@@ -101,4 +101,4 @@ class EngineInfo:
     model: str
     device: str  # "cpu" or "cuda"
     compute_type: str
-    languages: tuple[str, ...]  # ISO 639-1 codes
+    languages: tuple[str, ...]  # language codes such as "en"

@@ -70,7 +70,9 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
 
 
 class GuardedTransport(httpx.AsyncBaseTransport):
-    """httpx transport over an httpcore pool: httpx's own takes no network backend."""
+    """httpx transport over an httpcore pool."""
+
+    # httpx.AsyncHTTPTransport takes no network backend.
 
     def __init__(self, allowed: AllowList, tls: ssl.SSLContext) -> None:
         backend = GuardedBackend(allowed, httpcore.AnyIOBackend())

@@ -33,7 +33,7 @@ class NoFfmpeg(Exception):
 
 
 def find_ffmpeg() -> Program:
-    """The system's ffmpeg if it is new enough and reads file descriptors, else the packaged one. Raises NoFfmpeg."""
+    """Prefer the system's ffmpeg to the packaged one. Raises NoFfmpeg."""
     for path in (shutil.which("ffmpeg"), _packaged()):
         program = path and _probe(path)
         if program:

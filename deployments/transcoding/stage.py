@@ -32,8 +32,8 @@ class Transcoder:
         self._program = program
 
     async def windows(self, request: TranscodeRequest) -> AsyncGenerator[TranscodeProgress, None]:
-        """Yield windows as soon as their audio is stored, or the stored plan of a source that was decoded before. Raises
-        UnsupportedMedia, CorruptMedia, NoAudio, AudioTooLong."""
+        """Yield windows as soon as their audio is stored. Raises UnsupportedMedia, CorruptMedia, NoAudio, AudioTooLong."""
+        # A source that was decoded to its end before is not decoded again.
         if self._artifacts.size(plan_key(request.pcm_prefix)) is not None:
             yield self._load_plan(request.pcm_prefix)
             return

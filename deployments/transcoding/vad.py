@@ -65,7 +65,7 @@ class SileroVad:
 
 
 class SpeechDetector:
-    """Samples in, spans of speech out; how the samples are split into calls makes no difference."""
+    """Samples in, spans of speech out; independent of chunk sizes."""
 
     def __init__(self, sensitivity: Sensitivity | None = None, model: VadModel | None = None) -> None:
         self._limits = sensitivity or Sensitivity()

@@ -1,4 +1,4 @@
-"""Feeds decoded PCM to storage, speech detection and window planning; merges the windows of all channels."""
+"""From decoded PCM to stored parts and windows: one track per channel, merged by start."""
 
 from __future__ import annotations
 

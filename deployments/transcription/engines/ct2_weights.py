@@ -18,8 +18,7 @@ SCALE = "_scale"  # suffix of the variable that holds the row scales of an int8 
 
 
 def read_weights(path: Path, prefix: str) -> dict[str, Tensor]:
-    """Variables whose name has a prefix, by the rest of the name: weights as float32, other integers unchanged. ValueError
-    for another version of the layout."""
+    """Variables below a prefix: weights as float32, other integers unchanged. ValueError for another layout version."""
     selected = {n.removeprefix(prefix): variable for n, variable in _variables(path).items() if n.startswith(prefix)}
     return {
         name: _dequantise(variable, selected.get(name + SCALE))

@@ -59,7 +59,9 @@ def choose_compute_type(compute_type: str, device: str) -> str:
 
 
 class FasterWhisper:
-    """Loaded model. On a CPU each worker is one thread, which is faster than one worker with many threads."""
+    """Loaded Whisper model."""
+
+    # On a CPU each worker is one thread: several are faster than one worker with as many threads.
 
     def __init__(self, config: EngineConfig) -> None:
         device = choose_device(config.device)
@@ -125,7 +127,8 @@ class FasterWhisper:
         return ctranslate2.StorageView.from_array(np.concatenate([np.asarray(encode(clip[None])) for clip in batch]))
 
     def kind(self, clip: Clip) -> Hashable:
-        """Clips of one encoder cost. Retries are batched with retries: first attempts never wait for beam search."""
+        """Encoder cost and kind of strategy."""
+        # Retries are batched with retries, so first attempts never wait for beam search.
         strategy = clip.strategy
         return self._frames(clip), strategy if strategy.full_context else strategy.beam_size
 
@@ -162,7 +165,7 @@ class FasterWhisper:
         return min(int(longest * TOKENS_PER_S) + TOKENS_SPARE, int(self._model.max_length) // 2)
 
     def _generate(self, clips: Sequence[Clip], encoded: Any, tokenizers: Sequence[Any], limit: int) -> list[Any]:
-        """Run the decoder: one call for all clips of one strategy and one prompt length, as CTranslate2 requires."""
+        # CTranslate2 decodes clips of one strategy and one prompt length in one call.
         prompts = [self._prompt(clip, tokenizer) for clip, tokenizer in zip(clips, tokenizers, strict=True)]
         groups: dict[tuple[Strategy, int], list[int]] = {}
         for i, (clip, prompt) in enumerate(zip(clips, prompts, strict=True)):
@@ -189,7 +192,7 @@ class FasterWhisper:
     def _beam_search(
         self, clips: Sequence[Clip], encoded: Any, tokenizers: Sequence[Any], results: list[Any], limit: int
     ) -> None:
-        """Replace greedy results of low probability by those of a beam search."""
+        # Replaces greedy results of low probability.
         rows = []
         for i, (clip, tokenizer, result) in enumerate(zip(clips, tokenizers, results, strict=True)):
             seconds = len(clip.audio) / SAMPLE_RATE
