@@ -7,8 +7,6 @@ from enum import StrEnum
 
 
 class DeliveryState(StrEnum):
-    """State of a delivery."""
-
     PENDING = "pending"
     DELIVERED = "delivered"
     DEAD = "dead"  # given up: a dead letter
@@ -16,8 +14,6 @@ class DeliveryState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One attempt at a delivery."""
-
     at: float  # Unix seconds
     status: int | None  # of the HTTP response
     error: str | None  # why there was no response
@@ -25,7 +21,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A terminal event of a job on its way to a URL."""
+    """Delivery of a job's end to a URL."""
 
     id: str  # the `webhook-id` of every attempt
     job_id: str
