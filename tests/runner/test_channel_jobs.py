@@ -154,7 +154,7 @@ async def test_another_runner_goes_on_with_what_one_gave_back(
 
 async def test_where_channels_stand_is_found_again_in_the_stream(app: App, store: Store) -> None:
     await app.runner.stop()
-    job_id = await app.ask(JobSpec("fake", channels=True))
+    job_id = await app.submit_without_upload(JobSpec("fake", channels=True))
     claim = await store.leases.claim("test")
     assert claim
     said = [Segment(0, 0, 4.5, "a", 1.0, "de", channel=0), Segment(1, 1, 2.125, "b", 1.0, "fr", channel=1)]

@@ -125,7 +125,7 @@ async def test_audio_that_is_too_long_fails_by_what_was_decoded(store: Store, ar
 
 
 async def test_an_upload_that_is_gone_fails_by_name(app: App) -> None:
-    job = await app.ended(await app.ask(JobSpec("fake")))
+    job = await app.ended(await app.submit_without_upload(JobSpec("fake")))
     assert job.error
     assert job.error.code == "source_not_found"
 
@@ -348,7 +348,7 @@ async def test_a_stranger_sees_nothing(app: App, sample: Path) -> None:
 )
 async def test_what_cannot_be_done_is_refused_by_name(app: App, spec: JobSpec, code: str) -> None:
     with pytest.raises(RequestError) as refused:
-        await app.ask(spec)
+        await app.submit_without_upload(spec)
     assert refused.value.code == code
 
 
