@@ -192,7 +192,7 @@ class RunnerReplica:
 
     def check_health(self) -> None:
         """Asked by Serve; a replica that looks for work no more is replaced."""
-        if any(task.done() for task in self._telling) or (self._starting.done() and not self._runner.well):
+        if any(task.done() for task in self._telling) or (self._starting.done() and not self._runner.healthy):
             raise RuntimeError("the runner has stopped looking for work")
 
     async def drain(self) -> None:
