@@ -27,7 +27,7 @@ READS = 4  # concurrent reads of all streams, and so the connections of the pool
 
 
 class EventStreams:
-    """Event streams of all jobs; `start` it in the loop that reads."""
+    """Event streams of all jobs."""
 
     def __init__(self, store: Store, artifacts: Artifacts) -> None:
         self._store = store

@@ -20,8 +20,6 @@ class TenantLimits:
 
 
 class Quotas:
-    """Rate limit and monthly quota."""
-
     def __init__(self, store: Store, limits: TenantLimits) -> None:
         self._store = store
         self._limits = limits

@@ -149,7 +149,6 @@ class Jobs:
         return await self._store.jobs.page(principal.owner, principal.tenant, limit=limit, before=cursor)
 
     async def query(self, principal: Principal, query: JobQuery) -> JobPage:
-        """Jobs made through this dialect."""
         return await self._store.jobs.query(principal.owner, principal.tenant, self._dialect, query)
 
     async def follow(self, principal: Principal, job_id: str, after: str) -> AsyncGenerator[Event, None]:
@@ -201,7 +200,6 @@ class Jobs:
             raise RequestError("conflict", why)
 
     async def delete(self, principal: Principal, job_id: str) -> None:
-        """Delete an ended job for good."""
         await self.get(principal, job_id)
         await delete_job(self._store, self._artifacts, job_id)
 

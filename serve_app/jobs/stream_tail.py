@@ -66,7 +66,7 @@ class StreamTail:
         return None if self._changed.is_set() else self._end
 
     async def _advance(self, after: str) -> StreamPage | None:
-        """Read on for all readers. Returns a page only to a reader far behind, for itself."""
+        """Read on for all readers. Returns a page only for a reader far behind."""
         # `after` may be an event still to come: memory starts at the lowest position of all readers.
         start = self._start
         if lowest := start is None or (not self._events and event_order(after) < event_order(start)):

@@ -31,7 +31,7 @@ RESERVED_S = 10.0  # how long a key stays reserved for a request whose process d
 
 
 class Draft:
-    """Submission in progress: `async with`, store an upload under `source`, then `submit`; else it is discarded."""
+    """Submission in progress: store an upload under `source`, then `submit`; else it is discarded."""
 
     def __init__(
         self,
@@ -39,13 +39,13 @@ class Draft:
         artifacts: Artifacts,
         principal: Principal,
         idempotency_key: str | None,
-        trace: Trace = Trace(),  # noqa: B008
-        job_id: str | None = None,
+        trace: Trace,
+        job_id: str,
         *,
         submit: Submit,
-        as_file: bool = False,
+        as_file: bool,
     ) -> None:
-        self.id = job_id or uuid4().hex
+        self.id = job_id
         self.file = str(uuid4()) if as_file else None  # id of the shared file that the source becomes
         self.principal = principal
         self._submit = submit
@@ -92,8 +92,8 @@ class Draft:
         *,
         ttl_s: float,
         queue_limit: int,
-        quota_s: float = 0.0,
-        file: File | None = None,
+        quota_s: float,
+        file: File | None,
     ) -> SubmitResult:
         """Write the job to the store. RequestError for a key in use."""
         principal = self.principal

@@ -7,6 +7,8 @@ from enum import StrEnum
 
 
 class DeliveryState(StrEnum):
+    """State of a delivery."""
+
     PENDING = "pending"
     DELIVERED = "delivered"
     DEAD = "dead"  # given up: a dead letter
@@ -34,8 +36,6 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """A delivery to attempt now."""
-
     id: str
     job_id: str
     tries: int  # attempts before this one

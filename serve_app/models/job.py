@@ -24,6 +24,8 @@ class State(StrEnum):
 
 
 class Phase(StrEnum):
+    """Phase of a job."""
+
     QUEUED = "queued"
     DOWNLOADING = "downloading"
     TRANSCODING = "transcoding"
@@ -64,7 +66,7 @@ class Priority(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class JobSpec:
-    """Request that a job was made of."""
+    """Request of a job."""
 
     model: str  # id of the first model to try
     url: str | None = None  # source to fetch; None for an upload, which is stored before the job exists
@@ -119,8 +121,6 @@ class JobError:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Position up to which windows are committed."""
-
     next_window: int = 0
     segments: int = 0  # committed so far
     end_s: float = 0.0  # end of the last segment, in seconds
@@ -170,12 +170,10 @@ class Job:
 
     @property
     def source(self) -> str:
-        """Storage key of the source."""
         return source_key(self.id) if self.spec.file is None else file_key(self.spec.file)
 
     @property
     def listening(self) -> str:
-        """Storage key of the MP3 copy."""
         return listening_key(self.source)
 
     @property

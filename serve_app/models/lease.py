@@ -18,8 +18,6 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """Result of one window."""
-
     window: int  # index
     segments: tuple[str, ...]  # JSON objects
     end_s: float  # end of the text so far, in seconds

@@ -35,7 +35,6 @@ def listening_key(source: str) -> str:
 
 
 def pcm_prefix(job_id: str) -> str:
-    """Prefix of the decoded PCM parts."""
     return f"{job_folder(job_id)}/pcm"
 
 

@@ -82,7 +82,6 @@ class JobStore:
         return [job for job in jobs if job], cursor
 
     async def query(self, owner: str, tenant: str, dialect: str, query: JobQuery) -> JobPage:
-        """Jobs of an owner made through a dialect."""
         index = f"{tenant}/{owner}/{dialect}" + (f"@{query.file}" if query.file else "")
         groups = [(state,) for state in query.states] if query.order is SortBy.STATE else [query.states]
         rows: list[bytes] = []
@@ -101,7 +100,6 @@ class JobStore:
         return Phase(phase.decode()) if phase else None
 
     async def retry(self, job_id: str) -> bool | None:
-        """Requeue a failed job."""
         return _flag(await self._run("retry", job_id))
 
     async def mark_deleted(self, job_id: str) -> bool | None:
@@ -121,7 +119,6 @@ class JobStore:
         return _removed(await self._run("purge_results", job_id, int(deleted), int(keep_s * 1000)))
 
     async def set_webhook(self, job_id: str, spec: JobSpec) -> bool | None:
-        """Replace the webhook of a job that has not ended."""
         return _flag(await self._run("webhook_set", job_id, SPEC.dump_json(spec), int(spec.webhook is not None)))
 
     async def replace_spec(self, job_id: str, spec: JobSpec, claim: Claim | None = None) -> bool:
@@ -129,7 +126,6 @@ class JobStore:
         return bool(await self._run("replace_spec", job_id, claim.token if claim else "", SPEC.dump_json(spec)))
 
     async def files(self, file_ids: Sequence[str]) -> list[File | None]:
-        """Shared files in the order of their ids."""
         async with self._redis.pipeline(transaction=False) as pipe:
             for file_id in file_ids:
                 pipe.hgetall(key(f"file:{file_id}"))

@@ -12,6 +12,8 @@ from serve_app.models.lease import AttemptCost, Claim, Commit, CommitOutcome, Le
 from serve_app.store.connection import execute
 from serve_app.store.scripts import Scripts, key
 
+SWEEP_LIMIT = 100  # jobs of one kind in one sweep
+
 
 class LeaseStore:
     """Writes under a claim; False or LOST: the lease is lost."""
@@ -34,7 +36,6 @@ class LeaseStore:
             await execute(pipe.execute())
 
     async def claim(self, worker: str, tenant_cap: int = 0) -> Claim | None:
-        """Claim the next job."""
         reply = await self._scripts.run("claim", worker, self._lease_ms, tenant_cap)
         return Claim(reply[0].decode(), int(reply[1])) if reply else None
 
@@ -89,30 +90,30 @@ class LeaseStore:
         """Requeue jobs whose lease expired; returns how many."""
         return int(await self._scripts.run("reap", self._rules.max_stalls, self._rules.max_losses))
 
-    async def expired(self, limit: int = 100) -> list[str]:
+    async def expired(self) -> list[str]:
         """Ids of jobs past their TTL."""
-        return await self._due("expiry", 0.0, limit)
+        return await self._due("expiry", 0.0)
 
-    async def private_ended(self, grace_s: float, limit: int = 100) -> list[str]:
+    async def private_ended(self, grace_s: float) -> list[str]:
         """Ids of unsettled private jobs that ended `grace_s` ago."""
-        return await self._due("private", grace_s, limit)
+        return await self._due("private", grace_s)
 
     async def private_settled(self, job_id: str) -> None:
         """Record that a private job's audio is deleted for good."""
         await execute(self._redis.zrem(key("private"), job_id))
 
-    async def drop_old_streams(self, grace_s: float, limit: int = 100) -> int:
+    async def drop_old_streams(self, grace_s: float) -> int:
         """Delete event streams of jobs that ended `grace_s` ago."""
-        ids = await self._due("ended", grace_s, limit)
+        ids = await self._due("ended", grace_s)
         if ids:
             await execute(self._redis.delete(*(key(f"events:{job_id}") for job_id in ids)))
             await execute(self._redis.zrem(key("ended"), *ids))
         return len(ids)
 
-    async def _due(self, name: str, grace_s: float, limit: int) -> list[str]:
+    async def _due(self, name: str, grace_s: float) -> list[str]:
         seconds, micros = await execute(self._redis.time())
         top = (seconds - grace_s) * 1000 + micros // 1000
-        ids = await execute(self._redis.zrangebyscore(key(name), "-inf", top, 0, limit))
+        ids = await execute(self._redis.zrangebyscore(key(name), "-inf", top, 0, SWEEP_LIMIT))
         return [job_id.decode() for job_id in ids]
 
     @property

@@ -15,8 +15,6 @@ from serve_app.store.scripts import key
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Snapshot of counters and gauges."""
-
     counters: Mapping[str, int]  # monotonic counts and histogram buckets, see `observe` in lua/lib.lua
     waiting: int  # jobs in the queues
     running: int  # jobs under a lease
