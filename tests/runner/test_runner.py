@@ -14,7 +14,7 @@ from batching.types import SAMPLE_RATE, Window
 from deployments.errors import Deadly, EngineFailed, StageAway, StageDied, StageLost
 from deployments.messages import Planned, TranscodeRequest, TranscribeRequest
 from deployments.storage.artifacts import Artifacts
-from serve_app.errors import RequestError
+from serve_app.errors import RequestError, StoreUnavailable
 from serve_app.models.event import EventKind
 from serve_app.models.job import JobSpec, Phase
 from serve_app.models.lease import LeaseRules
@@ -283,6 +283,23 @@ async def test_a_runner_that_stops_gives_its_jobs_back_and_another_continues(
     assert events[: len(before)] == before
     ids = [orjson.loads(e.data)["id"] for e in events if e.kind is EventKind.SEGMENT]
     assert ids == list(range(len(ids)))
+
+
+async def test_a_runner_stops_although_redis_fails_during_a_claim(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    claiming, failing = asyncio.Event(), asyncio.Event()
+
+    async def claim(*_: object) -> None:
+        claiming.set()
+        await failing.wait()
+        raise StoreUnavailable("gone")
+
+    monkeypatch.setattr(app.store.leases, "claim", claim)
+    await claiming.wait()
+    stopping = asyncio.create_task(app.runner.stop())
+    await asyncio.sleep(0)
+    failing.set()
+    async with asyncio.timeout(10):
+        await stopping
 
 
 async def test_no_more_windows_are_in_flight_than_allowed(
