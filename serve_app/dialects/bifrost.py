@@ -177,7 +177,7 @@ class Routes:
 
     def __init__(self, context: ApiContext) -> None:
         self._context = context
-        self._jobs = context.jobs.speaking("bifrost", "{}")
+        self._jobs = context.jobs.for_dialect("bifrost", "{}")
 
     async def create(
         self, request: Request, who: CanWrite, trace: Traced, ttl_s: Ttl = TTL_S, key: IdempotencyKey = None
@@ -204,7 +204,7 @@ class Routes:
         return JSONResponse(await self._shown(job), status, {"x-bf-model-used": quote(job.model, safe="/:@")})
 
     async def _shown(self, job: Job) -> dict[str, Any]:
-        return from_job(job, await self._jobs.results.heard(job))
+        return from_job(job, await self._jobs.results.transcript_or_none(job))
 
 
 def routes(context: ApiContext) -> APIRouter:

@@ -327,7 +327,7 @@ class Routes:
 
     async def get(self, who: CanRead, job_id: str) -> JobBody:
         """A job as it is now."""
-        return await shown(await self._jobs.kept(who, job_id), self._jobs.results)
+        return await shown(await self._jobs.get_undeleted(who, job_id), self._jobs.results)
 
     async def events(
         self, who: CanRead, job_id: str, last: Annotated[str | None, Header(alias="Last-Event-ID")] = None
@@ -369,13 +369,13 @@ class Routes:
 
     async def models(self, _who: CanRead) -> ModelList:
         """The models on offer."""
-        models = [ModelBody(id=m.id, languages=list(m.languages)) for m in self._jobs.models]
+        models = [ModelBody(id=m.id, languages=list(m.languages)) for m in self._jobs.catalog.models]
         return ModelList(models=models, data=models)
 
     async def model(self, _who: CanRead, model_id: str) -> ModelBody:
         """One of them, by its name or an alias."""
-        name = self._jobs.model_of(model_id)
-        for model in self._jobs.models:
+        name = self._jobs.catalog.model_of(model_id)
+        for model in self._jobs.catalog.models:
             if model.id == name:
                 return ModelBody(id=model.id, languages=list(model.languages))
         raise RequestError("not_found", f"There is no model {model_id!r} here.")

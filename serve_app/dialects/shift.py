@@ -23,10 +23,10 @@ from serve_app.http.auth import CanRead, CanWrite
 from serve_app.http.byte_ranges import file_response
 from serve_app.http.request_ids import Traced
 from serve_app.http.uploads import read_json
-from serve_app.jobs.results import AUDIO
 from serve_app.models.job import Job, JobSpec, Phase, State
 from serve_app.models.listing import JobQuery
 from serve_app.models.principal import Principal
+from serve_app.models.storage_paths import AUDIO
 
 # Wire models.
 
@@ -247,7 +247,7 @@ class Routes:
 
     def __init__(self, context: ApiContext) -> None:
         self._context = context
-        self._jobs = context.jobs.speaking("shift", "tj_{.hex}")
+        self._jobs = context.jobs.for_dialect("shift", "tj_{.hex}")
         self._known: dict[str, dict[str, int]] = {}
 
     async def create(self, request: Request, who: CanWrite, trace: Traced, key: IdempotencyKey = None) -> Response:
@@ -272,7 +272,7 @@ class Routes:
 
     async def get(self, request: Request, who: CanRead, job_id: str) -> Response:
         """A job, with its artifacts and its result once it is completed."""
-        return await self._one(request, await self._jobs.kept(who, job_id))
+        return await self._one(request, await self._jobs.get_undeleted(who, job_id))
 
     async def retry(self, request: Request, who: CanWrite, job_id: str) -> Response:
         """Queue a failed job again, unless it has had its attempts."""
@@ -282,7 +282,7 @@ class Routes:
         self, who: CanRead, job_id: str, kind: str, wanted: Annotated[str | None, Header(alias="Range")] = None
     ) -> Response:
         """The bytes of an artifact."""
-        job = await self._jobs.kept(who, job_id)
+        job = await self._jobs.get_undeleted(who, job_id)
         if job.transcript is None or kind not in files_of(job.spec):
             raise RequestError("not_found", "The job has no such artifact.")
         filename, content_type = files_of(job.spec)[kind]
@@ -295,7 +295,7 @@ class Routes:
         return answer
 
     async def _one(self, request: Request, job: Job, status: int = 200) -> Response:
-        told = from_job(job, await self._artifacts(request, job), await self._jobs.results.heard(job))
+        told = from_job(job, await self._artifacts(request, job), await self._jobs.results.transcript_or_none(job))
         return JSONResponse({"success": True, "data": told}, status)
 
     async def _artifacts(self, request: Request, job: Job) -> list[dict[str, Any]]:

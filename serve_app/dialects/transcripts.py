@@ -190,7 +190,7 @@ def from_job(job: Job, transcript: Transcript | None) -> dict[str, Any]:
 
 async def shown(job: Job, results: Results) -> dict[str, Any]:
     """A job with what was heard."""
-    return from_job(job, await results.heard(job))
+    return from_job(job, await results.transcript_or_none(job))
 
 
 async def render(job: Job, results: Results) -> Payload:
@@ -223,7 +223,7 @@ class Routes:
 
     def __init__(self, context: ApiContext) -> None:
         self._context = context
-        self._jobs = context.jobs.speaking("transcripts", "transcript_{.hex}")
+        self._jobs = context.jobs.for_dialect("transcripts", "transcript_{.hex}")
 
     async def create(self, request: Request, who: CanWrite, trace: Traced, key: IdempotencyKey = None) -> Response:
         """Create a transcript, of `audio_url` (JSON) or `audio_file` (multipart)."""
@@ -272,7 +272,7 @@ class Routes:
 
     async def get(self, who: CanRead, transcript_id: str) -> Response:
         """A transcript with what was heard."""
-        return JSONResponse(await shown(await self._jobs.kept(who, transcript_id), self._jobs.results))
+        return JSONResponse(await shown(await self._jobs.get_undeleted(who, transcript_id), self._jobs.results))
 
     async def delete(self, who: CanDelete, transcript_id: str) -> None:
         """Remove a transcript and its recording for good; one that is not done is cancelled first."""

@@ -63,7 +63,7 @@ class Auth:
         if self._guard:
             self._guard.check(headers)
         principal = await self.principal(headers)
-        await self._limits.request(principal)
+        await self._limits.count_request(principal)
         return principal
 
 

@@ -34,7 +34,7 @@ from serve_app.http.jwt_tokens import JwtVerifier, TokenRules
 from serve_app.ingress import create_api
 from serve_app.jobs.deliveries import Deliveries
 from serve_app.jobs.event_stream import EventStreams
-from serve_app.jobs.model_catalog import Model
+from serve_app.jobs.model_catalog import Model, ModelCatalog
 from serve_app.jobs.quotas import Quotas, TenantLimits
 from serve_app.jobs.results import Results
 from serve_app.jobs.service import Jobs
@@ -106,10 +106,9 @@ class IngressReplica:
             store,
             self._events,
             artifacts,
-            models,
-            limits=limits,
+            ModelCatalog(models, settings.model_aliases),
+            quotas=limits,
             allowed=AllowList.parse(settings.fetch_allow),
-            aliases=settings.model_aliases,
             result_ttl_s=settings.result_ttl_s,
             queue_limit=settings.tenant_queued_jobs,
             prompts=tuple(settings.summary_prompts) if settings.summary_base_url else (),
@@ -194,7 +193,7 @@ class RunnerReplica:
 
     def check_health(self) -> None:
         """Asked by Serve; a replica that looks for work no more is replaced."""
-        if any(task.done() for task in self._telling) or (self._starting.done() and not self._runner.well):
+        if any(task.done() for task in self._telling) or (self._starting.done() and not self._runner.healthy):
             raise RuntimeError("the runner has stopped looking for work")
 
     async def drain(self) -> None:

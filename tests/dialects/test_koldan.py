@@ -307,7 +307,7 @@ async def test_a_text_is_written_as_asked_for(
     http: httpx.AsyncClient, served: Served, sample: Path, monkeypatch: pytest.MonkeyPatch, options: Any, text: str
 ) -> None:
     said = ["Well,", "hello", "Anna-Lena:", "it's", "5.30!"]
-    told = served.app.stages.say(said)
+    told = served.app.stages.decoding_to(said)
     monkeypatch.setattr(served.app.stages, "transcribe", told)
     data = {"name": "x", "transcription": json.dumps({**ASKED, **options})}
     job = (await http.post(f"{PREFIX}/upload", files={"file": ("x", sample.read_bytes())}, data=data)).json()["job"]

@@ -261,10 +261,10 @@ async def test_a_drives_file_becomes_text(served: Served, sample: Path, tmp_path
     (tmp_path / "t/s1/talk.flac").write_bytes(sample.read_bytes())
     template = f"{tmp_path.as_uri()}/{{tenant}}/{{session_id}}/{{file_id}}"
     asked = Create.model_validate({**DRIVE, "model": "whisper-1"})
-    job = await served.app.ended(await served.app.ask(to_spec(asked, ME, template)))
+    job = await served.app.ended(await served.app.submit_without_upload(to_spec(asked, ME, template)))
     assert job.phase is Phase.COMPLETED, job.error
     asked = Create.model_validate({**DRIVE, "source": {**DRIVE["source"], "fileId": "other"}, "model": "whisper-1"})
-    job = await served.app.ended(await served.app.ask(to_spec(asked, ME, template)))
+    job = await served.app.ended(await served.app.submit_without_upload(to_spec(asked, ME, template)))
     assert job.error
     assert job.error.code == "source_not_found"
 
@@ -272,7 +272,7 @@ async def test_a_drives_file_becomes_text(served: Served, sample: Path, tmp_path
 async def test_only_a_drive_reads_files(served: Served) -> None:
     asked = Create.model_validate({"model": "whisper-1", "source": {"kind": "url", "url": "file:///etc/hostname"}})
     with pytest.raises(RequestError, match="http or https"):
-        await served.app.ask(to_spec(asked, ME, ""))
+        await served.app.submit_without_upload(to_spec(asked, ME, ""))
 
 
 async def test_a_drives_job_over_http(served: Served, sample: Path, tmp_path: Path, site: WebServer) -> None:

@@ -44,7 +44,7 @@ async def alices(served: Served, valkey: Valkey, sample: Path) -> AsyncIterator[
     await finished(served, job["id"])
     has = {"/v1/jobs": job["id"], "/v1/webhooks": f"{job['id']}:1-0"}
     for dialect in DIALECTS:
-        jobs = served.app.jobs.speaking(dialect.name, "{}")
+        jobs = served.app.jobs.for_dialect(dialect.name, "{}")
         async with jobs.draft(ALICE) as draft:
             served.app.artifacts.put(draft.source, sample.read_bytes())
             has[dialect.prefix] = (await draft.submit(JobSpec("fake", echo=ECHO))).id

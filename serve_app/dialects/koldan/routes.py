@@ -437,7 +437,7 @@ class Routes:
 
     def __init__(self, context: ApiContext) -> None:
         self._context = context
-        self._jobs = context.jobs.speaking("koldan", "{}")
+        self._jobs = context.jobs.for_dialect("koldan", "{}")
 
     async def upload(self, request: Request, who: CanUpload, trace: Traced, key: IdempotencyKey = None) -> Response:
         """Upload a file, or import it from a URI, and transcribe it."""
@@ -521,7 +521,7 @@ class Routes:
         """A job, with its result once it is completed, until it is purged."""
         job = await self._jobs.get(who, job_id)
         told = from_job(job)
-        transcript = await self._jobs.results.heard(job)
+        transcript = await self._jobs.results.transcript_or_none(job)
         told["result"] = None if transcript is None else result_of(job, transcript)
         if summary := await self._summary(job):
             told["summary"] = summary
@@ -554,7 +554,7 @@ class Routes:
 
     async def cancel(self, who: CanWrite, job_id: str) -> Response:
         """Cancel a job that has not ended; it has taken effect when this answers."""
-        await self._jobs.stop(who, job_id)
+        await self._jobs.cancel_and_wait(who, job_id)
         return Response(status_code=204)
 
     async def delete(self, who: CanDelete, job_id: str, purge: bool = False) -> Response:

@@ -155,7 +155,7 @@ def from_job(job: Job, transcript: Transcript | None = None) -> dict[str, Any]:
 
 async def render(job: Job, results: Results) -> Payload:
     """What a webhook is told: the subtitles that were asked for, else the job."""
-    transcript = await results.heard(job)
+    transcript = await results.transcript_or_none(job)
     if transcript is not None and (form := FORMATS.get(format_of(job))):
         return Payload(form.render(transcript).encode(), form.content_type.partition(";")[0])
     return Payload(orjson.dumps(from_job(job, transcript)))
@@ -191,7 +191,7 @@ class Routes:
 
     def __init__(self, context: ApiContext) -> None:
         self._context = context
-        self._jobs = context.jobs.speaking("speechischeap", "{}-sic")
+        self._jobs = context.jobs.for_dialect("speechischeap", "{}-sic")
 
     async def create(self, request: Request, who: CanWrite, trace: Traced, key: IdempotencyKey = None) -> Response:
         """Create a job, of `input_url` (JSON) or `input_file` (multipart). An upload is answered by a stream, and so is what
@@ -267,12 +267,12 @@ class Routes:
 
     async def get(self, who: CanRead, job_id: str) -> Response:
         """A job, with what was heard once it is completed."""
-        job = await self._jobs.kept(who, job_id)
-        return JSONResponse(from_job(job, await self._jobs.results.heard(job)))
+        job = await self._jobs.get_undeleted(who, job_id)
+        return JSONResponse(from_job(job, await self._jobs.results.transcript_or_none(job)))
 
     async def cancel(self, who: CanWrite, job_id: str) -> str:
         """Cancel a job that is pending."""
-        job = await self._jobs.kept(who, job_id)
+        job = await self._jobs.get_undeleted(who, job_id)
         if job.phase.final or job.cancelling:
             raise not_found()
         try:
