@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from serve_app.dialects.bifrost import BIFROST
-from serve_app.dialects.koldan.routes import KOLDAN
+from serve_app.dialects.koldan import KOLDAN
 from serve_app.dialects.native import NATIVE
 from serve_app.dialects.openai import OPENAI
 from serve_app.dialects.shift import SHIFT
