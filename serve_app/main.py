@@ -6,13 +6,16 @@ when it starts, where it runs.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from pydantic_settings import BaseSettings
 from ray import serve
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
 from deployments.transcription.engines.batch_memory import CPU_BATCH
 from deployments.transcription.weights import languages, locate
+from serve_app.dialects import dialect_settings
 from serve_app.jobs.model_catalog import Model
 from serve_app.ray_serve.replicas import (
     IngestionReplica,
@@ -34,9 +37,13 @@ def find_models(settings: Settings) -> tuple[Model, ...]:
     return tuple(Model(name, languages(locate(name, str(settings.cache_dir)))) for name in settings.models)
 
 
-def build(settings: Settings, models: tuple[Model, ...] | None = None) -> serve.Application:
-    """The application: Ingress ▶ Runner ▶ Ingestion, Transcoder and one Transcriber a model."""
+def build(
+    settings: Settings, models: tuple[Model, ...] | None = None, vendor: Mapping[str, BaseSettings] | None = None
+) -> serve.Application:
+    """The application: Ingress ▶ Runner ▶ Ingestion, Transcoder and one Transcriber a model. `vendor` are the settings of
+    the dialects."""
     models = models or find_models(settings)
+    vendor = dialect_settings() if vendor is None else vendor
     ingestion = _deployed(
         IngestionReplica, "Ingestion", 0.1, _range(settings, "ingestion", target=8), max_ongoing_requests=32
     ).bind(settings)
@@ -60,7 +67,7 @@ def build(settings: Settings, models: tuple[Model, ...] | None = None) -> serve.
     ).bind(settings, ingestion, transcoder, transcribers)
     ingress = serve.ingress()(IngressReplica)
     return _deployed(ingress, "Ingress", 0.1, _range(settings, "ingress", target=500), max_ongoing_requests=4096).bind(
-        settings, models, transcribers, runner
+        settings, models, transcribers, runner, vendor
     )
 
 

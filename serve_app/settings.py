@@ -1,9 +1,8 @@
-"""Every MURMUR_ variable, once. They are read at the root; what a part needs of them it is handed."""
+"""Every MURMUR_ variable but those of single dialects, once. They are read at the root, which hands parts what they need."""
 
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,8 +20,6 @@ def _home(variable: str, fallback: str) -> Path:
     return Path(os.environ.get(variable) or Path.home() / fallback) / "murmur"
 
 
-PLACES = r"s3://[a-z0-9.-]+|gs://[a-z0-9._-]+|file://|https?://[^/{}?#\s]+"
-DRIVE = re.compile(rf"({PLACES})/([^{{}}?#\s]|\{{(session_id|file_id|tenant|owner)\}})+")
 RETRIES_S = (5.0, 300.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0)
 """The waits that the specification suggests: 75 hours and a half in all."""
 
@@ -74,15 +71,6 @@ class Settings(BaseSettings):
         description="Hosts, host:port pairs, CIDRs that may be reached although they are private; s3://BUCKET to read from.",
     )
     public_url: str = Field("", description="URL that clients reach the service by, for links; empty for the request's own.")
-    stage_drive_uri: str = Field(
-        "",
-        description="Where files of Shift's drives lie: `s3://bucket/{tenant}/{session_id}/{file_id}`, say; or nowhere.",
-    )
-    shift_transcription_runner_mode: str = Field(
-        "deployment",
-        validation_alias="SHIFT_TRANSCRIPTION_RUNNER_MODE",
-        description="Shift's own variable, without the prefix: `deployment` is how jobs run here; `k8s-job` is refused.",
-    )
     summary_base_url: str = Field(
         "", description="Base URL of an OpenAI-compatible API that writes summaries; empty for none."
     )
@@ -160,22 +148,6 @@ class Settings(BaseSettings):
         if not value:
             raise ValueError("name at least one model")
         return tuple(dict.fromkeys(value))
-
-    @field_validator("stage_drive_uri")
-    @classmethod
-    def _drive(cls, value: str) -> str:
-        if value and not (DRIVE.fullmatch(value) and "{session_id}" in value and "{file_id}" in value):
-            raise ValueError("write it as s3://, gs://, file:/// or https:// with {session_id} and {file_id} in its path")
-        return value
-
-    @field_validator("shift_transcription_runner_mode")
-    @classmethod
-    def _mode(cls, value: str) -> str:
-        if value == "k8s-job":
-            raise ValueError("k8s-job is not there yet: jobs run as a deployment")
-        if value != "deployment":
-            raise ValueError("use deployment")
-        return value
 
     @field_validator("fetch_allow")
     @classmethod

@@ -115,33 +115,3 @@ def test_artifacts_go_where_the_setting_says(monkeypatch: pytest.MonkeyPatch) ->
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValidationError):
         settings().port = 1
-
-
-@pytest.mark.parametrize("uri", ["s3://b/{session_id}/{file_id}", "file:///x/{session_id}-{file_id}.wav", ""])
-def test_a_drive_is_a_template(uri: str) -> None:
-    assert settings(stage_drive_uri=uri).stage_drive_uri == uri
-
-
-@pytest.mark.parametrize(
-    "uri",
-    [
-        "s3://b/{file_id}",
-        "ftp://b/{session_id}/{file_id}",
-        "s3://{session_id}/{file_id}",
-        "https://{session_id}/{file_id}",
-        "s3://b/{session_id}/{file_id}?x=1",
-        "file://host/{session_id}/{file_id}",
-    ],
-)
-def test_a_drive_that_is_no_template_is_refused(uri: str) -> None:
-    with pytest.raises(ValidationError, match="session_id"):
-        settings(stage_drive_uri=uri)
-
-
-def test_shifts_other_mode_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SHIFT_TRANSCRIPTION_RUNNER_MODE", "deployment")
-    assert settings().shift_transcription_runner_mode == "deployment"
-    for mode in ("k8s-job", "other"):
-        monkeypatch.setenv("SHIFT_TRANSCRIPTION_RUNNER_MODE", mode)
-        with pytest.raises(ValidationError, match="deployment"):
-            settings()

@@ -44,7 +44,10 @@ def fail(message: str, status: int) -> typer.Exit:
 
 def settings_with(**flags: Any) -> Settings:
     """Settings of the environment, with the flags that were given."""
+    from serve_app.dialects import dialect_settings
+
     try:
+        dialect_settings()  # checked here, so that a bad variable is named before anything is started
         return Settings(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as error:
         first = error.errors()[0]

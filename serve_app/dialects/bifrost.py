@@ -14,10 +14,21 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from batching.types import Transcript
-from serve_app.dialects.base import ApiContext, Dialect, IdempotencyKey, flat, given, moment, request_body, validated
-from serve_app.dialects.openai_format import ResponseFormat, complaint, shaped, status_of
+from serve_app.dialects.base import (
+    ApiContext,
+    Dialect,
+    IdempotencyKey,
+    JobId,
+    flat,
+    moment,
+    request_body,
+    validated,
+    without_blanks,
+)
+from serve_app.dialects.openai_format import ResponseFormat, error_body, from_transcript, status_of
 from serve_app.errors import RequestError, not_found
 from serve_app.http.auth import CanRead, CanWrite
+from serve_app.http.openapi import content, errors, header, operation_id
 from serve_app.http.parameters import is_multipart
 from serve_app.http.request_ids import Traced
 from serve_app.models.job import Job, JobSpec, State
@@ -128,7 +139,7 @@ def from_job(job: Job, transcript: Transcript | None) -> dict[str, Any]:
         body |= {"completed_at": moment(job.completed_at), "expires_at": moment(job.expires_at)}
     if transcript is not None:
         response_format: Any = job.spec.echo["response_format"]
-        result = shaped(transcript, response_format)
+        result = from_transcript(transcript, response_format)
         if isinstance(result, dict):
             result["extra_fields"] = _extra_fields(job.spec.requested_model) | {"model_used": job.model}
         body |= {"status_code": 200, "result": result}
@@ -144,7 +155,7 @@ def _extra_fields(model: str) -> dict[str, str]:
 
 
 def _error(problem: RequestError, event_id: str, model: str = "") -> dict[str, Any]:
-    detail = {name: value or "" for name, value in complaint(problem).items()}
+    detail = {name: value or "" for name, value in error_body(problem).items()}
     return {
         "event_id": event_id,
         "type": detail["type"],
@@ -163,9 +174,6 @@ def error(problem: RequestError) -> Response:
 # Routes.
 
 PREFIX = "/v1/async/audio/transcriptions"
-RESPONSES: dict[int | str, dict[str, Any]] = {
-    status: {"model": BifrostError} for status in (400, 401, 403, 404, 405, 409, 410, 413, 429)
-}
 Ttl = Annotated[
     int,
     Header(alias="x-bf-async-job-result-ttl", ge=1, le=31_536_000, description="Seconds to keep a result after its end."),
@@ -192,14 +200,14 @@ class Routes:
             raise RequestError("malformed", "Send multipart/form-data with a model and a file.")
         async with self._jobs.draft(principal, key, trace) as draft:
             upload = await self._context.receive_form(request, draft, "file")
-            form = validated(BifrostTranscriptionForm, given(flat(upload.fields, ("fallbacks",), IGNORED)))
+            form = validated(BifrostTranscriptionForm, without_blanks(flat(upload.fields, ("fallbacks",), IGNORED)))
             if form.stream:
                 message = "stream is not supported by asynchronous transcriptions: leave it out, and poll."
                 raise RequestError("malformed", message, (("stream", "not supported"),))
             job = await draft.submit(to_spec(form, upload.filename, ttl_s), upload.sha256)
         return JSONResponse(await self._with_result(job), 202)
 
-    async def get(self, principal: CanRead, job_id: str) -> Response:
+    async def get(self, principal: CanRead, job_id: JobId) -> Response:
         """Get a job: 202 while it is pending or processing, 200 once it has ended."""
         job = await self._jobs.get(principal, job_id)
         if job.deleted_at is not None or (job.expires_at or math.inf) <= time.time():
@@ -214,11 +222,37 @@ class Routes:
 def routes(context: ApiContext) -> APIRouter:
     """The routes under /v1/async/audio/transcriptions."""
     bifrost = Routes(context)
-    router = APIRouter(prefix=PREFIX, responses=RESPONSES)
-    body = request_body(form=BifrostTranscriptionForm, file="file")
-    router.post("", status_code=202, response_model=BifrostJob, openapi_extra=body)(bifrost.create)
-    router.get("/{job_id}", response_model=BifrostJob, responses={202: {"model": BifrostJob}})(bifrost.get)
+    router = APIRouter(
+        prefix=PREFIX,
+        tags=["Bifrost"],
+        responses=errors(BifrostError, 400, 401, 403, 404, 405, 429),
+        generate_unique_id_function=operation_id,
+    )
+    router.post(
+        "",
+        status_code=202,
+        summary="Create a transcription",
+        response_model=BifrostJob,
+        response_description="The job.",
+        openapi_extra=request_body(form=BifrostTranscriptionForm, file="file"),
+        responses=errors(BifrostError, 409, 413),
+    )(bifrost.create)
+    used = {"x-bf-model-used": header("Model at work.")}
+    pending = {"description": "The job, which is pending or processing.", "headers": used, "content": content(BifrostJob)}
+    router.get(
+        "/{job_id}",
+        summary="Get a transcription",
+        response_model=BifrostJob,
+        responses={200: {"description": "The job, which has ended.", "headers": used}, 202: pending},
+    )(bifrost.get)
     return router
 
 
-BIFROST = Dialect("bifrost", PREFIX, routes, error)
+BIFROST = Dialect(
+    "bifrost",
+    PREFIX,
+    routes,
+    error,
+    key_header="x-bf-vk",
+    tags={"Bifrost": "Bifrost's asynchronous transcriptions: OpenAI's form, `provider/model` with fallbacks."},
+)

@@ -19,8 +19,10 @@ from serve_app.store.api_keys import ApiKeys
 ANONYMOUS = Principal("anonymous", "default", frozenset(SCOPES) - {"admin"})
 """Who asks without a key where none is required: no more than a key that was made without asking for more."""
 
-bearer = HTTPBearer(auto_error=False, description="An API key of `murmur keys create`, or a JWT.")
-api_key = APIKeyHeader(name="X-API-Key", auto_error=False, description="The same key, as some clients send it.")
+bearer = HTTPBearer(scheme_name="bearer", auto_error=False, description="An API key of `murmur keys create`, or a JWT.")
+api_key = APIKeyHeader(
+    scheme_name="apiKey", name="X-API-Key", auto_error=False, description="The same key, as some clients send it."
+)
 
 
 class Auth:
@@ -35,16 +37,18 @@ class Auth:
         *,
         required: bool,
         hosts: Collection[str] = (),
+        key_headers: Collection[str] = (),
     ) -> None:
         self._keys = keys
         self._limits = limits
         self._tokens = tokens
         self._required = required
+        self._key_headers = tuple(key_headers)
         self._guard = None if required else AllowedHosts(hosts)
 
     async def principal(self, headers: Headers) -> Principal:
         """Who sent these headers. EdgeError `unauthenticated`: a wrong key is refused even where none is required."""
-        key = sent_key(headers)
+        key = sent_key(headers, self._key_headers)
         if key is None:
             if self._required:
                 raise RequestError("unauthenticated", "An API key is required: send it as Authorization: Bearer KEY.")
@@ -67,10 +71,12 @@ class Auth:
         return principal
 
 
-def sent_key(headers: Headers) -> str | None:
-    """The key in a request's headers; '' for an Authorization that holds none."""
-    if "x-bf-vk" in headers:  # whose clients may send a dummy to those who want an Authorization
-        return headers["x-bf-vk"]
+def sent_key(headers: Headers, key_headers: Collection[str] = ()) -> str | None:
+    """The key in a request's headers; '' for an Authorization that holds none. `key_headers` come first: clients that send
+    one may send a dummy as Authorization."""
+    for name in key_headers:
+        if name in headers:
+            return headers[name]
     if (authorization := headers.get("authorization")) is not None:
         scheme, _, key = authorization.partition(" ")
         return key.strip() if scheme.lower() == "bearer" else ""

@@ -221,10 +221,12 @@ class Jobs:
         await self.kept(principal, job_id)
         return self._events.follow(job_id, after)
 
-    async def has_more(self, principal: Principal, job_id: str, after: str) -> bool:
-        """Whether the job has, or will have, events after `after`."""
+    async def resume(self, principal: Principal, job_id: str, after: str) -> AsyncGenerator[Event, None] | None:
+        """The job's events after `after`, as they come, up to `done`; None where there are no more."""
         job = await self.kept(principal, job_id)
-        return job.done_event is None or event_order(after) < event_order(job.done_event)
+        if job.done_event is not None and event_order(after) >= event_order(job.done_event):
+            return None
+        return self._events.follow(job_id, after)
 
     async def cancel(self, principal: Principal, job_id: str) -> Job:
         """Cancel a job: at once if it waits, within a window if it runs. 409 when it has ended otherwise."""

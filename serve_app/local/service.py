@@ -141,8 +141,10 @@ class LocalService:
         # Ray's settings are read when it is imported, which the modules of the graph do.
         os.environ.update({name: value for name, value in RAY_ENVIRONMENT.items() if name not in os.environ})
         from deployments.transcription.engines.faster_whisper import choose_device
+        from serve_app.dialects import dialect_settings
         from serve_app.main import build, find_models
 
+        vendor = dialect_settings()
         try:
             if not settings.ray_address and settings.engine != "fake":
                 choose_device(settings.device)
@@ -156,7 +158,7 @@ class LocalService:
         self._check_interrupted()
         self._start_ray(run_dir)
         self._check_interrupted()
-        self._deploy(build(settings.model_copy(update={"redis_url": self.redis_url}), models))
+        self._deploy(build(settings.model_copy(update={"redis_url": self.redis_url}), models, vendor))
 
     def _check_interrupted(self) -> None:
         if self._interrupted.is_set():

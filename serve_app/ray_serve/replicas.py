@@ -6,11 +6,13 @@ import asyncio
 import logging
 import os
 import sys
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from uuid import uuid4
 
 from fastapi import FastAPI
+from pydantic_settings import BaseSettings
 from ray.exceptions import RayError
 from ray.serve.context import _get_serve_request_context
 from ray.serve.exceptions import RayServeException
@@ -26,7 +28,7 @@ from deployments.transcoding.stage import Transcoder
 from deployments.transcription.engines import load
 from deployments.transcription.engines.base import EngineConfig
 from deployments.transcription.stage import Transcriber
-from serve_app.dialects import DIALECTS
+from serve_app.dialects import key_headers, renderers
 from serve_app.dialects.base import ApiContext
 from serve_app.http.auth import Auth
 from serve_app.http.jwt_tokens import JwtVerifier, TokenRules
@@ -89,6 +91,7 @@ class IngressReplica:
         models: tuple[Model, ...],
         transcribers: dict[str, DeploymentHandle],
         _runner: DeploymentHandle,
+        vendor: Mapping[str, BaseSettings],
     ) -> None:
         prepare_replica(settings)
         # Serve's loop and ours share one interpreter, and many readers keep both busy: at Python's 5 ms each waits long for
@@ -114,7 +117,14 @@ class IngressReplica:
             prompts=tuple(settings.summary_prompts) if settings.summary_base_url else (),
         )
         tokens = JwtVerifier(token_rules(settings)) if settings.jwt_issuer else None
-        self._auth = Auth(ApiKeys(redis), limits, tokens, required=settings.keyed, hosts=settings.allowed_hosts)
+        self._auth = Auth(
+            ApiKeys(redis),
+            limits,
+            tokens,
+            required=settings.keyed,
+            hosts=settings.allowed_hosts,
+            key_headers=key_headers(),
+        )
         self._devices: dict[str, str] = {}
         self._asking = [asyncio.get_running_loop().create_task(self._ask(*each)) for each in transcribers.items()]
         self._context = ApiContext(
@@ -124,8 +134,8 @@ class IngressReplica:
             settings.max_upload_bytes,
             settings.sse_max_age_s,
             settings.public_url,
-            settings.stage_drive_uri,
             self._devices,
+            vendor,
         )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -177,8 +187,7 @@ class RunnerReplica:
         stages = ServeStages(ingestion, transcoder, transcribers)
         self._runner = Runner(f"runner-{uuid4().hex[:8]}", store, stages, artifacts, sweeper, self._limits)
         http = SafeHttp(Allowed.parse(settings.fetch_allow))
-        renders = {dialect.name: dialect.render for dialect in DIALECTS if dialect.render}
-        webhooks = WebhookSender(Outbox(redis), store, Results(artifacts), http, renders, settings.webhook_retries_s)
+        webhooks = WebhookSender(Outbox(redis), store, Results(artifacts), http, renderers(), settings.webhook_retries_s)
         self._starting = asyncio.get_running_loop().create_task(self._runner.start())
         self._telling = [asyncio.get_running_loop().create_task(webhooks.run())]
         if settings.summary_base_url:

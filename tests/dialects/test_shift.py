@@ -13,11 +13,12 @@ import pytest
 
 from deployments.errors import EngineFailed
 from serve_app.dialects.shift.routes import PREFIX, files_of, to_spec
+from serve_app.dialects.shift.settings import ShiftSettings
 from serve_app.dialects.shift.wire import ShiftJob, ShiftJobRequest
 from serve_app.errors import RequestError
 from serve_app.ingress import create_api
 from serve_app.models.job import JobSpec, Phase
-from tests.dialects.contract import Contract, Spoken
+from tests.dialects.contract import Contract, VendorApi
 from tests.lib.app import ME
 from tests.lib.web_server import WebServer, answer
 from tests.service.conftest import Served
@@ -41,7 +42,7 @@ def code(answer: httpx.Response) -> str:
 
 
 class TestShift(Contract):
-    spoken = Spoken(
+    api = VendorApi(
         name="shift",
         job=f"{PREFIX}/{{id}}",
         read=read,
@@ -282,9 +283,8 @@ async def test_a_job_with_a_drive_source_over_http(served: Served, sample: Path,
     """Check that the operator's template is filled in with the caller's tenant."""
     (tmp_path / "default").mkdir()
     (tmp_path / "default/s1-talk.flac").write_bytes(sample.read_bytes())
-    context = replace(
-        served.context, drive_uri=f"{tmp_path.as_uri()}/{{tenant}}/{{session_id}}-{{file_id}}", public_url="https://x.y/"
-    )
+    settings = ShiftSettings(stage_drive_uri=f"{tmp_path.as_uri()}/{{tenant}}/{{session_id}}-{{file_id}}")
+    context = replace(served.context, vendor={"shift": settings}, public_url="https://x.y/")
     api = create_api(context, served.auth, served.app.store, served.app.events, version="0")
     async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url=served.url) as http:
         made = await http.post(PREFIX, json={**DRIVE, "model": "whisper-1"})

@@ -16,7 +16,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from deployments.ingestion.safe_http import Allowed, Reply, SafeHttp
 from deployments.storage.artifacts import Artifacts
-from serve_app.dialects import native
+from serve_app.dialects.native.translate import render, render_job
 from serve_app.errors import RequestError
 from serve_app.jobs.results import Results
 from serve_app.local.valkey import Valkey
@@ -131,7 +131,7 @@ async def working(valkey: Valkey, app: App, retries_s: tuple[float, ...] = QUICK
     redis = connect(valkey.url)
     outbox = Outbox(redis)
     http = SafeHttp(Allowed.parse(["127.0.0.1"]))
-    webhooks = WebhookSender(outbox, app.store, Results(app.artifacts), http, {"native": native.render}, retries_s)
+    webhooks = WebhookSender(outbox, app.store, Results(app.artifacts), http, {"native": render}, retries_s)
     running = asyncio.create_task(webhooks.run())
     yield Post(app, outbox, webhooks)
     running.cancel()
@@ -273,7 +273,7 @@ async def test_a_jobs_own_secret_signs_for_it_and_is_shown_to_nobody(post: Post,
     (call,) = await sink.called(1)
     verified(call, own)
     assert own not in call.body.decode()
-    assert own not in (await native.shown(await post.app.jobs.get(ME, job_id), post.app.jobs.results)).model_dump_json()
+    assert own not in (await render_job(await post.app.jobs.get(ME, job_id), post.app.jobs.results)).model_dump_json()
 
 
 async def test_a_trace_goes_on(post: Post, sink: Sink, sample: Path) -> None:

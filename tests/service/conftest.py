@@ -11,6 +11,7 @@ import pytest
 import uvicorn
 
 from deployments.storage.artifacts import Artifacts
+from serve_app.dialects import key_headers
 from serve_app.dialects.base import ApiContext
 from serve_app.http.auth import Auth
 from serve_app.ingress import create_api
@@ -26,6 +27,7 @@ from tests.lib.app import App, open_app
 from tests.lib.murmur_process import Up, up
 
 MAX_UPLOAD_BYTES = 8 << 20
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ async def served(valkey: Valkey, store: Store, artifacts: Artifacts, ffmpeg: str
             sse_max_age_s=30.0,
         )
         own = Store(redis)
-        auth = Auth(ApiKeys(redis), Quotas(own, TenantLimits()), required=False, hosts=("localhost", "127.0.0.1", "::1"))
+        auth = Auth(ApiKeys(redis), Quotas(own, TenantLimits()), required=False, hosts=LOOPBACK, key_headers=key_headers())
         events = EventStreams(own, artifacts)
         api = create_api(context, auth, own, events, version="0")
         await events.start()

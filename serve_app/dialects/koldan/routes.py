@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 
-from serve_app.dialects.base import ApiContext, Dialect, IdempotencyKey, request_body, validated
+from serve_app.dialects.base import ApiContext, Dialect, IdempotencyKey, JobId, request_body, validated
 from serve_app.dialects.koldan.transcript import from_transcript
 from serve_app.dialects.koldan.translate import (
     error,
@@ -26,8 +26,17 @@ from serve_app.dialects.koldan.wire_requests import (
     KoldanUploadForm,
     KoldanWebhookRequest,
 )
+from serve_app.dialects.koldan.wire_responses import (
+    KoldanError,
+    KoldanJob,
+    KoldanJobList,
+    KoldanJobWithResult,
+    KoldanResult,
+    KoldanUpload,
+)
 from serve_app.errors import RequestError
 from serve_app.http.auth import CanDelete, CanRead, CanUpload, CanWrite
+from serve_app.http.openapi import Responses, errors, operation_id
 from serve_app.http.parameters import is_json, is_multipart
 from serve_app.http.request_ids import Traced
 from serve_app.http.uploads import Form, read_json
@@ -37,8 +46,8 @@ from serve_app.models.job import Job
 from serve_app.models.principal import Principal
 
 PREFIX = "/api/v1/speech-services/transcriptions"
-ERROR = {"description": "Why not.", "content": {"application/json": {"schema": {"required": ["status", "code", "message"]}}}}
-RESPONSES: dict[int | str, dict[str, Any]] = dict.fromkeys((400, 401, 403, 404, 405, 409, 410, 413, 422, 429), ERROR)
+Purge = Annotated[bool, Query(description="Whether to remove its results at once.")]
+Format = Annotated[str, Query(description="Only `json` is supported.", json_schema_extra={"enum": ["json"]})]
 READ_FILES, SUMMARIZE = "speech:files:read", "speech:summaries:write"
 
 
@@ -101,7 +110,7 @@ class Routes:
         jobs = [from_job(job) for job in page.jobs]
         return JSONResponse({"jobs": jobs, "size": len(jobs), "total": page.total, **filters_and_sort(query, core)})
 
-    async def get(self, principal: CanRead, job_id: str) -> Response:
+    async def get(self, principal: CanRead, job_id: JobId) -> Response:
         """Get a job, with its result from its completion until it is purged."""
         job = await self._jobs.get(principal, job_id)
         transcript = await self._jobs.results.heard(job)
@@ -111,7 +120,7 @@ class Routes:
             body["summary"] = summary
         return JSONResponse(body)
 
-    async def result(self, principal: CanRead, job_id: str, format: str = "json") -> Response:
+    async def result(self, principal: CanRead, job_id: JobId, format: Format = "json") -> Response:
         """Get the result of a completed job."""
         if format != "json":
             message = f"The format {format!r} is not supported: use json."
@@ -123,25 +132,25 @@ class Routes:
             raise RequestError("not_found", "The job has no result: it is not completed.")
         return JSONResponse(from_transcript(job, await self._jobs.results.transcript(job)))
 
-    async def set_webhook(self, request: Request, principal: CanWrite, job_id: str) -> Response:
+    async def set_webhook(self, request: Request, principal: CanWrite, job_id: JobId) -> Response:
         """Set or replace the webhook of a job that has not ended."""
         job = await self._jobs.get(principal, job_id)
         webhook = validated(KoldanWebhookRequest, await read_json(request.stream()))
         job = await self._jobs.set_webhook(principal, job.id, with_webhook(job.spec, webhook))
         return JSONResponse(from_job(job))
 
-    async def drop_webhook(self, principal: CanWrite, job_id: str) -> Response:
+    async def drop_webhook(self, principal: CanWrite, job_id: JobId) -> Response:
         """Remove the webhook of a job that has not ended."""
         job = await self._jobs.get(principal, job_id)
         await self._jobs.set_webhook(principal, job.id, with_webhook(job.spec, None))
         return Response(status_code=204)
 
-    async def cancel(self, principal: CanWrite, job_id: str) -> Response:
+    async def cancel(self, principal: CanWrite, job_id: JobId) -> Response:
         """Cancel a job that has not ended, and wait until it has stopped."""
         await self._jobs.stop(principal, job_id)
         return Response(status_code=204)
 
-    async def delete(self, principal: CanDelete, job_id: str, purge: bool = False) -> Response:
+    async def delete(self, principal: CanDelete, job_id: JobId, purge: Purge = False) -> Response:
         """Mark an ended job as deleted; with `purge`, remove its results at once."""
         if not purge:
             await self._jobs.mark_deleted(principal, job_id)
@@ -149,7 +158,7 @@ class Routes:
             await self._jobs.purge_results(principal, job_id, deleted=False)
         return Response(status_code=204)
 
-    async def purge(self, principal: CanDelete, job_id: str) -> Response:
+    async def purge(self, principal: CanDelete, job_id: JobId) -> Response:
         """Remove the results of a deleted job for good."""
         await self._jobs.purge_results(principal, job_id, deleted=True)
         return Response(status_code=204)
@@ -174,21 +183,74 @@ def _file(upload: KoldanUploadForm, form: Form, draft: Draft, principal: Princip
 def routes(context: ApiContext) -> APIRouter:
     """The routes under /api/v1/speech-services/transcriptions."""
     koldan = Routes(context)
-    router = APIRouter(prefix=PREFIX, responses=RESPONSES)
-    router.get("", response_class=JSONResponse)(koldan.page)
-    upload = request_body(form=KoldanUploadForm, file="file")
-    router.post("/upload", status_code=201, response_class=JSONResponse, openapi_extra=upload)(koldan.upload)
-    create = request_body(json=KoldanJobRequest)
-    router.post("", status_code=201, response_class=JSONResponse, openapi_extra=create)(koldan.create)
-    router.get("/{job_id}", response_class=JSONResponse)(koldan.get)
-    router.get("/{job_id}/result", response_class=JSONResponse)(koldan.result)
-    hook = request_body(json=KoldanWebhookRequest)
-    router.put("/{job_id}/webhook", response_class=JSONResponse, openapi_extra=hook)(koldan.set_webhook)
-    router.delete("/{job_id}/webhook", status_code=204, response_class=Response)(koldan.drop_webhook)
-    router.post("/{job_id}/cancel", status_code=204, response_class=Response)(koldan.cancel)
-    router.delete("/{job_id}", status_code=204, response_class=Response)(koldan.delete)
-    router.post("/{job_id}/purge", status_code=204, response_class=Response)(koldan.purge)
+    router = APIRouter(
+        prefix=PREFIX,
+        tags=["Koldan"],
+        responses=errors(KoldanError, 400, 401, 403, 405, 429),
+        generate_unique_id_function=operation_id,
+    )
+    router.get("", name="list", summary="List jobs", response_model=KoldanJobList, response_description="The page.")(
+        koldan.page
+    )
+    router.post(
+        "/upload",
+        status_code=201,
+        summary="Upload a file and transcribe it",
+        response_model=KoldanUpload,
+        response_description="The file and its job.",
+        openapi_extra=request_body(form=KoldanUploadForm, file="file", file_required=False),
+        responses=errors(KoldanError, 409, 413),
+    )(koldan.upload)
+    router.post(
+        "",
+        status_code=201,
+        summary="Transcribe an uploaded file",
+        response_model=KoldanJob,
+        response_description="The job.",
+        openapi_extra=request_body(json=KoldanJobRequest),
+        responses=errors(KoldanError, 404, 409, 422),
+    )(koldan.create)
+    _add_job_routes(router, koldan)
     return router
 
 
-KOLDAN = Dialect("koldan", PREFIX, routes, error, render)
+def _add_job_routes(router: APIRouter, koldan: Routes) -> None:
+    """Routes of a single job."""
+    no_job, wrong_state = errors(KoldanError, 404), errors(KoldanError, 404, 409)
+    done: Responses = {204: {"description": "It is done."}, **wrong_state}
+    router.get(
+        "/{job_id}",
+        summary="Get a job",
+        response_model=KoldanJobWithResult,
+        response_description="The job.",
+        responses=no_job,
+    )(koldan.get)
+    router.get(
+        "/{job_id}/result",
+        summary="Get a result",
+        response_model=KoldanResult,
+        response_description="The result.",
+        responses=errors(KoldanError, 404, 410),
+    )(koldan.result)
+    router.put(
+        "/{job_id}/webhook",
+        summary="Set the webhook",
+        response_model=KoldanJob,
+        response_description="The job.",
+        openapi_extra=request_body(json=KoldanWebhookRequest),
+        responses=wrong_state,
+    )(koldan.set_webhook)
+    router.delete("/{job_id}/webhook", status_code=204, summary="Remove the webhook", responses=done)(koldan.drop_webhook)
+    router.post("/{job_id}/cancel", status_code=204, summary="Cancel a job", responses=done)(koldan.cancel)
+    router.delete("/{job_id}", status_code=204, summary="Delete a job", responses=done)(koldan.delete)
+    router.post("/{job_id}/purge", status_code=204, summary="Purge a deleted job", responses=done)(koldan.purge)
+
+
+KOLDAN = Dialect(
+    "koldan",
+    PREFIX,
+    routes,
+    error,
+    render,
+    tags={"Koldan": "Koldan's transcriptions: files and jobs, filtered lists, deletion in two steps."},
+)

@@ -13,7 +13,7 @@ import orjson
 from fastapi import Response
 from fastapi.responses import JSONResponse
 
-from serve_app.dialects.base import flat, moment
+from serve_app.dialects.base import artifact_url, flat, moment
 from serve_app.dialects.koldan.text import language_code
 from serve_app.dialects.koldan.wire_requests import (
     KoldanDiarizationOptions,
@@ -215,7 +215,7 @@ def _file(job: Job, file: File | None) -> dict[str, Any]:
         "fileName": file.filename,
         "uri": file.url,
         "size": file.size,
-        "listeningAudioUrl": f"/v1/jobs/{job.id}/artifacts/listening.mp3" if has_mp3 else None,
+        "listeningAudioUrl": artifact_url(job.id, "listening.mp3") if has_mp3 else None,
         "isDeleted": file.deleted_at is not None,
         "creationDate": moment(file.made_at),
     }

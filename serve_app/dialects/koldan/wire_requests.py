@@ -127,14 +127,20 @@ class KoldanJobQuery(BaseModel):
 
     model_config = ConfigDict(alias_generator=to_camel)
 
-    page: Annotated[int, Field(ge=0, le=10_000_000)] = 0
-    size: Annotated[int, Field(ge=1, le=100)] = 20
-    status: list[str] = []
-    file_id: UUID | None = None
-    is_deleted: bool = False
-    is_purged: bool | None = None
-    created_after: datetime | None = None
-    created_before: datetime | None = None
-    completed_after: datetime | None = None
-    completed_before: datetime | None = None
-    sort: Annotated[str, Field(pattern=r"^(creationDate|completionDate|status)(,(asc|desc))?$")] = "creationDate,desc"
+    page: Annotated[int, Field(ge=0, le=10_000_000, description="Number of the page, from 0.")] = 0
+    size: Annotated[int, Field(ge=1, le=100, description="Jobs of a page.")] = 20
+    status: Annotated[list[str], Field(description="Only jobs in these statuses; repeated, or separated by commas.")] = []
+    file_id: Annotated[UUID | None, Field(description="Only jobs for this file.")] = None
+    is_deleted: Annotated[bool, Field(description="Only deleted jobs, instead of the others.")] = False
+    is_purged: Annotated[bool | None, Field(description="Only jobs that are purged, or that are not.")] = None
+    created_after: Annotated[datetime | None, Field(description="Only jobs created after this time.")] = None
+    created_before: Annotated[datetime | None, Field(description="Only jobs created before this time.")] = None
+    completed_after: Annotated[datetime | None, Field(description="Only jobs completed after this time.")] = None
+    completed_before: Annotated[datetime | None, Field(description="Only jobs completed before this time.")] = None
+    sort: Annotated[
+        str,
+        Field(
+            pattern=r"^(creationDate|completionDate|status)(,(asc|desc))?$",
+            description="Field to sort by, and `asc` or `desc` (the default).",
+        ),
+    ] = "creationDate,desc"

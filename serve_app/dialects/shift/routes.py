@@ -9,17 +9,35 @@ from pathlib import PurePosixPath
 from typing import Annotated, Any
 from urllib.parse import quote, unquote, urlsplit
 
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import JSONResponse
 
 from batching.types import Transcript
-from serve_app.dialects.base import ApiContext, Dialect, IdempotencyKey, given, moment, request_body, validated
+from serve_app.dialects.base import (
+    ApiContext,
+    ByteRange,
+    Dialect,
+    IdempotencyKey,
+    JobId,
+    moment,
+    request_body,
+    validated,
+    without_blanks,
+)
 from serve_app.dialects.openai_format import plain
-from serve_app.dialects.shift.wire import ShiftDriveSource, ShiftJobListResponse, ShiftJobRequest, ShiftJobResponse
+from serve_app.dialects.shift.settings import ShiftSettings
+from serve_app.dialects.shift.wire import (
+    ShiftDriveSource,
+    ShiftError,
+    ShiftJobListResponse,
+    ShiftJobRequest,
+    ShiftJobResponse,
+)
 from serve_app.errors import RequestError
 from serve_app.formats import FORMATS
 from serve_app.http.auth import CanRead, CanWrite
 from serve_app.http.byte_ranges import file_response
+from serve_app.http.openapi import Responses, binary, content, errors, header, operation_id
 from serve_app.http.parameters import is_json
 from serve_app.http.request_ids import Traced
 from serve_app.http.uploads import read_json
@@ -29,6 +47,7 @@ from serve_app.models.listing import JobQuery
 from serve_app.models.principal import Principal
 
 PREFIX = "/api/v1/inference/transcriptions/jobs"
+ArtifactKind = Annotated[str, Path(description="`normalizedAudio`, `transcriptText` or `transcriptJson`.")]
 
 # To the core.
 
@@ -134,13 +153,6 @@ def error(problem: RequestError) -> Response:
 
 # Routes.
 
-BODY = request_body(json=ShiftJobRequest)
-ERROR = {"description": "Why not.", "content": {"application/json": {"schema": {"required": ["success", "error"]}}}}
-RESPONSES: dict[int | str, dict[str, Any]] = dict.fromkeys((400, 401, 403, 404, 405, 409, 410, 429), ERROR)
-FILE: dict[int | str, dict[str, Any]] = {
-    status: {"content": {kind: {} for kind in ("audio/wav", "text/vtt", "application/json", "text/plain")}}
-    for status in (200, 206, 416)
-}
 PAGE = 500  # jobs in a query of the list
 MAX_SIZES = 20_000  # jobs in the cache of artifact sizes
 
@@ -151,15 +163,16 @@ class Routes:
     def __init__(self, context: ApiContext) -> None:
         self._context = context
         self._jobs = context.jobs.speaking("shift", "tj_{.hex}")
+        self._drive_uri = context.settings("shift", ShiftSettings).stage_drive_uri
         self._sizes: dict[str, dict[str, int]] = {}
 
     async def create(self, request: Request, principal: CanWrite, trace: Traced, key: IdempotencyKey = None) -> Response:
-        """ShiftJobRequest a transcription job."""
+        """Create a transcription job for a URL or a file in a drive."""
         if not is_json(request):
             raise RequestError("malformed", "Send application/json.")
-        body = validated(ShiftJobRequest, given(await read_json(request.stream())))
+        body = validated(ShiftJobRequest, without_blanks(await read_json(request.stream())))
         async with self._jobs.draft(principal, key, trace) as draft:
-            job = await draft.submit(to_spec(body, principal, self._context.drive_uri))
+            job = await draft.submit(to_spec(body, principal, self._drive_uri))
         return await self._respond(request, job, 202)
 
     async def all(self, request: Request, principal: CanRead) -> Response:
@@ -173,16 +186,16 @@ class Routes:
             if cursor is None:
                 return JSONResponse({"success": True, "data": jobs})
 
-    async def get(self, request: Request, principal: CanRead, job_id: str) -> Response:
+    async def get(self, request: Request, principal: CanRead, job_id: JobId) -> Response:
         """Get a job, with its artifacts and result once it is completed."""
         return await self._respond(request, await self._jobs.kept(principal, job_id))
 
-    async def retry(self, request: Request, principal: CanWrite, job_id: str) -> Response:
+    async def retry(self, request: Request, principal: CanWrite, job_id: JobId) -> Response:
         """Queue a failed job again, if it has attempts left."""
         return await self._respond(request, await self._jobs.retry(principal, job_id), 202)
 
     async def artifact(
-        self, principal: CanRead, job_id: str, kind: str, byte_range: Annotated[str | None, Header(alias="Range")] = None
+        self, principal: CanRead, job_id: JobId, kind: ArtifactKind, byte_range: ByteRange = None
     ) -> Response:
         """Download an artifact."""
         job = await self._jobs.kept(principal, job_id)
@@ -235,16 +248,68 @@ class Routes:
         return self._sizes[key]
 
 
+def _files() -> Responses:
+    """Responses with a file; texts have no ranges."""
+    headers = {"Content-Disposition": header("`attachment`, with the file's name.")}
+    files = {
+        **binary("audio/wav"),
+        **content(str, "text/vtt", "text/plain", "application/x-subrip", "text/tab-separated-values"),
+    }
+    ranged = headers | {"Content-Range": header("Range of the body, or the size of the file.")}
+    return {
+        200: {"description": "The file.", "headers": headers, "content": {**files, **content(dict[str, Any])}},
+        206: {"description": "The range of its bytes.", "headers": ranged, "content": binary("audio/wav")},
+        416: {"description": "The file has no such range.", "headers": ranged},
+    }
+
+
 def routes(context: ApiContext) -> APIRouter:
     """The routes under /api/v1/inference/transcriptions/jobs."""
     shift = Routes(context)
-    router = APIRouter(prefix=PREFIX, responses=RESPONSES)
-    router.post("", status_code=202, response_model=ShiftJobResponse, openapi_extra=BODY)(shift.create)
-    router.get("", response_model=ShiftJobListResponse)(shift.all)
-    router.get("/{job_id}", response_model=ShiftJobResponse)(shift.get)
-    router.post("/{job_id}/retry", status_code=202, response_model=ShiftJobResponse)(shift.retry)
-    router.get("/{job_id}/artifacts/{kind}", response_class=Response, responses=FILE)(shift.artifact)
+    router = APIRouter(
+        prefix=PREFIX,
+        tags=["Shift"],
+        responses=errors(ShiftError, 400, 401, 403, 405, 429),
+        generate_unique_id_function=operation_id,
+    )
+    job, no_job = "The job.", errors(ShiftError, 404, 410)
+    router.post(
+        "",
+        status_code=202,
+        summary="Create a job",
+        response_model=ShiftJobResponse,
+        response_description=job,
+        openapi_extra=request_body(json=ShiftJobRequest),
+        responses=errors(ShiftError, 409),
+    )(shift.create)
+    router.get("", name="list", summary="List jobs", response_model=ShiftJobListResponse, response_description="All jobs.")(
+        shift.all
+    )
+    router.get(
+        "/{job_id}", summary="Get a job", response_model=ShiftJobResponse, response_description=job, responses=no_job
+    )(shift.get)
+    router.post(
+        "/{job_id}/retry",
+        status_code=202,
+        summary="Retry a failed job",
+        response_model=ShiftJobResponse,
+        response_description=job,
+        responses=errors(ShiftError, 404, 409, 410),
+    )(shift.retry)
+    router.get(
+        "/{job_id}/artifacts/{kind}",
+        summary="Download an artifact",
+        response_class=Response,
+        responses={**_files(), **no_job},
+    )(shift.artifact)
     return router
 
 
-SHIFT = Dialect("shift", PREFIX, routes, error)
+SHIFT = Dialect(
+    "shift",
+    PREFIX,
+    routes,
+    error,
+    settings=ShiftSettings,
+    tags={"Shift": "Shift's transcription jobs: success envelopes, phases, artifacts, retry."},
+)

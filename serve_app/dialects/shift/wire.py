@@ -97,6 +97,20 @@ class ShiftJobResponse(ShiftModel):
     data: ShiftJob
 
 
+class ShiftErrorDetail(ShiftModel):
+    """Cause of an error."""
+
+    code: str
+    message: str
+
+
+class ShiftError(ShiftModel):
+    """Envelope of an error."""
+
+    success: Literal[False] = False
+    error: ShiftErrorDetail
+
+
 class ShiftJobListResponse(ShiftModel):
     """Envelope of all jobs, oldest first."""
 

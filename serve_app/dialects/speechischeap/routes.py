@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 from typing import Annotated, Any
 
 import orjson
@@ -12,7 +13,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.requests import ClientDisconnect
 
-from serve_app.dialects.base import ApiContext, Dialect, IdempotencyKey, request_body, validated
+from serve_app.dialects.base import ApiContext, Dialect, IdempotencyKey, JobId, request_body, validated
 from serve_app.dialects.speechischeap.stream import (
     JsonRenderer,
     SubtitleRenderer,
@@ -34,8 +35,10 @@ from serve_app.dialects.speechischeap.translate import (
 )
 from serve_app.dialects.speechischeap.upload_progress import UploadResponse, UploadTask
 from serve_app.dialects.speechischeap.wire import FILE, URL, CheapJob, CheapJobRequest, CheapUploadForm
+from serve_app.dialects.speechischeap.wire_events import CheapEvent
 from serve_app.errors import RequestError, not_found
 from serve_app.http.auth import CanRead, CanWrite, caller
+from serve_app.http.openapi import errors, event_stream, operation_id
 from serve_app.http.parameters import is_json, is_multipart
 from serve_app.http.request_ids import Traced
 from serve_app.http.sse import HEADERS, PING_S
@@ -45,11 +48,6 @@ from serve_app.models.principal import Principal
 from serve_app.models.trace import Trace
 
 PREFIX = "/v2/jobs"
-SENTENCE: dict[str, Any] = {"description": "Why not.", "content": {"text/plain": {}}}
-RESPONSES: dict[int | str, dict[str, Any]] = dict.fromkeys((400, 401, 403, 404, 405, 409, 413, 429), SENTENCE)
-STREAM: dict[int | str, dict[str, Any]] = {
-    200: {"description": "What happens, as it happens.", "content": {"text/event-stream": {}}}
-}
 AnyKey = Annotated[Principal, Security(caller)]
 Upload = UploadTask[tuple[CheapUploadForm, Job]]
 
@@ -133,12 +131,12 @@ class Routes:
         """Check an API key."""
         return "OK"
 
-    async def get(self, principal: CanRead, job_id: str) -> Response:
+    async def get(self, principal: CanRead, job_id: JobId) -> Response:
         """Get a job, with its output once it has ended."""
         job = await self._jobs.kept(principal, job_id)
         return JSONResponse(from_job(job, await self._jobs.results.heard(job)))
 
-    async def cancel(self, principal: CanWrite, job_id: str) -> str:
+    async def cancel(self, principal: CanWrite, job_id: JobId) -> str:
         """Cancel a pending job."""
         job = await self._jobs.kept(principal, job_id)
         if job.phase.final or job.cancelling:
@@ -153,14 +151,65 @@ class Routes:
 def routes(context: ApiContext) -> APIRouter:
     """The routes under /v2/jobs, each with and without a slash at its end."""
     jobs = Routes(context)
-    router = APIRouter(prefix=PREFIX, responses=RESPONSES)
-    body = request_body(form=CheapUploadForm, file=FILE, json=CheapJobRequest)
+    router = APIRouter(
+        prefix=PREFIX,
+        tags=["Speech is Cheap"],
+        responses=errors(str, 400, 401, 403, 405, 429, media_type="text/plain"),
+        generate_unique_id_function=operation_id,
+    )
     for end in ("", "/"):
-        router.post(end, status_code=202, response_model=CheapJob, responses=STREAM, openapi_extra=body)(jobs.create)
-        router.get(f"/auth{end}", response_class=PlainTextResponse)(jobs.auth)
-        router.get(f"/{{job_id}}{end}", response_model=CheapJob)(jobs.get)
-        router.delete(f"/{{job_id}}{end}", response_class=PlainTextResponse)(jobs.cancel)
+        _add_routes(router, jobs, end)
     return router
 
 
-SPEECH_IS_CHEAP = Dialect("speechischeap", PREFIX, routes, error, render)
+def _add_routes(router: APIRouter, jobs: Routes, end: str) -> None:
+    """All routes, with `end` after their paths; in the document without it only."""
+    refused = partial(errors, str, media_type="text/plain")
+    stream = {
+        "description": "Events with a `type`, as they occur; with `output_format` the cues of a subtitle file.",
+        "content": event_stream("CheapStreamEvent", CheapEvent, only_json=False),
+    }
+    documented = not end
+    router.post(
+        end,
+        status_code=202,
+        summary="Create a job",
+        response_model=CheapJob,
+        response_description="The job.",
+        responses={200: stream, **refused(409, 413)},
+        openapi_extra=request_body(form=CheapUploadForm, file=FILE, json=CheapJobRequest),
+        include_in_schema=documented,
+    )(jobs.create)
+    router.get(
+        f"/auth{end}",
+        summary="Check an API key",
+        response_class=PlainTextResponse,
+        response_description="`OK`.",
+        include_in_schema=documented,
+    )(jobs.auth)
+    router.get(
+        f"/{{job_id}}{end}",
+        summary="Get a job",
+        response_model=CheapJob,
+        response_description="The job.",
+        responses=refused(404),
+        include_in_schema=documented,
+    )(jobs.get)
+    router.delete(
+        f"/{{job_id}}{end}",
+        summary="Cancel a job",
+        response_class=PlainTextResponse,
+        response_description="`OK`.",
+        responses=refused(404),
+        include_in_schema=documented,
+    )(jobs.cancel)
+
+
+SPEECH_IS_CHEAP = Dialect(
+    "speechischeap",
+    PREFIX,
+    routes,
+    error,
+    render,
+    tags={"Speech is Cheap": "Speech is Cheap's jobs: uploads and streams that respond with Server-Sent Events."},
+)

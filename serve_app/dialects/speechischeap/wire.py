@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from serve_app.dialects.base import given
+from serve_app.dialects.base import without_blanks
 
 URL, FILE = "input_url", "input_file"
 Status = Literal["PENDING", "COMPLETED", "FAILED", "CANCELED"]
@@ -34,7 +34,7 @@ class CheapUploadForm(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _drop_blanks(cls, body: Any) -> Any:
-        return given(body)
+        return without_blanks(body)
 
 
 class CheapJobRequest(CheapUploadForm):

@@ -6,13 +6,23 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import orjson
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import TypeAdapter
 
 from batching.types import Transcript
-from serve_app.dialects.base import ApiContext, Dialect, IdempotencyKey, flat, given, moment, request_body, validated
-from serve_app.dialects.openai_format import complaint, plain, status_of
+from serve_app.dialects.base import (
+    ApiContext,
+    Dialect,
+    IdempotencyKey,
+    PageSize,
+    flat,
+    moment,
+    request_body,
+    validated,
+    without_blanks,
+)
+from serve_app.dialects.openai_format import OpenAIError, error_body, plain, status_of
 from serve_app.dialects.transcripts.wire import (
     Status,
     TranscriptsTranscript,
@@ -22,6 +32,7 @@ from serve_app.dialects.transcripts.wire import (
 )
 from serve_app.errors import RequestError
 from serve_app.http.auth import CanDelete, CanRead, CanWrite
+from serve_app.http.openapi import Responses, errors, operation_id
 from serve_app.http.parameters import is_json, is_multipart, parse_json_field, utc_seconds
 from serve_app.http.request_ids import Traced
 from serve_app.http.uploads import Form, read_json
@@ -39,7 +50,7 @@ TIMESTAMP = TypeAdapter(datetime)
 
 def form_fields(form: Form) -> dict[str, Any]:
     """Fields of a form, the JSON ones parsed. RequestError names one that is not valid JSON."""
-    fields: dict[str, Any] = given(flat(form.fields, LISTS))
+    fields: dict[str, Any] = without_blanks(flat(form.fields, LISTS))
     for name, value in fields.items():
         text = value[0] if name in LISTS and len(value) == 1 else value
         if name == "metadata" or (name in LISTS and isinstance(text, str) and text.startswith("[")):
@@ -126,7 +137,7 @@ async def render(job: Job, results: Results) -> Payload:
 
 def error(problem: RequestError) -> Response:
     """Error in OpenAI's form, with this API's names of fields."""
-    body = complaint(problem)
+    body = error_body(problem)
     body["param"] = {"webhook": "webhook_url", "url": "audio_url"}.get(body["param"], body["param"])
     return JSONResponse({"error": body}, status_of(problem), problem.headers)
 
@@ -134,8 +145,7 @@ def error(problem: RequestError) -> Response:
 # Routes.
 
 PREFIX = "/v1/transcripts"
-ERROR = {"description": "Why not.", "content": {"application/json": {"schema": {"type": "object", "required": ["error"]}}}}
-RESPONSES: dict[int | str, dict[str, Any]] = dict.fromkeys((400, 401, 403, 404, 405, 409, 410, 413, 429), ERROR)
+TranscriptId = Annotated[str, Path(description="Id of the transcript.")]
 
 
 class Routes:
@@ -146,7 +156,7 @@ class Routes:
         self._jobs = context.jobs.speaking("transcripts", "transcript_{.hex}")
 
     async def create(self, request: Request, principal: CanWrite, trace: Traced, key: IdempotencyKey = None) -> Response:
-        """TranscriptsTranscriptRequest a transcript of `audio_url` (JSON) or `audio_file` (multipart)."""
+        """Create a transcript of `audio_url` (JSON) or `audio_file` (multipart)."""
         async with self._jobs.draft(principal, key, trace) as draft:
             spec, sha256 = await self._read_body(request, draft)
             job = await draft.submit(spec, sha256)
@@ -155,7 +165,7 @@ class Routes:
     async def _read_body(self, request: Request, draft: Draft) -> tuple[JobSpec, str]:
         """Job spec, and SHA-256 of the upload if there is one."""
         if is_json(request):
-            body = validated(TranscriptsTranscriptRequest, given(await read_json(request.stream())))
+            body = validated(TranscriptsTranscriptRequest, without_blanks(await read_json(request.stream())))
             return to_spec(body, url=body.audio_url), ""
         if not is_multipart(request):
             raise RequestError("malformed", "Send application/json with audio_url, or multipart/form-data with audio_file.")
@@ -172,11 +182,17 @@ class Routes:
     async def page(
         self,
         principal: CanRead,
-        limit: Annotated[int, Query(ge=1, le=100)] = 20,
-        cursor: Annotated[str | None, Query(pattern=r"^[0-9]{0,16}$")] = None,
-        status: Status | Literal[""] | None = None,
-        created_after: Annotated[str | None, Query(max_length=40)] = None,
-        created_before: Annotated[str | None, Query(max_length=40)] = None,
+        limit: PageSize = 20,
+        cursor: Annotated[
+            str | None, Query(pattern=r"^[0-9]{0,16}$", description="`next_cursor` of the page before.")
+        ] = None,
+        status: Annotated[Status | Literal[""] | None, Query(description="Only transcripts in this status.")] = None,
+        created_after: Annotated[
+            str | None, Query(max_length=40, description="Only transcripts created after this time.")
+        ] = None,
+        created_before: Annotated[
+            str | None, Query(max_length=40, description="Only transcripts created before this time.")
+        ] = None,
     ) -> TranscriptsTranscriptList:
         """List transcripts without their text, newest first. Times are Unix seconds or ISO 8601."""
         query = JobQuery(
@@ -193,12 +209,12 @@ class Routes:
             next_cursor=None if page.next is None else str(page.next),
         )
 
-    async def get(self, principal: CanRead, transcript_id: str) -> Response:
+    async def get(self, principal: CanRead, transcript_id: TranscriptId) -> Response:
         """Get a transcript, with its text once it is completed."""
         job = await self._jobs.kept(principal, transcript_id)
         return JSONResponse(await with_transcript(job, self._jobs.results))
 
-    async def delete(self, principal: CanDelete, transcript_id: str) -> None:
+    async def delete(self, principal: CanDelete, transcript_id: TranscriptId) -> None:
         """Remove a transcript and its recording for good; one in progress is cancelled first."""
         await self._jobs.delete_when_ended(principal, transcript_id)
 
@@ -206,13 +222,45 @@ class Routes:
 def routes(context: ApiContext) -> APIRouter:
     """The routes under /v1/transcripts."""
     transcripts = Routes(context)
-    router = APIRouter(prefix=PREFIX, responses=RESPONSES)
-    body = request_body(form=TranscriptsUploadForm, file="audio_file", json=TranscriptsTranscriptRequest)
-    router.post("", status_code=202, response_model=TranscriptsTranscript, openapi_extra=body)(transcripts.create)
-    router.get("", response_model=TranscriptsTranscriptList)(transcripts.page)
-    router.get("/{transcript_id}", response_model=TranscriptsTranscript)(transcripts.get)
-    router.delete("/{transcript_id}", status_code=204)(transcripts.delete)
+    router = APIRouter(
+        prefix=PREFIX,
+        tags=["Transcripts"],
+        responses=errors(OpenAIError, 400, 401, 403, 405, 429),
+        generate_unique_id_function=operation_id,
+    )
+    router.post(
+        "",
+        status_code=202,
+        summary="Create a transcript",
+        response_model=TranscriptsTranscript,
+        response_description="The transcript, which is queued.",
+        openapi_extra=request_body(form=TranscriptsUploadForm, file="audio_file", json=TranscriptsTranscriptRequest),
+        responses=errors(OpenAIError, 404, 409, 413),
+    )(transcripts.create)
+    router.get(
+        "",
+        name="list",
+        summary="List transcripts",
+        response_model=TranscriptsTranscriptList,
+        response_description="The page.",
+    )(transcripts.page)
+    router.get(
+        "/{transcript_id}",
+        summary="Get a transcript",
+        response_model=TranscriptsTranscript,
+        response_description="The transcript.",
+        responses=errors(OpenAIError, 404, 410),
+    )(transcripts.get)
+    deleted: Responses = {204: {"description": "It is deleted."}, **errors(OpenAIError, 404)}
+    router.delete("/{transcript_id}", status_code=204, summary="Delete a transcript", responses=deleted)(transcripts.delete)
     return router
 
 
-TRANSCRIPTS = Dialect("transcripts", PREFIX, routes, error, render)
+TRANSCRIPTS = Dialect(
+    "transcripts",
+    PREFIX,
+    routes,
+    error,
+    render,
+    tags={"Transcripts": "One transcript object for status and text, lists with a cursor, a webhook at the end."},
+)
