@@ -13,7 +13,7 @@ from serve_app.dialects.bifrost import PREFIX, BifrostError, BifrostJob
 from serve_app.local.valkey import Valkey
 from serve_app.store.api_keys import ApiKeys
 from serve_app.store.connection import connect
-from tests.dialects.contract import SCOPES, Contract, Spoken
+from tests.dialects.contract import SCOPES, Contract, VendorApi
 from tests.service.conftest import Served
 
 
@@ -35,7 +35,7 @@ def code(answer: httpx.Response) -> str:
 
 
 class TestBifrost(Contract):
-    spoken = Spoken(
+    api = VendorApi(
         name="bifrost",
         job=f"{PREFIX}/{{id}}",
         read=read,

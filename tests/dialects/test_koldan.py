@@ -33,7 +33,7 @@ from serve_app.models.principal import SCOPES as EVERY_SCOPE
 from serve_app.models.storage_paths import summary_key
 from serve_app.store.api_keys import ApiKeys
 from serve_app.store.connection import connect
-from tests.dialects.contract import Contract, Spoken
+from tests.dialects.contract import Contract, VendorApi
 from tests.lib.app import ME
 from tests.lib.media import decode_at_once, side_by_side
 from tests.lib.web_server import WebServer, answer
@@ -84,7 +84,7 @@ def code(answer: httpx.Response) -> str:
 
 
 class TestKoldan(Contract):
-    spoken = Spoken(
+    api = VendorApi(
         name="koldan",
         job=f"{PREFIX}/{{id}}",
         read=read,
@@ -95,7 +95,7 @@ class TestKoldan(Contract):
         by_url=by_url,
         by_file=by_file,
         cancel=("POST", f"{PREFIX}/{{id}}/cancel"),
-        made=201,
+        submitted_status=201,
         scopes=EVERY_SCOPE,
     )
 

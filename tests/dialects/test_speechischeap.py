@@ -24,7 +24,7 @@ from serve_app.models.job import Job, Phase
 from serve_app.store.api_keys import ApiKeys
 from serve_app.store.connection import connect
 from serve_app.store.scripts import key
-from tests.dialects.contract import Contract, Spoken
+from tests.dialects.contract import Contract, VendorApi
 from tests.lib.web_server import WebServer
 from tests.service.conftest import Served
 
@@ -49,7 +49,7 @@ def read(body: Any) -> tuple[str, str, str | None]:
 
 
 class TestSpeechIsCheap(Contract):
-    spoken = Spoken(
+    api = VendorApi(
         name="speechischeap",
         job=f"{PREFIX}/{{id}}",
         read=read,

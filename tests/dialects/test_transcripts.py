@@ -15,7 +15,7 @@ import pytest
 from serve_app.dialects.transcripts.routes import PREFIX, render, seconds
 from serve_app.dialects.transcripts.wire import TranscriptsTranscript
 from serve_app.models.job import JobSpec, Phase
-from tests.dialects.contract import Contract, Spoken
+from tests.dialects.contract import Contract, VendorApi
 from tests.lib.app import ME
 from tests.lib.web_server import WebServer
 from tests.service.conftest import Served
@@ -39,7 +39,7 @@ def read(body: Any) -> tuple[str, str, str | None]:
 
 
 class TestTranscripts(Contract):
-    spoken = Spoken(
+    api = VendorApi(
         name="transcripts",
         job=f"{PREFIX}/{{id}}",
         read=read,
