@@ -34,7 +34,7 @@ PREFIX = "/api/v1/inference/transcriptions/jobs"
 
 
 def to_spec(body: ShiftJobRequest, principal: Principal, drive_uri: str) -> JobSpec:
-    """Request -> job spec. RequestError `feature_unavailable` for a drive source where no drive is configured."""
+    """Request -> job spec. RequestError where no drive is configured for a drive source."""
     echo = {"providerId": body.provider_id, "responseFormat": body.response_format.removeprefix("verbose_")}
     if isinstance(body.source, ShiftDriveSource):
         if not drive_uri:
@@ -110,7 +110,7 @@ def _result(transcript: Transcript) -> dict[str, Any]:
 
 
 def files_of(spec: JobSpec) -> dict[str, tuple[str, str]]:
-    """Artifacts of a completed job: kind -> (filename, content type). Filenames derive from the source's, sanitized."""
+    """Artifacts of a completed job: kind -> (filename, content type). Filenames are sanitized."""
     name = spec.echo.get("fileId") or unquote(urlsplit(spec.url or "").path)
     stem = re.sub(r"[^\w. -]", "_", PurePosixPath(name).stem)[:100] or "recording"
     json, text = FORMATS["json"], FORMATS[spec.echo["responseFormat"]]
@@ -223,7 +223,7 @@ class Routes:
         ]
 
     async def _text_sizes(self, job: Job) -> dict[str, int]:
-        """Bytes of the text artifacts, cached: a list would render them all each time."""
+        """Sizes of the text artifacts in bytes, cached for lists."""
         key = f"{job.id}/{job.transcript}"
         if key not in self._sizes:
             transcript = await self._jobs.results.transcript(job)
