@@ -1,4 +1,4 @@
-"""Bifrost's asynchronous transcriptions: OpenAI's form, models as `provider/model` with fallbacks, results that expire."""
+"""Bifrost's asynchronous transcriptions: `provider/model` with fallbacks, results that expire."""
 
 from __future__ import annotations
 

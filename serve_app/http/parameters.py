@@ -1,4 +1,4 @@
-"""Values in a request: media type of the body, JSON in form fields, times in queries."""
+"""Media type of a body, JSON in form fields, times in queries."""
 
 from __future__ import annotations
 
@@ -12,17 +12,15 @@ from serve_app.errors import RequestError
 
 
 def is_json(request: Request) -> bool:
-    """Whether the body is declared as application/json."""
     return _media_type(request).startswith("application/json")
 
 
 def is_multipart(request: Request) -> bool:
-    """Whether the body is declared as multipart/form-data."""
     return _media_type(request).startswith("multipart/form-data")
 
 
 def parse_json_field(name: str, text: Any) -> Any:
-    """Parse a form field that holds JSON. RequestError names a field that does not."""
+    """Parse a form field that holds JSON. RequestError."""
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
@@ -30,7 +28,7 @@ def parse_json_field(name: str, text: Any) -> Any:
 
 
 def utc_seconds(moment: datetime) -> float:
-    """Unix seconds of a time, in UTC if it names no zone."""
+    """Unix seconds of a time; without a zone it is in UTC."""
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 

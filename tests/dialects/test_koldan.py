@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -17,7 +18,7 @@ from pydantic import BaseModel
 
 from deployments.errors import CorruptMedia, EngineFailed, WorkError
 from serve_app.dialects.koldan.routes import PREFIX
-from serve_app.dialects.koldan.translate import CODES, render
+from serve_app.dialects.koldan.translate import CODES, from_job, render
 from serve_app.dialects.koldan.wire_responses import (
     KoldanError,
     KoldanJob,
@@ -192,6 +193,13 @@ async def test_several_jobs_can_share_a_file(http: httpx.AsyncClient, served: Se
     assert served.app.artifacts.keys("files") == []
     gone = await http.post(PREFIX, json=request)
     assert (gone.status_code, code(gone)) == (422, "file_unusable")
+
+
+async def test_a_file_whose_record_is_gone_has_only_its_id(http: httpx.AsyncClient, served: Served, sample: Path) -> None:
+    job = await served.app.jobs.get(ME, (await made(http, sample))["id"])
+    body = from_job(replace(job, file=None))
+    assert_matches(KoldanJob, body)
+    assert body["file"] == {"id": job.spec.file, "isDeleted": True}
 
 
 async def test_an_import_cannot_be_used_before_it_is_complete(

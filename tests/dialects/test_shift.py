@@ -12,8 +12,9 @@ import httpx
 import pytest
 
 from deployments.errors import EngineFailed
-from serve_app.dialects.shift.routes import PREFIX, files_of, to_spec
+from serve_app.dialects.shift.routes import PREFIX
 from serve_app.dialects.shift.settings import ShiftSettings
+from serve_app.dialects.shift.translate import files_of, to_spec
 from serve_app.dialects.shift.wire import ShiftJob, ShiftJobRequest
 from serve_app.errors import RequestError
 from serve_app.ingress import create_api

@@ -1,4 +1,4 @@
-"""Koldan's transcriptions: files and jobs, filtered lists, deletion in two steps (deleted, purged)."""
+"""Koldan's API."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Koldan's routes: upload, create, list, read, cancel, delete and purge transcription jobs."""
+"""Koldan's routes: files and jobs, filtered lists, deletion in two steps (deleted, purged)."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Routes:
                 raise RequestError("malformed", message, (("file", "either"), ("uri", "or")))
             if upload.summary and not principal.may(SUMMARIZE):
                 raise RequestError("forbidden", f"The API key does not have the scope {SUMMARIZE}.")
-            file = _file(upload, form, draft, principal)
+            file = _new_file(upload, form, draft, principal)
             spec = to_spec(
                 upload.transcription,
                 upload.diarization,
@@ -111,7 +111,7 @@ class Routes:
         return JSONResponse({"jobs": jobs, "size": len(jobs), "total": page.total, **filters_and_sort(query, core)})
 
     async def get(self, principal: CanRead, job_id: JobId) -> Response:
-        """Get a job, with its result from its completion until it is purged."""
+        """Get a job, with its result until it is purged."""
         job = await self._jobs.get(principal, job_id)
         transcript = await self._jobs.results.heard(job)
         body = from_job(job)
@@ -164,7 +164,7 @@ class Routes:
         return Response(status_code=204)
 
 
-def _file(upload: KoldanUploadForm, form: Form, draft: Draft, principal: Principal) -> File:
+def _new_file(upload: KoldanUploadForm, form: Form, draft: Draft, principal: Principal) -> File:
     return File(
         str(draft.file),
         principal.owner,

@@ -11,7 +11,7 @@ FROM_WHISPER = {"jw": "jv"}
 
 
 def language_code(tag: str) -> str:
-    """BCP 47 tag (`en-US`, `zh-Hans-CN`) -> Whisper language code."""
+    """BCP 47 tag (`en-US`) -> Whisper language code."""
     primary = re.split(r"[-_]", tag.strip(), maxsplit=1)[0].lower()
     return TO_WHISPER.get(primary, primary)
 
@@ -22,7 +22,7 @@ def language_tag(code: str) -> str:
 
 
 def split_punctuation(word: str) -> tuple[str, str]:
-    """Split a word into the word without its outer punctuation and the marks after it."""
+    """Word -> (word without outer punctuation, punctuation after it)."""
     word = word.strip()
     end = len(word)
     while end and _is_punctuation(word[end - 1]):

@@ -1,4 +1,4 @@
-"""Koldan's requests -> the core's job specs and queries; jobs and errors -> Koldan's JSON."""
+"""Requests -> job specs and queries; jobs, summaries and errors -> Koldan's JSON."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ CHANNEL_CODES = {"DIARIZATION_FAILED": "CHANNEL_DIARIZATION_FAILED"}
 
 
 def form_fields(form: Form) -> dict[str, Any]:
-    """Fields of an upload, the JSON ones parsed. RequestError names one that is not valid JSON."""
+    """Fields of an upload, the JSON ones parsed. RequestError."""
     fields = flat(form.fields)
     return fields | {name: parse_json_field(name, fields[name]) for name in JSON_FIELDS if name in fields}
 
@@ -83,13 +83,13 @@ def to_spec(
     webhook: KoldanWebhookRequest | None,
     **source: Any,
 ) -> JobSpec:
-    """Options -> job spec. Word timestamps are always on, since results have words."""
+    """Options -> job spec."""
     tag = transcription.language.default_language_code
     mode = diarization.mode if diarization and diarization.enabled else None
     spec = JobSpec(
         model=transcription.model,
         language=language_code(tag) if tag else None,
-        word_timestamps=True,
+        word_timestamps=True,  # results have words
         diarize=mode == "SPEAKER",
         channels=mode == "CHANNEL",
         record_ttl_s=RECORD_TTL_S,
@@ -129,7 +129,7 @@ def to_query(query: KoldanJobQuery) -> JobQuery:
 
 
 def _statuses(query: KoldanJobQuery) -> list[str]:
-    """Statuses of the filter, repeated or separated by commas, in alphabetical order."""
+    # Repeated or separated by commas; sorted, since listings by state need an order.
     statuses = {status.strip() for value in query.status for status in value.split(",") if status.strip()}
     if unknown := statuses - set(STATES):
         message = f"There is no status {min(unknown)!r}: use {', '.join(STATES)}."
@@ -138,7 +138,6 @@ def _statuses(query: KoldanJobQuery) -> list[str]:
 
 
 def _sort(query: KoldanJobQuery) -> tuple[str, str]:
-    """Field to sort by, and asc or desc."""
     field, _, direction = query.sort.partition(",")
     return field, direction or "desc"
 
@@ -152,7 +151,7 @@ def _bound(at: datetime | None) -> float | None:
 
 
 def filters_and_sort(query: KoldanJobQuery, core: JobQuery) -> dict[str, Any]:
-    """Filters in effect and sort order of a list."""
+    """`filters` and `sort` of a `KoldanJobList`."""
     filters = {
         "status": _statuses(query) or None,
         "fileId": core.file,
@@ -238,7 +237,7 @@ def from_summary(job: Job, text: str | None) -> dict[str, Any] | None:
 
 
 async def render(job: Job, _: Results) -> Payload:
-    """Webhook body: the job without its result. With a secret it is signed in `X-Webhook-Signature`."""
+    """Webhook body: the job without its result, signed if there is a secret."""
     body = orjson.dumps(from_job(job))
     headers: dict[str, str] = orjson.loads(job.spec.echo["headers"])
     if secret := job.spec.webhook_secret:

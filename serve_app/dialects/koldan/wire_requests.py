@@ -1,4 +1,4 @@
-"""Koldan's wire models: requests and the list's query. Names are in camelCase."""
+"""Wire models of requests, in camelCase."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class KoldanRequestModel(BaseModel):
 
 
 class KoldanLanguageOptions(KoldanRequestModel):
-    """Language of the recording, a BCP 47 tag; detected when absent."""
+    """Language as a BCP 47 tag; detected when absent."""
 
     default_language_code: Annotated[str | None, Field(max_length=35)] = None
 
@@ -114,7 +114,7 @@ class KoldanUploadForm(KoldanRequestModel):
 
 
 def _depth(value: object) -> int:
-    """Nesting depth of arrays and objects, counted up to `METADATA_LEVELS` + 1."""
+    # Counted up to METADATA_LEVELS + 1.
     depth, level = 0, [value]
     while depth <= METADATA_LEVELS and (containers := [item for item in level if isinstance(item, dict | list)]):
         level = [x for item in containers for x in (item.values() if isinstance(item, dict) else item)]

@@ -1,4 +1,4 @@
-"""Koldan's wire models: responses. Names are in camelCase; a field with a default may be absent."""
+"""Wire models of responses, in camelCase. A field with a default may be absent."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class KoldanResponseModel(BaseModel):
 
 
 class KoldanFile(KoldanResponseModel):
-    """File; `listeningAudioUrl` is an MP3 copy, once there is one."""
+    """File. `listeningAudioUrl` is an MP3 copy."""
 
     id: str
     name: str
@@ -44,7 +44,7 @@ class KoldanRemovedFile(KoldanResponseModel):
 
 
 class KoldanLanguage(KoldanResponseModel):
-    """Requested language; empty where it was to be detected."""
+    """Requested language."""
 
     default_language_code: str | None = None
 
@@ -103,7 +103,7 @@ class KoldanJob(KoldanResponseModel):
 
 
 class KoldanWord(KoldanResponseModel):
-    """Word in lower case, with the punctuation after it and its capitalized form. Times are in seconds."""
+    """Word in lower case, punctuation after it, and capitalized form. Times in seconds."""
 
     word: str
     start: float
@@ -114,7 +114,7 @@ class KoldanWord(KoldanResponseModel):
 
 
 class KoldanSegment(KoldanResponseModel):
-    """Sentence. Times are in seconds."""
+    """Sentence. Times in seconds."""
 
     start: float
     end: float
@@ -147,7 +147,7 @@ class KoldanSummary(KoldanResponseModel):
 
 
 class KoldanJobWithResult(KoldanJob):
-    """Job with its result, once it is completed. `summary` is there if one was requested."""
+    """Job with its result, once completed, and the summary, if requested."""
 
     result: KoldanResult | None
     summary: KoldanSummary | None = None
@@ -162,7 +162,7 @@ class KoldanUpload(KoldanResponseModel):
 
 
 class KoldanJobFilters(KoldanResponseModel):
-    """Filters in effect; those that were not set are absent."""
+    """Filters in effect."""
 
     status: list[JobStatus] | None = None
     file_id: str | None = None

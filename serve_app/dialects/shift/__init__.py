@@ -1,4 +1,4 @@
-"""Shift's transcription jobs: success envelopes, phases, artifacts, retry."""
+"""Shift's API."""
 
 from __future__ import annotations
 

@@ -3,38 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from contextlib import suppress
-from pathlib import PurePosixPath
 from typing import Annotated, Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote
 
 from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import JSONResponse
 
-from batching.types import Transcript
 from serve_app.dialects.base import (
     ApiContext,
     ByteRange,
     Dialect,
     IdempotencyKey,
     JobId,
-    moment,
     request_body,
     validated,
     without_blanks,
 )
-from serve_app.dialects.openai_format import plain
 from serve_app.dialects.shift.settings import ShiftSettings
-from serve_app.dialects.shift.wire import (
-    ShiftDriveSource,
-    ShiftError,
-    ShiftJobListResponse,
-    ShiftJobRequest,
-    ShiftJobResponse,
-)
+from serve_app.dialects.shift.translate import content_of, error, files_of, from_job, to_spec
+from serve_app.dialects.shift.wire import ShiftError, ShiftJobListResponse, ShiftJobRequest, ShiftJobResponse
 from serve_app.errors import RequestError
-from serve_app.formats import FORMATS
 from serve_app.http.auth import CanRead, CanWrite
 from serve_app.http.byte_ranges import file_response
 from serve_app.http.openapi import Responses, binary, content, errors, header, operation_id
@@ -42,116 +31,11 @@ from serve_app.http.parameters import is_json
 from serve_app.http.request_ids import Traced
 from serve_app.http.uploads import read_json
 from serve_app.jobs.results import AUDIO
-from serve_app.models.job import Job, JobSpec, Phase, State
+from serve_app.models.job import Job
 from serve_app.models.listing import JobQuery
-from serve_app.models.principal import Principal
 
 PREFIX = "/api/v1/inference/transcriptions/jobs"
 ArtifactKind = Annotated[str, Path(description="`normalizedAudio`, `transcriptText` or `transcriptJson`.")]
-
-# To the core.
-
-
-def to_spec(body: ShiftJobRequest, principal: Principal, drive_uri: str) -> JobSpec:
-    """Request -> job spec. RequestError `feature_unavailable` for a drive source where no drive is configured."""
-    echo = {"providerId": body.provider_id, "responseFormat": body.response_format.removeprefix("verbose_")}
-    if isinstance(body.source, ShiftDriveSource):
-        if not drive_uri:
-            message = "The source kind stageDrive is refused: no drive is configured (MURMUR_STAGE_DRIVE_URI)."
-            raise RequestError("feature_unavailable", message, (("source.kind", "unavailable"),))
-        ids = {"session_id": body.source.session_id, "file_id": body.source.file_id}
-        url = drive_uri.format(tenant=principal.tenant, owner=principal.owner, **ids)
-        echo |= {"sessionId": body.source.session_id, "fileId": body.source.file_id}
-    else:
-        url = body.source.url
-    return JobSpec(
-        model=body.model,
-        url=url,
-        drive=isinstance(body.source, ShiftDriveSource),
-        language=body.language,
-        prompt=body.prompt,
-        temperature=body.temperature,
-        max_attempts=body.max_attempts,
-        echo=echo,
-    )
-
-
-# From the core.
-
-STATUS: dict[State, Any] = {
-    State.QUEUED: "queued",
-    State.RUNNING: "processing",
-    State.COMPLETED: "completed",
-    State.FAILED: "failed",
-    State.CANCELLED: "failed",
-}
-
-
-def from_job(job: Job, artifacts: list[dict[str, Any]], transcript: Transcript | None) -> dict[str, Any]:
-    """`ShiftJob` of a job. Shift has no cancelled jobs: they count as failed."""
-    body: dict[str, Any] = {
-        "id": job.id,
-        "sid": job.id,
-        "model": job.spec.requested_model,
-        "providerId": job.spec.echo["providerId"],
-        "source": _source(job.spec),
-        "status": STATUS[job.phase.state],
-        "phase": "failed" if job.phase is Phase.CANCELLED else job.phase.value,
-        "requestedBy": job.owner,
-        "requestedAt": moment(job.created_at),
-        "attempts": job.attempts,
-        "maxAttempts": job.spec.max_attempts,
-        "artifacts": artifacts,
-        "result": _result(transcript) if transcript else None,
-    }
-    if job.started_at is not None:
-        body["startedAt"] = moment(job.started_at)
-    if job.completed_at is not None:
-        body["completedAt"] = moment(job.completed_at)
-    if job.error:
-        body["error"] = job.error.message
-    return body
-
-
-def _source(spec: JobSpec) -> dict[str, str | None]:
-    if spec.drive:
-        return {"kind": "stageDrive", "sessionId": spec.echo["sessionId"], "fileId": spec.echo["fileId"]}
-    return {"kind": "url", "url": spec.url}
-
-
-def _result(transcript: Transcript) -> dict[str, Any]:
-    return {
-        "text": plain(transcript),
-        "language": transcript.language or "",
-        "duration": transcript.duration_s,
-        "segments": [{"start": s.start, "end": s.end, "text": s.text.strip()} for s in transcript.segments],
-    }
-
-
-def files_of(spec: JobSpec) -> dict[str, tuple[str, str]]:
-    """Artifacts of a completed job: kind -> (filename, content type). Filenames derive from the source's, sanitized."""
-    name = spec.echo.get("fileId") or unquote(urlsplit(spec.url or "").path)
-    stem = re.sub(r"[^\w. -]", "_", PurePosixPath(name).stem)[:100] or "recording"
-    json, text = FORMATS["json"], FORMATS[spec.echo["responseFormat"]]
-    files = {"normalizedAudio": (f"{stem}-normalized.wav", "audio/wav")}
-    if text is not json:
-        files["transcriptText"] = f"{stem}.{text.suffix}", text.content_type
-    return files | {"transcriptJson": (f"{stem}.json", json.content_type)}
-
-
-def content_of(job: Job, kind: str, transcript: Transcript) -> bytes:
-    """Bytes of a text artifact."""
-    format_name = job.spec.echo["responseFormat"] if kind == "transcriptText" else "json"
-    return FORMATS[format_name].render(transcript).encode()
-
-
-def error(problem: RequestError) -> Response:
-    """Error in Shift's envelope; a bad request is always a 400."""
-    body = {"success": False, "error": {"code": problem.code, "message": problem.message}}
-    return JSONResponse(body, problem.plain_status, problem.headers)
-
-
-# Routes.
 
 PAGE = 500  # jobs in a query of the list
 MAX_SIZES = 20_000  # jobs in the cache of artifact sizes
@@ -236,7 +120,7 @@ class Routes:
         ]
 
     async def _text_sizes(self, job: Job) -> dict[str, int]:
-        """Bytes of the text artifacts, cached: a list would render them all each time."""
+        """Sizes of the text artifacts in bytes, cached for lists."""
         key = f"{job.id}/{job.transcript}"
         if key not in self._sizes:
             transcript = await self._jobs.results.transcript(job)

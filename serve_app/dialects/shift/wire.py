@@ -1,4 +1,4 @@
-"""Shift's wire models. Names are in camelCase."""
+"""Wire models, in camelCase."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class ShiftArtifact(ShiftModel):
 
 
 class ShiftSegment(ShiftModel):
-    """Sentence. Times are in seconds."""
+    """Sentence. Times in seconds."""
 
     start: float
     end: float
@@ -70,7 +70,7 @@ class ShiftResult(ShiftModel):
 
 
 class ShiftJob(ShiftModel):
-    """Job. `startedAt`, `completedAt` and `error` are absent until known; `result` is null until the job is completed."""
+    """Job. `startedAt`, `completedAt` and `error` are absent until known; `result` is null until completed."""
 
     id: str
     sid: str

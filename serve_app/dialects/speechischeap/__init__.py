@@ -1,4 +1,4 @@
-"""Speech is Cheap: jobs by URL or upload, streams of JSON or subtitles, errors in plain text."""
+"""The API of Speech is Cheap."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Speech is Cheap's routes: create, read and cancel jobs; uploads and streams answer with Server-Sent Events."""
+"""Routes of Speech is Cheap: jobs by URL or upload, streams, errors in plain text."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ class Routes:
         self._jobs = context.jobs.speaking("speechischeap", "{}-sic")
 
     async def create(self, request: Request, principal: CanWrite, trace: Traced, key: IdempotencyKey = None) -> Response:
-        """Create a job of `input_url` (JSON) or `input_file` (multipart). The response is a stream for an upload, or with
-        `can_stream_output`. Leaving the stream does not stop the job."""
+        """Create a job of `input_url` (JSON) or `input_file` (multipart). The response is a stream for an upload, and with
+        `can_stream_output`; closing it does not stop the job."""
         if is_multipart(request):
             return await self._upload(request, principal, trace, key)
         if not is_json(request):
@@ -96,7 +96,7 @@ class Routes:
             return options, await draft.submit(spec, form.sha256)
 
     def _check(self, form: Form) -> None:
-        """Refuse invalid fields before the response starts. RequestError."""
+        """Refuse invalid fields before the response starts."""
         self._jobs.resolve(from_form(form)[1])
 
     async def _upload_frames(self, principal: Principal, upload: Upload) -> AsyncGenerator[ServerSentEvent, None]:

@@ -1,4 +1,4 @@
-"""Event stream of a job: JSON events, or the cues of a subtitle file. It cannot be resumed."""
+"""Event stream of a job: JSON, or the cues of a subtitle file. It cannot be resumed."""
 
 from __future__ import annotations
 
@@ -27,27 +27,26 @@ REMOVED = {"phase": Phase.FAILED, "error": {"message": "The job was removed befo
 
 
 class StreamRenderer(Protocol):
-    """Renders a job's events as SSE frames. `needs_job`: the next event must come with the current job."""
+    """Renders a job's events as SSE frames."""
 
     @property
-    def needs_job(self) -> bool: ...
+    def needs_job(self) -> bool: ...  # whether the next event must come with the current record
 
     def begin(self) -> Iterator[ServerSentEvent]: ...
 
     def from_event(self, event: Event, job: Job) -> Iterator[ServerSentEvent]: ...
 
     def end(self, done: Mapping[str, Any]) -> Iterator[ServerSentEvent]:
-        """Render the end from the data of a `done` event."""
+        """Render the end; `done` is the data of that event."""
         ...
 
 
 def json_frame(payload: Mapping[str, Any], event: str | None = None) -> ServerSentEvent:
-    """SSE frame with JSON data."""
     return text_frame(orjson.dumps(payload).decode(), event)
 
 
 def text_frame(text: str, event: str | None = None) -> ServerSentEvent:
-    """SSE frame with text data. Lines end in `\\n`: this vendor's clients split frames at `\\n\\n`."""
+    # This vendor's clients split frames at two newlines, not at CRLF.
     return ServerSentEvent(text, event=event, sep="\n")
 
 
@@ -57,12 +56,11 @@ def upload_frame(size: int) -> ServerSentEvent:
 
 
 def error_frame(message: str) -> ServerSentEvent:
-    """Error in a stream that has begun."""
     return json_frame(_error(message))
 
 
 def exception_frame(error: Exception) -> ServerSentEvent:
-    """Error for an exception in a stream that has begun; unexpected ones are logged."""
+    """Error event for an exception, which is logged if unexpected."""
     if isinstance(error, WorkError):
         return error_frame(error.message)
     if isinstance(error, StoreUnavailable):
@@ -76,14 +74,13 @@ def _error(message: str) -> dict[str, str]:
 
 
 def _failure(done: Mapping[str, Any]) -> dict[str, str] | None:
-    """Event for a job that was cancelled or failed."""
     if done["phase"] == Phase.COMPLETED:
         return None
     return {"type": "canceled"} if done["phase"] == Phase.CANCELLED else _error(done["error"]["message"])
 
 
 class JsonRenderer:
-    """Renders all events as JSON. The first, `initial`, waits until the duration is known."""
+    """Renders JSON; the first event, `initial`, waits for the duration."""
 
     def __init__(self, request: Mapping[str, Any], device: str | None, segment_s: float | None) -> None:
         self._request = request  # as it was sent
@@ -132,7 +129,7 @@ class JsonRenderer:
 
 
 class SubtitleRenderer:
-    """Renders a subtitle file, `srt` or `vtt`: one frame a cue; joined by newlines they are the file."""
+    """Renders one frame per cue of an `srt` or `vtt` file."""
 
     needs_job = False
 

@@ -1,4 +1,4 @@
-"""Speech is Cheap's requests -> the core's job specs; jobs, segments and errors -> its JSON and text."""
+"""Requests -> job specs; jobs, segments and errors -> JSON and text."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def from_form(form: Form) -> tuple[CheapUploadForm, JobSpec]:
 def to_spec(
     options: CheapUploadForm, body: dict[str, Any], *, url: str | None = None, filename: str | None = None
 ) -> JobSpec:
-    """Options -> job spec. `body` is the raw request, which the stream repeats."""
+    """Options -> job spec. The stream repeats `body`, the raw request."""
     request = body | options.model_dump(exclude_unset=True)
     if options.is_private and url is not None:
         request[URL] = MASK
@@ -72,7 +72,6 @@ def to_spec(
 
 
 def missing(name: str) -> RequestError:
-    """Error for a required field that is absent."""
     return RequestError("malformed", f'Missing required "{name}" parameter', ((name, "missing"),))
 
 
@@ -80,12 +79,12 @@ def missing(name: str) -> RequestError:
 
 
 def subtitle_format(job: Job) -> str:
-    """`srt`, `vtt`, or the empty string for JSON alone."""
+    """`srt`, `vtt`, or "" for JSON alone."""
     return job.spec.echo.get("output_format", "")
 
 
 def from_segment(segment: Segment) -> dict[str, Any]:
-    """Segment in JSON, numbered from 1, its language with the detection's certainty."""
+    """`CheapSegment` of a segment."""
     words = [{"start": word.start, "end": word.end, "text": word.text.strip()} for word in segment.words or ()]
     return {
         "confidence": round(segment.confidence, 3),
@@ -113,7 +112,7 @@ def from_job(job: Job, transcript: Transcript | None = None) -> dict[str, Any]:
 
 
 async def render(job: Job, results: Results) -> Payload:
-    """Webhook body: the subtitles of a completed job where they were requested, else the job."""
+    """Webhook body: subtitles if requested and completed, else the job."""
     transcript = await results.heard(job)
     if transcript is not None and (subtitles := FORMATS.get(subtitle_format(job))):
         return Payload(subtitles.render(transcript).encode(), subtitles.content_type.partition(";")[0])
@@ -121,7 +120,7 @@ async def render(job: Job, results: Results) -> Payload:
 
 
 def message_of(problem: RequestError) -> str:
-    """Error message, with this API's names of options."""
+    """Message with this API's names of options."""
     message = problem.message
     for core_name, name in OPTION_NAMES.items():
         message = message.replace(f"The option {core_name} ", f"The option {name} ")

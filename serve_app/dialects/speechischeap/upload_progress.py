@@ -19,10 +19,10 @@ PROGRESS_PERIOD_S = 0.5
 
 
 class UploadTask(Generic[T]):
-    """Receives an upload in its own task. `size` is the bytes of the file so far."""
+    """Receives an upload in its own task."""
 
     def __init__(self, check: Callable[[Form], None]) -> None:
-        self.size = 0
+        self.size = 0  # bytes of the file so far
         self._check = check  # validates the partial form just before the response starts; may raise
         self._respond = asyncio.Event()
         self._task: asyncio.Task[T] | None = None
@@ -35,7 +35,7 @@ class UploadTask(Generic[T]):
             self._respond.set()
 
     async def start(self, work: Coroutine[Any, Any, T]) -> None:
-        """Run `work`, and return when the response should start. Raises what `work` raises until then."""
+        """Run `work` until the response should start. Raises what it raises until then."""
         self._task = asyncio.create_task(work)
         self._task.add_done_callback(lambda _: self._respond.set())
         try:
@@ -47,31 +47,31 @@ class UploadTask(Generic[T]):
             self._task.result()
 
     async def progress(self) -> AsyncGenerator[int, None]:
-        """Bytes of the file so far, periodically, until the upload is complete."""
+        """Yield the size periodically until the upload is complete."""
         assert self._task
         yield 0
         while not (await asyncio.wait([self._task], timeout=PROGRESS_PERIOD_S))[0]:
             yield self.size
 
     async def result(self) -> T:
-        """Wait for the result of the work."""
+        """Wait for the result of `work`."""
         assert self._task
         return await asyncio.shield(self._task)
 
     async def wait(self) -> None:
-        """Wait until the work has ended, in whatever way."""
+        """Wait for the end of `work`."""
         assert self._task
         await asyncio.wait([self._task])
 
     async def cancel(self) -> None:
-        """Stop receiving; an incomplete upload is discarded."""
+        """Cancel `work`; an incomplete upload is discarded."""
         if self._task and not self._task.done():
             self._task.cancel()
             await asyncio.wait([self._task])
 
 
 class UploadResponse(EventSourceResponse):
-    """SSE response that starts before its request body is complete."""
+    """SSE response that ignores disconnects while the request body arrives."""
 
     def __init__(self, content: AsyncGenerator[Any, None], upload: UploadTask[Any]) -> None:
         super().__init__(content, ping=PING_S, headers=HEADERS, sep="\n")

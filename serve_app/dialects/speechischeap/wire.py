@@ -1,4 +1,4 @@
-"""Wire models of Speech is Cheap."""
+"""Wire models."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class CheapJobRequest(CheapUploadForm):
 
 
 class CheapWord(BaseModel):
-    """Word. Times are in seconds."""
+    """Word. Times in seconds."""
 
     start: float
     end: float
@@ -52,7 +52,7 @@ class CheapWord(BaseModel):
 
 
 class CheapSegment(BaseModel):
-    """Sentence. Times are in seconds; `language` with the certainty of its detection; `words` if requested."""
+    """Sentence, numbered from 1. Times in seconds; `language` with the certainty of its detection."""
 
     confidence: float
     end: float
@@ -66,7 +66,7 @@ class CheapSegment(BaseModel):
 
 
 class CheapJobOutput(BaseModel):
-    """Output of a job, `{}` unless it is completed or failed. `srt` or `vtt` is the transcript in the requested format."""
+    """Output of a job, `{}` unless completed or failed. `srt` or `vtt` as requested."""
 
     segments: list[CheapSegment] = []
     error: str = ""

@@ -1,4 +1,4 @@
-"""Transcripts API: one transcript object for status and text, lists with a cursor, a webhook at the end."""
+"""The Transcripts API."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Transcripts API: one transcript object for status and text, lists with a cursor, a webhook at the end."""
+"""Transcripts API: one object for status and text, lists with a cursor, a webhook."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ TIMESTAMP = TypeAdapter(datetime)
 
 
 def form_fields(form: Form) -> dict[str, Any]:
-    """Fields of a form, the JSON ones parsed. RequestError names one that is not valid JSON."""
+    """Fields of a form, the JSON ones parsed. RequestError."""
     fields: dict[str, Any] = without_blanks(flat(form.fields, LISTS))
     for name, value in fields.items():
         text = value[0] if name in LISTS and len(value) == 1 else value
@@ -75,7 +75,7 @@ def to_spec(options: TranscriptsUploadForm, *, url: str | None = None, filename:
 
 
 def seconds(value: str | None, name: str) -> float | None:
-    """Parse a time in a query: Unix seconds or ISO 8601, UTC by default. RequestError."""
+    """Parse Unix seconds or an ISO 8601 time, UTC by default. RequestError."""
     if not value:
         return None
     try:
@@ -121,7 +121,7 @@ def from_job(job: Job, transcript: Transcript | None) -> dict[str, Any]:
 
 
 async def with_transcript(job: Job, results: Results) -> dict[str, Any]:
-    """`TranscriptsTranscript` of a job, with its text if it is completed."""
+    """`from_job`, with the text of a completed job."""
     return from_job(job, await results.heard(job))
 
 
@@ -163,7 +163,6 @@ class Routes:
         return JSONResponse(await with_transcript(job, self._jobs.results), 202)
 
     async def _read_body(self, request: Request, draft: Draft) -> tuple[JobSpec, str]:
-        """Job spec, and SHA-256 of the upload if there is one."""
         if is_json(request):
             body = validated(TranscriptsTranscriptRequest, without_blanks(await read_json(request.stream())))
             return to_spec(body, url=body.audio_url), ""
@@ -215,7 +214,7 @@ class Routes:
         return JSONResponse(await with_transcript(job, self._jobs.results))
 
     async def delete(self, principal: CanDelete, transcript_id: TranscriptId) -> None:
-        """Remove a transcript and its recording for good; one in progress is cancelled first."""
+        """Remove a transcript and its recording for good, cancelling it first if need be."""
         await self._jobs.delete_when_ended(principal, transcript_id)
 
 

@@ -1,4 +1,4 @@
-"""Wire models of the Transcripts API."""
+"""Wire models."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class TranscriptsUploadForm(BaseModel):
 
 
 class TranscriptsTranscriptRequest(TranscriptsUploadForm):
-    """Options of a transcript, and the URL to fetch the recording from."""
+    """Options of a transcript, and URL of the recording."""
 
     audio_url: Annotated[str, Field(max_length=4096)]
 
 
 class TranscriptsUtterance(BaseModel):
-    """Sentence. Times are in seconds; `speaker` is always 0, as there is no diarization yet."""
+    """Sentence. Times in seconds; `speaker` is always 0 yet."""
 
     speaker: int
     start: float
@@ -49,7 +49,7 @@ class TranscriptsUtterance(BaseModel):
 
 
 class TranscriptsWord(BaseModel):
-    """Word. Times are in seconds."""
+    """Word. Times in seconds."""
 
     word: str
     start: float
@@ -58,7 +58,7 @@ class TranscriptsWord(BaseModel):
 
 
 class TranscriptsRedaction(BaseModel):
-    """Redacted span. Times are in seconds."""
+    """Redacted span. Times in seconds."""
 
     entity: str
     start: float
@@ -73,7 +73,7 @@ class TranscriptsError(BaseModel):
 
 
 class TranscriptsTranscript(BaseModel):
-    """Transcript. Text, utterances and words are null or empty until it is completed, and in lists."""
+    """Transcript. Its text, utterances and words are empty until completed, and in lists."""
 
     id: str
     object: Literal["transcript"]
