@@ -188,6 +188,8 @@ class Settings(BaseSettings):
         signed = bool(self.jwt_secret.get_secret_value()) + bool(self.jwt_jwks_url)
         if (self.jwt_issuer or signed) and not (self.jwt_issuer and self.jwt_audience and signed == 1):
             raise ValueError("tokens need jwt_issuer, jwt_audience and one of jwt_secret and jwt_jwks_url")
+        if self.jwt_jwks_url and not self.jwt_jwks_url.startswith(("https://", "http://")):
+            raise ValueError("jwt_jwks_url must begin with https:// or http://")
         return self
 
     @model_validator(mode="after")
