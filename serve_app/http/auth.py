@@ -1,4 +1,4 @@
-"""Who asks, and whether they may: a request's key → Principal."""
+"""Authentication: from a request's API key or token to a Principal with scopes."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ from serve_app.jobs.quotas import Quotas
 from serve_app.models.principal import SCOPES, Principal
 from serve_app.store.api_keys import ApiKeys
 
+# Caller without a key, where none is required; has the default scopes of a key.
 ANONYMOUS = Principal("anonymous", "default", frozenset(SCOPES) - {"admin"})
-"""Who asks without a key where none is required: no more than a key that was made without asking for more."""
 
 bearer = HTTPBearer(auto_error=False, description="An API key of `murmur keys create`, or a JWT.")
 api_key = APIKeyHeader(name="X-API-Key", auto_error=False, description="The same key, as some clients send it.")
 
 
 class Auth:
-    """Knows keys, and tokens where an issuer of them is trusted; `required` says whether anybody is answered without: if so,
-    only who names one of `hosts`. A page that aims here from a browser has no key, so with keys any name will do."""
+    """Authenticates requests by API key or JWT. Unless a key is `required`, only requests to one of `hosts` are allowed."""
 
     def __init__(
         self,
@@ -40,10 +39,11 @@ class Auth:
         self._limits = limits
         self._tokens = tokens
         self._required = required
-        self._guard = None if required else AllowedHosts(hosts)
+        # A malicious web page has no key, so with keys required any host name is fine.
+        self._allowed_hosts = None if required else AllowedHosts(hosts)
 
     async def principal(self, headers: Headers) -> Principal:
-        """Who sent these headers. EdgeError `unauthenticated`: a wrong key is refused even where none is required."""
+        """Authenticate a request. RequestError `unauthenticated`, for an invalid key also where none is required."""
         key = sent_key(headers)
         if key is None:
             if self._required:
@@ -58,17 +58,16 @@ class Auth:
         return principal
 
     async def admit(self, headers: Headers) -> Principal:
-        """The same, and counted against the tenant's limits. EdgeError `forbidden` for a name that is not of this service,
-        `rate_limited`."""
-        if self._guard:
-            self._guard.check(headers)
+        """Authenticate and apply the tenant's rate limit. RequestError `unauthenticated`, `forbidden`, `rate_limited`."""
+        if self._allowed_hosts:
+            self._allowed_hosts.check(headers)
         principal = await self.principal(headers)
         await self._limits.request(principal)
         return principal
 
 
 def sent_key(headers: Headers) -> str | None:
-    """The key in a request's headers; '' for an Authorization that holds none."""
+    """API key or token in a request's headers; '' for an Authorization header without one."""
     if "x-bf-vk" in headers:  # whose clients may send a dummy to those who want an Authorization
         return headers["x-bf-vk"]
     if (authorization := headers.get("authorization")) is not None:
@@ -83,7 +82,7 @@ async def caller(
     _bearer: Annotated[object, Security(bearer)],
     _api_key: Annotated[object, Security(api_key)],
 ) -> Principal:
-    """Dependency: who asks. EdgeError `forbidden` where a scope that the route wants is missing."""
+    """Dependency: the caller, with the scopes that the route requires. RequestError `forbidden`."""
     auth: Auth = request.app.state.auth
     principal = await auth.admit(request.headers)
     for scope in scopes.scopes:
