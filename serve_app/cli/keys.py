@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from serve_app.errors import StoreUnavailable
-from serve_app.local.preflight import StartError, check_redis, locked, temporary_directory
+from serve_app.local.preflight import StartError, check_redis, lock_data_dir, temporary_directory
 from serve_app.local.valkey import Valkey, ValkeyFailed, url_file
 from serve_app.models.principal import SCOPES
 from serve_app.settings import Settings
@@ -114,7 +114,7 @@ def _redis(settings: Settings) -> Iterator[str]:
         return
     with ExitStack() as stack:
         try:
-            stack.enter_context(locked(settings.data_dir))
+            stack.enter_context(lock_data_dir(settings.data_dir))
         except StartError:
             if not url_file(settings.data_dir).is_file():
                 raise

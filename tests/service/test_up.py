@@ -51,6 +51,15 @@ def test_a_start_that_cannot_be_is_one_line(
     assert said in refused(tmp_path / "data", *arguments, **environment)
 
 
+@pytest.mark.skipif(
+    all(name.startswith("lo") for name in psutil.net_if_addrs()), reason="this machine has no network interface"
+)
+def test_a_ray_that_listens_beyond_loopback_is_stopped_and_named(tmp_path: Path) -> None:
+    reason = refused(tmp_path / "data", RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="1", MURMUR_DASHBOARD="false", **FAKE)
+    assert "listens beyond this machine" in reason
+    assert "unset RAY_ variables" in reason
+
+
 def test_a_port_that_is_none_is_said() -> None:
     done = murmur("up", "--port", "none")
     assert (done.returncode, done.stdout) == (2, "")
@@ -132,7 +141,7 @@ def outlives_its_valkey(service: Up, sample: Path) -> None:
     assert following.returncode == 0
     segments = orjson.loads(told)["segments"]
     assert [segment["id"] for segment in segments] == list(range(len(segments)))
-    assert "the embedded Valkey had died" in service.said.read_text()
+    assert "embedded Valkey died, restarted" in service.said.read_text()
     job = httpx.get(f"{service.url}/v1/jobs", trust_env=False).json()["jobs"][0]
     assert (job["phase"], job["attempts"]) == ("completed", 1)
 
