@@ -98,14 +98,19 @@ def lock_data_dir(data_dir: Path) -> Iterator[None]:
 
 def check_data_dir(data_dir: Path) -> None:
     """Check without creating anything that `lock_data_dir` would succeed. StartError."""
-    folder = existing_ancestor(data_dir)
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise StartError(f"the data directory {data_dir} cannot be used ({folder} is not writable): set MURMUR_DATA_DIR")
+    check_writable(data_dir, "MURMUR_DATA_DIR")
     with suppress(FileNotFoundError), (data_dir / "lock").open() as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             raise _in_use(data_dir) from None
+
+
+def check_writable(folder: Path, setting: str) -> None:
+    """Check without creating it that a directory can be created or written. StartError names the setting."""
+    existing = existing_ancestor(folder)
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise StartError(f"the directory {folder} cannot be used ({existing} is not writable): set {setting}")
 
 
 def _in_use(data_dir: Path) -> StartError:

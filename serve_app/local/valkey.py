@@ -42,16 +42,21 @@ def find_valkey() -> Path:
     return servers[0]
 
 
+def data_of(data_dir: Path) -> Path:
+    """Directory of the server's own files."""
+    return data_dir / "valkey"
+
+
 def url_file(data_dir: Path) -> Path:
     """File in which the server of a data directory publishes its URL."""
-    return data_dir / "valkey" / "url"
+    return data_of(data_dir) / "url"
 
 
 class Valkey:
     """Server with its data in `data_dir` and its socket in `run_dir`, a short path (a socket's is limited to 107 bytes)."""
 
     def __init__(self, data_dir: Path, run_dir: Path) -> None:
-        self._data = data_dir / "valkey"
+        self._data = data_of(data_dir)
         self._socket = run_dir / "valkey.sock"
         self._process: subprocess.Popen[bytes] | None = None
 

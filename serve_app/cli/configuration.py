@@ -1,0 +1,43 @@
+"""Settings of a command, from its flags and the environment; errors are one line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import typer
+from pydantic import ValidationError
+
+from serve_app.settings import PREFIX, Settings, UnknownVariable, check_variables
+
+SHOWN = 80  # characters of an invalid value
+
+
+def fail(message: str, status: int) -> typer.Exit:
+    """Print one line on standard error and return the exit to raise."""
+    sys.stderr.write(f"murmur: {message}\n")
+    return typer.Exit(status)
+
+
+def settings_with(**flags: Any) -> Settings:
+    """Settings from the environment and from flags that are not None; an invalid one ends the command with status 2."""
+    try:
+        check_variables(os.environ)
+        return Settings(**{name: value for name, value in flags.items() if value is not None})
+    except UnknownVariable as error:
+        raise fail(str(error), 2) from None
+    except ValidationError as error:
+        raise fail(_describe(error), 2) from None
+
+
+def _describe(error: ValidationError) -> str:
+    """Variable, fault and value; without the value where it concerns several settings, which may be secret."""
+    first = error.errors()[0]
+    message = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:
+        return message
+    name = str(first["loc"][0])
+    variable = name if name.isupper() else f"{PREFIX}{name.upper()}"
+    value = repr(first["input"])
+    return f"{variable}: {message} (given: {value if len(value) <= SHOWN else value[:SHOWN] + '...'})"
