@@ -1,4 +1,4 @@
-"""Log file of a one-machine service: one line per event, as text or JSON, shared by all processes."""
+"""Log file shared by all processes of a one-machine service."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ class JsonLines(logging.Formatter):
     """Formats a record as a JSON object; ids in the message (`job_id=...`) become fields."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Format a record."""
         message = record.getMessage()
         fields = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
@@ -37,7 +36,7 @@ class JsonLines(logging.Formatter):
 
 
 def log_to_file(data_dir: Path, style: str) -> None:
-    """Append this process's log lines to the log file, in addition to other handlers."""
+    """Add a handler that appends to the log file."""
     # Many processes share the file: each line is one short write. WatchedFileHandler reopens the file after a rotation.
     handler = _handler(data_dir, style)
     for package in OURS:

@@ -1,7 +1,4 @@
-"""Composition root: builds the Serve application from the settings; the only file that wraps classes as deployments.
-
-Replicas get settings only and create Redis clients and engines themselves, where they run.
-"""
+"""Composition root: the Serve application from the settings; the only file that wraps classes as deployments."""
 
 from __future__ import annotations
 

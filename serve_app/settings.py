@@ -38,7 +38,7 @@ OTHER_VARIABLES = (
 
 
 class UnknownVariable(ValueError):
-    """A MURMUR_ variable that nothing reads; one sentence."""
+    """A MURMUR_ variable that nothing reads."""
 
 
 class Settings(BaseSettings):
@@ -242,7 +242,7 @@ class Settings(BaseSettings):
 
 
 def check_variables(names: Iterable[str], vendor_variables: Collection[str] = ()) -> None:
-    """Refuse MURMUR_ variables that nothing reads, so that a typo is not ignored. UnknownVariable names the nearest."""
+    """Refuse MURMUR_ variables that nothing reads. UnknownVariable names the nearest setting."""
     known = {name.upper() for name in Settings.model_fields}
     known |= {name.removeprefix(PREFIX) for name in (*OTHER_VARIABLES, *vendor_variables)}
     for name in sorted(names):

@@ -40,7 +40,7 @@ class _ProgressFile:
 
 
 class Client:
-    """Client of the server at `url`; sends the API key in MURMUR_API_KEY, if set."""
+    """Sends the API key in MURMUR_API_KEY, if set."""
 
     def __init__(self, url: str) -> None:
         key = os.environ.get("MURMUR_API_KEY")
@@ -55,21 +55,18 @@ class Client:
         self._http.close()
 
     def submit_url(self, url: str, options: Options) -> dict[str, Any]:
-        """Submit a job for a URL."""
         return self._request("POST", "/v1/jobs", json={"source": {"url": url}, **options})
 
     def submit_file(self, path: Path, options: Options, progress: Callable[[int], None]) -> dict[str, Any]:
-        """Submit a job with a streamed upload; `progress` is called with the bytes sent."""
+        """Submit a streamed upload; `progress` gets the bytes sent."""
         fields = {name: _form_value(value) for name, value in options.items()}
         with path.open("rb") as file:
             return self._request("POST", "/v1/jobs", data=fields, files={"file": (path.name, _ProgressFile(file, progress))})
 
     def get(self, job_id: str) -> dict[str, Any]:
-        """Fetch a job."""
         return self._request("GET", f"/v1/jobs/{job_id}")
 
     def newest(self, limit: int) -> Iterator[dict[str, Any]]:
-        """List the newest jobs, at most `limit`."""
         cursor: dict[str, str] = {}
         while limit > 0:
             page = self._request("GET", "/v1/jobs", params={"limit": min(limit, 100), **cursor})
@@ -80,23 +77,19 @@ class Client:
             cursor = {"cursor": page["next_cursor"]}
 
     def cancel(self, job_id: str) -> dict[str, Any]:
-        """Cancel a job."""
         return self._request("POST", f"/v1/jobs/{job_id}/cancel")
 
     def retry(self, job_id: str) -> dict[str, Any]:
-        """Queue a failed job again."""
         return self._request("POST", f"/v1/jobs/{job_id}/retry")
 
     def delete(self, job_id: str) -> None:
-        """Delete an ended job."""
         self._request("DELETE", f"/v1/jobs/{job_id}")
 
     def transcript(self, job_id: str, format: str) -> str:
-        """Fetch the transcript of a completed job."""
         return self._send("GET", f"/v1/jobs/{job_id}/transcript", params={"format": format}).text
 
     def events(self, job_id: str, retry_s: float = 60.0) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Follow a job's events, (kind, data), to its end. Reconnects and resumes for up to `retry_s`. ServerError."""
+        """Follow a job's events, (kind, data), to its end; reconnects for up to `retry_s`. ServerError."""
         last = ""
         deadline = time.monotonic() + retry_s
         while True:

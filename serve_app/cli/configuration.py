@@ -1,4 +1,4 @@
-"""Settings of a command, from its flags and the environment; errors are one line."""
+"""Settings of a command, with errors in one line."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ SHOWN = 80  # characters of an invalid value
 
 
 def fail(message: str, status: int) -> typer.Exit:
-    """Print one line on standard error and return the exit to raise."""
+    """Print an error; returns the exit to raise."""
     sys.stderr.write(f"murmur: {message}\n")
     return typer.Exit(status)
 
 
 def settings_with(**flags: Any) -> Settings:
-    """Settings from the environment and from flags that are not None; an invalid one ends the command with status 2."""
+    """Read settings; flags that are not None override the environment. An invalid one exits with status 2."""
     try:
         check_variables(os.environ)
         return Settings(**{name: value for name, value in flags.items() if value is not None})
@@ -32,11 +32,10 @@ def settings_with(**flags: Any) -> Settings:
 
 
 def _describe(error: ValidationError) -> str:
-    """Variable, fault and value; without the value where it concerns several settings, which may be secret."""
     first = error.errors()[0]
     message = first["msg"].removeprefix("Value error, ")
     if not first["loc"]:
-        return message
+        return message  # without the values: they are all settings, secrets included
     name = str(first["loc"][0])
     variable = name if name.isupper() else f"{PREFIX}{name.upper()}"
     value = repr(first["input"])

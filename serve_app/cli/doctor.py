@@ -1,4 +1,4 @@
-"""`murmur doctor`: checks of this installation and of the settings, each with its remedy."""
+"""`murmur doctor`: checks of the installation and the settings."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ LOW_BYTES = 2 << 30
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Result of one check; the detail of one that is not ok includes the remedy."""
+    """Result of a check; the detail includes the remedy."""
 
     name: str
     ok: bool
@@ -53,7 +53,7 @@ class Finding:
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """Check everything that `murmur up` needs, without starting or creating anything but unpacked weights."""
+    """Check everything that `murmur up` needs; starts nothing, creates nothing but unpacked weights."""
     yield _python()
     yield _packages()
     yield _check("ray", _ray_patches, f"{version('ray')}, patches work")
@@ -77,7 +77,6 @@ def examine(settings: Settings) -> Iterator[Finding]:
 
 
 def _check(name: str, check: Callable[[], None], detail: str) -> Finding:
-    """Finding of a check that raises a StartError with the remedy."""
     try:
         check()
     except (StartError, UnsupportedRay) as error:
@@ -135,7 +134,6 @@ def _weights(settings: Settings, model: str) -> Finding:
 
 
 def _redis(settings: Settings) -> Finding:
-    """Embedded Valkey installed, or the configured server reachable and durable."""
     if not settings.redis_url:
         try:
             return Finding("valkey", True, f"embedded, {find_valkey()}")
@@ -156,7 +154,7 @@ def _redis(settings: Settings) -> Finding:
 
 
 def _keys(settings: Settings) -> Finding:
-    """At least one API key where keys are required; not checked while the embedded Valkey does not run."""
+    """Checks that a key exists, unless the embedded Valkey is not running."""
     none = Finding("keys", False, "MURMUR_API_KEYS_REQUIRED is set but no key exists: make one with `murmur keys create`")
     url = settings.redis_url
     if not url:
@@ -184,7 +182,7 @@ async def _count_keys(url: str) -> int:
 
 
 def _storage(settings: Settings) -> Finding:
-    """Artifact storage writable: permissions of a local directory, or a test object in a bucket."""
+    """Checks permissions of a local directory, or writes a test object into a bucket."""
     if settings.storage.startswith("file://"):
         folder = Path(unquote(urlsplit(settings.storage).path))
         return _check("storage", partial(check_writable, folder, "MURMUR_STORAGE_URI"), str(folder))

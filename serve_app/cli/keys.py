@@ -1,4 +1,4 @@
-"""`murmur keys`: manage the API keys in a data directory or a Redis, whether a service is running on it or not."""
+"""`murmur keys`: API keys in a data directory or a Redis, with or without a running service."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _date(moment: float) -> str:
 def _run(
     data_dir: Path | None, redis_url: str | None, work: Callable[[ApiKeys], Awaitable[T]], *, may_create: bool = False
 ) -> T:
-    """Run an operation on the keys of a store, which is named on standard error; it is created only if `may_create`."""
+    """Run an operation on a store's keys. A missing store is refused unless `may_create`."""
 
     async def run(url: str) -> T:
         redis = connect(url)
@@ -118,7 +118,7 @@ def _run(
 
 @contextmanager
 def _open_store(settings: Settings) -> Iterator[str]:
-    """URL of the service's Redis; an embedded Valkey that does not run is started for this command."""
+    """URL of the store; an embedded Valkey that is not running is started for this command."""
     if settings.redis_url:
         check_redis(settings.redis_url)
         in_use = True

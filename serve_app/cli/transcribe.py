@@ -29,14 +29,13 @@ TEMPORARY = {"redis_url": "", "ray_address": "", "dashboard": False, "api_keys_r
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """File or URL to transcribe, and a unique name for display and output files."""
+    """File or URL, and its unique name for display and output files."""
 
     source: str
     name: str
 
     @property
     def is_url(self) -> bool:
-        """Whether the server fetches it."""
         return self.source.startswith(("http://", "https://"))
 
 
@@ -92,7 +91,6 @@ class _Run:
         self.failed = 0
 
     def transcribe(self, recording: Recording) -> str:
-        """Submit a recording and follow its job. Returns text to print at the end."""
         bar = self._bars.add_task(recording.name, total=None, step="waiting")
         try:
             return self._transcribe(recording, bar)
@@ -170,7 +168,7 @@ def _bars(screen: Console) -> Progress:
 
 @contextmanager
 def _server(url: str | None, model: str | None, screen: Console) -> Iterator[str]:
-    """URL of the given server, or of a temporary one that runs within this context."""
+    """URL of the given server, or of a temporary one."""
     if url:
         yield url
         return

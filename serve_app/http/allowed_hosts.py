@@ -13,13 +13,12 @@ ANY = "*"  # allows every host
 
 
 class AllowedHosts:
-    """Refuses requests whose Host or Origin is not in `hosts`."""
+    """RequestError `forbidden` unless Host and Origin are in `hosts`."""
 
     def __init__(self, hosts: Collection[str]) -> None:
         self._hosts = frozenset(host.lower().strip("[]") for host in hosts)
 
     def check(self, headers: Headers) -> None:
-        """RequestError `forbidden` for a host that is not allowed."""
         for header in ("host", "origin"):
             value = headers.get(header)
             if value is not None and ANY not in self._hosts and hostname(value) not in self._hosts:
@@ -27,7 +26,7 @@ class AllowedHosts:
 
 
 def hostname(value: str) -> str:
-    """Host name of a Host (`name:port`) or Origin (`scheme://name:port`) header; empty if there is none."""
+    """Host name in a Host or Origin header, or ''."""
     try:
         return urlsplit(value if "://" in value else f"//{value}").hostname or ""
     except ValueError:

@@ -1,4 +1,4 @@
-"""Authentication: from a request's API key or token to a Principal with scopes."""
+"""Authentication: from API key or token to Principal."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ api_key = APIKeyHeader(name="X-API-Key", auto_error=False, description="The same
 
 
 class Auth:
-    """Authenticates requests by API key or JWT. Unless a key is `required`, only requests to one of `hosts` are allowed."""
+    """Authenticates by API key or JWT. Unless one is `required`, only requests to `hosts` are allowed."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class Auth:
         self._allowed_hosts = None if required else AllowedHosts(hosts)
 
     async def principal(self, headers: Headers) -> Principal:
-        """Authenticate a request. RequestError `unauthenticated`, for an invalid key also where none is required."""
+        """RequestError `unauthenticated`, for an invalid key even where none is required."""
         key = sent_key(headers)
         if key is None:
             if self._required:
@@ -58,7 +58,7 @@ class Auth:
         return principal
 
     async def admit(self, headers: Headers) -> Principal:
-        """Authenticate and apply the tenant's rate limit. RequestError `unauthenticated`, `forbidden`, `rate_limited`."""
+        """Authenticate and rate-limit. RequestError `unauthenticated`, `forbidden`, `rate_limited`."""
         if self._allowed_hosts:
             self._allowed_hosts.check(headers)
         principal = await self.principal(headers)
@@ -67,7 +67,7 @@ class Auth:
 
 
 def sent_key(headers: Headers) -> str | None:
-    """API key or token in a request's headers; '' for an Authorization header without one."""
+    """API key or token; '' for an Authorization header without one."""
     if "x-bf-vk" in headers:  # whose clients may send a dummy to those who want an Authorization
         return headers["x-bf-vk"]
     if (authorization := headers.get("authorization")) is not None:
@@ -82,7 +82,7 @@ async def caller(
     _bearer: Annotated[object, Security(bearer)],
     _api_key: Annotated[object, Security(api_key)],
 ) -> Principal:
-    """Dependency: the caller, with the scopes that the route requires. RequestError `forbidden`."""
+    """Dependency: the caller, with the route's scopes. RequestError."""
     auth: Auth = request.app.state.auth
     principal = await auth.admit(request.headers)
     for scope in scopes.scopes:

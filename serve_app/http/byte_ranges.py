@@ -1,4 +1,4 @@
-"""Responses with an artifact, whole or a byte range of it (RFC 9110, section 14)."""
+"""Byte range responses (RFC 9110, section 14)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from serve_app.jobs.results import Artifact, Results
 
 
 def file_response(results: Results, artifact: Artifact, range_header: str | None) -> Response:
-    """Respond with the artifact or the requested byte range; 416 if it lies outside."""
     headers = {"Accept-Ranges": "bytes"}
     start, end, status = 0, artifact.size, 200
     if range_header is not None and in_bytes(range_header):
@@ -26,7 +25,7 @@ def file_response(results: Results, artifact: Artifact, range_header: str | None
 
 
 def in_bytes(header: str) -> bool:
-    """Whether a Range header is in bytes; other units are ignored (RFC 9110, section 14.2)."""
+    """Whether a Range header is in bytes; other units are to be ignored."""
     return header.partition("=")[0].strip().lower() == "bytes"
 
 

@@ -27,7 +27,7 @@ MAX_KEY_SET_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class TokenRules:
-    """Tokens to accept: their issuer and audience, and either a shared secret or the URL of a JWK set."""
+    """Tokens to accept; signed with either `secret` or a key of the set at `jwks_url`."""
 
     issuer: str
     audience: str
@@ -37,14 +37,12 @@ class TokenRules:
 
 
 class JwtVerifier:
-    """Turns valid tokens into principals; fetches the issuer's public keys when they are needed."""
-
     def __init__(self, rules: TokenRules) -> None:
         self._rules = rules
         self._keys = None if rules.secret else IssuerKeys(rules.jwks_url)
 
     async def principal(self, token: str) -> Principal | None:
-        """Principal of a token, None for an invalid one. RequestError `unavailable` where the keys cannot be fetched."""
+        """Principal of a token; None if invalid. RequestError `unavailable` if keys cannot be fetched."""
         try:
             if self._keys is None:
                 return self._verify(token, self._rules.secret, SECRET_ALGORITHMS)
@@ -75,7 +73,7 @@ class JwtVerifier:
 
 
 class IssuerKeys(jwt.PyJWKClient):
-    """Cached JWK set of an issuer. Tokens with unknown key ids cause one fetch per cooldown and never block the others."""
+    """Cached JWK set. Unknown key ids cause one fetch per cooldown and never block known ones."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url, lifespan=KEYS_TTL_S, timeout=FETCH_TIMEOUT_S)
@@ -85,7 +83,7 @@ class IssuerKeys(jwt.PyJWKClient):
         self._fetching = asyncio.Lock()
 
     async def find(self, key_id: str | None) -> jwt.PyJWK | None:
-        """Key of this id. PyJWKClientError where the keys cannot be fetched and the last ones do not have it."""
+        """Find a key by id. PyJWKClientError."""
         fresh = self.jwk_set_cache.get() if self.jwk_set_cache else None
         if key := _match(fresh, key_id):
             return key
@@ -99,7 +97,7 @@ class IssuerKeys(jwt.PyJWKClient):
                 raise
 
     def fetch_data(self) -> jwt.PyJWKSet:
-        """Fetch the keys, at most once per cooldown. PyJWKClientConnectionError."""
+        """Fetch at most once per cooldown. PyJWKClientConnectionError."""
         # Replaces the base class's version, which uses proxies of the environment, reads without a limit and does not
         # back off after a failure.
         if time.monotonic() >= self._next_fetch:
@@ -129,14 +127,14 @@ def _download(url: str, timeout_s: float) -> str:
 
 
 def owner_of(subject: str) -> str:
-    """Owner name for a token's subject; a hash where the subject is not a valid name."""
+    """Owner name for a subject; a hash where it is no valid name."""
     owner = f"jwt.{subject}"
     digest = hashlib.sha256(subject.encode(errors="surrogatepass")).hexdigest()
     return owner if NAME.fullmatch(owner) else f"jwt-{digest[:48]}"
 
 
 def scopes_of(claims: Mapping[str, Any]) -> list[str]:
-    """Known scopes in a token's claims: `scope`, `scopes` or `scp`, as a string or a list."""
+    """Known scopes in `scope`, `scopes` or `scp`, a string or a list."""
     value = next((claims[name] for name in ("scope", "scopes", "scp") if name in claims), ())
     words = value.split() if isinstance(value, str) else value if isinstance(value, list) else ()
     return [word for word in words if word in SCOPES]

@@ -1,4 +1,4 @@
-"""Prometheus metrics. The values are kept in Redis: any replica reports them for all, and restarts reset none."""
+"""Prometheus metrics; the values are in Redis, so any replica reports them for all."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ HISTOGRAMS = {
 
 
 def exposition(stats: Stats) -> bytes:
-    """Metrics in Prometheus' text format."""
     registry = CollectorRegistry()
     registry.register(_StatsCollector(stats))
     return generate_latest(registry)
@@ -39,7 +38,6 @@ class _StatsCollector:
         self._stats = stats
 
     def collect(self) -> Iterator[Metric]:
-        """Yield every metric; called by the registry."""
         counters = self._stats.counters
         yield GaugeMetricFamily("murmur_jobs_waiting", "Jobs in the queue.", self._stats.waiting)
         yield GaugeMetricFamily("murmur_jobs_running", "Jobs under a lease.", self._stats.running)
@@ -68,7 +66,7 @@ class _StatsCollector:
 
 
 def _buckets(name: str, counters: Mapping[str, int]) -> tuple[list[tuple[str, float]], float]:
-    """Cumulative buckets and sum of a histogram; the store counts each bucket separately, in thousandths."""
+    """Cumulative buckets and sum; the store counts each bucket separately, in thousandths."""
     counts = {int(m[1]): n for key, n in counters.items() if (m := re.fullmatch(rf"{name}:le:(\d+)", key))}
     buckets: list[tuple[str, float]] = []
     total = 0

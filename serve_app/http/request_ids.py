@@ -18,14 +18,13 @@ REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
 class RequestIds:
-    """Middleware that gives every request an id and returns it; an id from the client or from Serve (`outer`) is kept."""
+    """Middleware: gives every request an id; one from the client or from Serve (`outer`) is kept."""
 
     def __init__(self, app: ASGIApp, outer: Callable[[], str] | None = None) -> None:
         self._app = app
         self._outer = outer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle an ASGI request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -46,7 +45,6 @@ class RequestIds:
 
 
 def trace_of(request: Request) -> Trace:
-    """Dependency: request id and trace context."""
     parent = request.headers.get("traceparent", "")
     return Trace(request.state.request_id, parent if TRACEPARENT.fullmatch(parent) else None)
 

@@ -1,4 +1,4 @@
-"""Server-Sent Events: a job's events as a resumable stream with heartbeats."""
+"""Server-Sent Events."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def last_event_id(header: str | None) -> str:
 
 
 def stream(events: AsyncGenerator[Event, None], render: EventRenderer, max_age_s: float) -> EventSourceResponse:
-    """Response with one frame per rendered event; ends after `max_age_s`, for the client to reconnect."""
+    """Stream rendered events; ends after `max_age_s`, for the client to reconnect."""
     return EventSourceResponse(_frames(events, render, max_age_s), ping=PING_S, headers=HEADERS)
 
 

@@ -1,4 +1,4 @@
-"""Request bodies: JSON, and multipart or raw uploads that are streamed into the artifact storage."""
+"""Request bodies: JSON, and uploads streamed into the artifact storage."""
 
 from __future__ import annotations
 
@@ -23,8 +23,6 @@ OVERHEAD_BYTES = 1 << 20  # allowed for boundaries, headers and fields beside th
 
 @dataclass(slots=True)
 class Form:
-    """Parsed request body."""
-
     fields: dict[str, list[str]] = field(default_factory=dict)  # a name may repeat
     filename: str | None = None
     size: int = 0  # of the file, in bytes
@@ -64,14 +62,13 @@ class FormReader:
         )
 
     def feed(self, data: bytes) -> None:
-        """Parse a chunk of the body. RequestError."""
         try:
             self._parser.write(data)
         except MultipartParseError:
             raise RequestError("malformed", "The body is not valid multipart/form-data.") from None
 
     def finish(self) -> Form:
-        """Return the form at the end of the body. RequestError if the body is incomplete."""
+        """RequestError if the body is incomplete."""
         if not self._ended:
             raise RequestError("malformed", "The multipart body ends before its last boundary.")
         self.form.sha256 = self._digest.hexdigest()
@@ -126,8 +123,8 @@ class FormReader:
         self._ended = True
 
 
-class _NoFile(Exception):
-    """Aborts the writer where a form has no file and needs none."""
+class _NoFile(Exception):  # aborts the writer
+    pass
 
 
 async def receive(

@@ -1,4 +1,4 @@
-"""Check after the start that no process of a one-machine service listens beyond loopback."""
+"""Listening sockets beyond loopback."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAMED = 3  # sockets that a message names; the rest are counted
 
 
 def check_loopback(processes: Iterable[psutil.Process], api_port: int) -> None:
-    """Refuse sockets that listen beyond loopback, except on the API's own port. StartError names them."""
+    """Refuse sockets beyond loopback, except the API's. StartError."""
     exposed = sorted({socket for process in processes for socket in exposed_sockets(process, api_port)})
     if exposed:
         more = f" and {len(exposed) - NAMED} more" if len(exposed) > NAMED else ""
@@ -30,7 +30,6 @@ def check_loopback(processes: Iterable[psutil.Process], api_port: int) -> None:
 
 
 def exposed_sockets(process: psutil.Process, api_port: int) -> list[str]:
-    """Listening sockets of a process beyond loopback, as `PROCESS on port PORT of ADDRESS`."""
     with suppress(psutil.NoSuchProcess):
         try:
             listening = [c for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]

@@ -1,4 +1,4 @@
-"""Checks and locks before the start; each check raises a StartError with one line that says what to do."""
+"""Checks and locks before the start; the checks raise StartError."""
 
 from __future__ import annotations
 
@@ -21,12 +21,11 @@ DASHBOARD_PORTS = 50  # ports to try
 
 
 class StartError(Exception):
-    """The service cannot start; one line that says why and what to do about it."""
+    """The service cannot start; one line with the remedy."""
 
 
 @contextmanager
 def temporary_directory() -> Iterator[str]:
-    """Directory for sockets and for Ray's session."""
     # A socket path is limited to 107 bytes, and Ray's longest one takes 80 below this directory.
     short = "/tmp" if len(tempfile.gettempdir()) > 10 and Path("/tmp").is_dir() else None  # noqa: S108 - mkdtemp
     directory = tempfile.mkdtemp(prefix="murmur-", dir=short)
@@ -37,7 +36,7 @@ def temporary_directory() -> Iterator[str]:
 
 
 def check_host(host: str, *, keyed: bool, allow_anonymous: bool) -> None:
-    """Refuse to listen beyond loopback without keys. StartError."""
+    """Refuse to listen beyond loopback without keys."""
     if host not in LOOPBACK and not keyed and not allow_anonymous:
         raise StartError(
             f"refused to listen on {host} without keys: set MURMUR_API_KEYS_REQUIRED=true and make some with `murmur keys "
@@ -46,7 +45,7 @@ def check_host(host: str, *, keyed: bool, allow_anonymous: bool) -> None:
 
 
 def check_port(host: str, port: int, *, exclusive: bool = False) -> None:
-    """Check that a port is free. StartError. `exclusive` also refuses one with connections in TIME_WAIT."""
+    """`exclusive` also refuses a port with connections in TIME_WAIT."""
     # Needed because Ray's proxy binds with SO_REUSEPORT and would silently share the port with another program.
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
@@ -59,7 +58,6 @@ def check_port(host: str, port: int, *, exclusive: bool = False) -> None:
 
 
 def free_port(first: int) -> int:
-    """First free port on loopback from `first` on. StartError."""
     for port in range(first, first + DASHBOARD_PORTS):
         with suppress(StartError):
             check_port("127.0.0.1", port, exclusive=True)  # Ray's dashboard binds without SO_REUSEADDR
@@ -69,7 +67,7 @@ def free_port(first: int) -> int:
 
 @contextmanager
 def start_lock(interrupted: Event) -> Iterator[None]:
-    """Serialize starts on this machine, so that each takes its free ports before the next one looks for some."""
+    """Serialize starts on this machine, which look for free ports."""
     with Path(tempfile.gettempdir(), f".murmur-{os.getuid()}.start").open("a") as lock:
         while not interrupted.is_set():
             try:
@@ -82,7 +80,7 @@ def start_lock(interrupted: Event) -> Iterator[None]:
 
 @contextmanager
 def lock_data_dir(data_dir: Path) -> Iterator[None]:
-    """Create and lock the data directory: two services in one would overwrite each other's jobs. StartError."""
+    """Create and lock the data directory: two services would overwrite each other's jobs."""
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         lock = (data_dir / "lock").open("w")
@@ -97,7 +95,7 @@ def lock_data_dir(data_dir: Path) -> Iterator[None]:
 
 
 def check_data_dir(data_dir: Path) -> None:
-    """Check without creating anything that `lock_data_dir` would succeed. StartError."""
+    """Check that `lock_data_dir` would succeed, creating nothing."""
     check_writable(data_dir, "MURMUR_DATA_DIR")
     with suppress(FileNotFoundError), (data_dir / "lock").open() as lock:
         try:
@@ -107,7 +105,7 @@ def check_data_dir(data_dir: Path) -> None:
 
 
 def check_writable(folder: Path, setting: str) -> None:
-    """Check without creating it that a directory can be created or written. StartError names the setting."""
+    """Check that a directory could be created or written."""
     existing = existing_ancestor(folder)
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise StartError(f"the directory {folder} cannot be used ({existing} is not writable): set {setting}")
@@ -118,7 +116,6 @@ def _in_use(data_dir: Path) -> StartError:
 
 
 def check_redis(url: str) -> None:
-    """Check that a Redis server replies. StartError."""
     try:
         with Redis.from_url(url, socket_timeout=CONNECT_S, socket_connect_timeout=CONNECT_S) as client:
             client.ping()
@@ -127,7 +124,7 @@ def check_redis(url: str) -> None:
 
 
 def service_connected(redis_url: str) -> bool:
-    """Whether a running service is connected to this Redis. StartError where the server does not say."""
+    """Whether a running service is connected. StartError if the server does not list connections."""
     try:
         with Redis.from_url(redis_url, socket_timeout=CONNECT_S, socket_connect_timeout=CONNECT_S) as client:
             return any(connection["name"] in ("ingress", "runner") for connection in client.client_list())
@@ -136,13 +133,12 @@ def service_connected(redis_url: str) -> bool:
 
 
 def without_password(url: str) -> str:
-    """A Redis URL for display."""
     scheme, separator, rest = url.partition("://")
     return f"{scheme}{separator}{rest.rpartition('@')[2]}"
 
 
 def check_ray(address: str) -> None:
-    """Check that a Ray cluster accepts connections; Ray itself would retry for a minute. StartError."""
+    """Check that the cluster accepts connections; Ray itself would retry for a minute."""
     host, _, port = address.rpartition(":")
     if address == "auto" or not port.isdecimal():
         return
@@ -153,7 +149,6 @@ def check_ray(address: str) -> None:
 
 
 def existing_ancestor(path: Path) -> Path:
-    """The path itself or its nearest parent that exists."""
     path = path.absolute()
     while not path.exists():
         path = path.parent
@@ -161,5 +156,5 @@ def existing_ancestor(path: Path) -> Path:
 
 
 def free_space(path: Path) -> int:
-    """Free bytes on the disk of a path, which need not exist yet."""
+    """Free bytes at a path, which need not exist."""
     return shutil.disk_usage(existing_ancestor(path)).free

@@ -1,4 +1,4 @@
-"""Supervisor of a one-machine service: starts Valkey and Ray where needed, deploys, and stops what it started."""
+"""Supervisor of a one-machine service: starts Valkey and Ray, deploys, and stops what it started."""
 
 from __future__ import annotations
 
@@ -73,7 +73,6 @@ class LocalService:
 
     @property
     def url(self) -> str:
-        """Base URL of the API."""
         host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
         return f"http://{host}:{self._settings.port}"
 
@@ -258,7 +257,7 @@ class LocalService:
 
 
 def _import_graph() -> tuple[Any, Any]:
-    """Import the graph, and Ray with it, after setting Ray's environment, which is read at import. StartError."""
+    """Import the graph after setting Ray's environment, which Ray reads at import."""
     os.environ.update({name: value for name, value in RAY_ENVIRONMENT.items() if name not in os.environ})
     try:
         from serve_app.main import build, find_models

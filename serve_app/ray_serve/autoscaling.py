@@ -1,4 +1,4 @@
-"""Autoscaling policy for Runners: they pull jobs, so Serve sees no requests to count."""
+"""Autoscaling of Runners, which pull jobs, so that Serve sees no requests to count."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ LOAD = "load"  # metric that a Runner reports: its jobs as a share of its capaci
 
 
 def by_load(context: Any) -> tuple[int, dict[str, Any]]:
-    """Number of replicas that keeps the mean load at two thirds; Serve applies bounds and delays."""
+    """Replicas that keep the mean load at two thirds; Serve applies bounds and delays."""
     # Runs in Serve's controller, where an exception would stall every deployment: without metrics, change nothing.
     loads = (context.aggregated_metrics or {}).get(LOAD) or {}
     if not loads:

@@ -1,4 +1,4 @@
-"""Environment in which the service starts Ray: RAY_* variables, scheduling policy, supported release."""
+"""Environment of Ray: variables, scheduling policy, supported release."""
 
 from __future__ import annotations
 
@@ -36,17 +36,16 @@ SUPPORTED_RAY = "2.60"
 
 
 class UnsupportedRay(Exception):
-    """A private part of Ray is missing or behaves differently; the message says what to install."""
+    """A private part of Ray is missing or behaves differently."""
 
     @classmethod
     def because(cls, reason: str) -> UnsupportedRay:
-        """Complete a reason into one sentence with the installed release and the remedy."""
         return cls(f"Ray {version('ray')} cannot be used: {reason}; install Ray {SUPPORTED_RAY} (`make setup`)")
 
 
 @contextmanager
 def batch_scheduled() -> Iterator[None]:
-    """Start child processes under SCHED_BATCH, so that Ray's 100 Hz wake-ups do not preempt the decoder."""
+    """Start processes under SCHED_BATCH, so that Ray's 100 Hz wake-ups do not preempt the decoder."""
     # Child processes inherit the policy of the thread that starts them. On two cores it saves a long file 3 to 4 %.
     changed = _switch_policy("SCHED_OTHER", "SCHED_BATCH")
     try:
@@ -57,7 +56,7 @@ def batch_scheduled() -> Iterator[None]:
 
 
 def _switch_policy(before: str, after: str) -> bool:
-    """Change this thread's scheduling policy; False where the system has no such policies or forbids it."""
+    """False where the system has no such policies or forbids it."""
     try:
         if os.sched_getscheduler(0) != getattr(os, before):
             return False

@@ -1,7 +1,4 @@
-"""Private parts of Ray: monkey patches for upload back-pressure and for binding to loopback, and the request context.
-
-Ray 2.60 has no settings for these. `check_patches` proves at start that each patch works with the installed release.
-"""
+"""Private parts of Ray, which has no settings for them: monkey patches for upload back-pressure and loopback binding."""
 
 from __future__ import annotations
 
@@ -28,33 +25,30 @@ CHECK_TIMEOUT_S = 5.0
 
 
 class PacedQueue(MessageQueue):  # type: ignore[misc]
-    """Request body in a proxy, with back-pressure: Serve's own queue is unbounded and would hold a whole upload."""
+    """Request body in a proxy, with back-pressure; Serve's own queue would hold a whole upload."""
 
     def __init__(self) -> None:
         super().__init__()
         self._drained = asyncio.Event()
 
     async def __call__(self, message: Any) -> None:
-        """Enqueue a message, then wait while the queue is full."""
         await super().__call__(message)
         while len(self._message_queue) >= MAX_QUEUED_MESSAGES and not self._closed:
             self._drained.clear()
             await self._drained.wait()
 
     def get_messages_nowait(self) -> list[Any]:
-        """Take all messages and release the sender."""
         messages: list[Any] = super().get_messages_nowait()
         self._drained.set()
         return messages
 
     def close(self) -> None:
-        """Release the sender for good."""
         super().close()
         self._drained.set()
 
 
 class PacedReceive(ASGIReceiveProxy):  # type: ignore[misc]
-    """Request body in a replica, with back-pressure: fetches more only when everything fetched has been read."""
+    """Request body in a replica, with back-pressure: fetches more only when all of it was read."""
 
     def __init__(self, scope: Any, request_metadata: Any, receive_asgi_messages: Any) -> None:
         self._read = asyncio.Event()
@@ -73,7 +67,6 @@ class PacedReceive(ASGIReceiveProxy):  # type: ignore[misc]
         super().__init__(scope, request_metadata, fetch_when_read)
 
     async def __call__(self) -> Any:
-        """Return the next ASGI message."""
         message = await super().__call__()
         if self.queue.empty():
             self._read.set()
@@ -81,31 +74,31 @@ class PacedReceive(ASGIReceiveProxy):  # type: ignore[misc]
 
 
 def pace_proxy() -> list[Any]:
-    """Install `PacedQueue` in a proxy process; called by Serve at its start. Adds no middleware. UnsupportedRay."""
+    """Install `PacedQueue`; called by Serve in each proxy. Adds no middleware. UnsupportedRay."""
     _check_attributes()
     proxy.MessageQueue = PacedQueue
     return []
 
 
 def pace_replica() -> None:
-    """Install `PacedReceive` in a replica process. UnsupportedRay."""
+    """Install `PacedReceive` in a replica. UnsupportedRay."""
     _check_attributes()
     replica.ASGIReceiveProxy = PacedReceive
 
 
 def bind_to_loopback() -> None:
-    """Make this replica's gRPC server, which Serve binds to every interface, listen on 127.0.0.1. UnsupportedRay."""
+    """Bind this replica's gRPC server to 127.0.0.1 instead of every interface. UnsupportedRay."""
     _check_attributes()
     replica.add_port_to_grpc_server = _on_loopback(replica.add_port_to_grpc_server)
 
 
 def serve_request_id() -> str:
-    """Id that Serve gave to the current request and returns in `X-Request-ID`."""
+    """Id that Serve gave to the current request."""
     return str(_get_serve_request_context().request_id)
 
 
 def check_patches() -> None:
-    """Run each patch against the installed Ray, without starting it. UnsupportedRay. Not inside an event loop."""
+    """Prove that each patch works with the installed Ray, without starting it. UnsupportedRay."""
     _check_attributes()
     try:
         asyncio.run(asyncio.wait_for(_check_pacing(), CHECK_TIMEOUT_S))
@@ -121,7 +114,6 @@ def _on_loopback(bind: Callable[[Any, str], int]) -> Callable[[Any, str], int]:
 
 
 def _check_attributes() -> None:
-    """Check that the attributes exist that the patches replace or use."""
     used = {
         "serve proxy": (proxy, ("MessageQueue",)),
         "serve replica": (replica, ("ASGIReceiveProxy", "add_port_to_grpc_server")),
@@ -134,7 +126,7 @@ def _check_attributes() -> None:
 
 
 async def _check_pacing() -> None:
-    """Push messages through both patched classes. UnsupportedRay where order, back-pressure or release is broken."""
+    """Push messages through both classes: order, back-pressure and release."""
     messages: list[dict[str, Any]] = [{"type": "http.request", "body": bytes([n])} for n in range(MAX_QUEUED_MESSAGES)]
     queue = PacedQueue()
     sender = await _fill(queue, messages)
@@ -160,7 +152,7 @@ async def _check_pacing() -> None:
 
 
 async def _fill(queue: PacedQueue, messages: list[dict[str, Any]]) -> asyncio.Task[None]:
-    """Start to send until the queue is full; returns the blocked sender."""
+    """Returns the sender, which is blocked by the full queue."""
 
     async def send() -> None:
         for message in messages:
@@ -173,15 +165,12 @@ async def _fill(queue: PacedQueue, messages: list[dict[str, Any]]) -> asyncio.Ta
 
 
 async def _settle() -> None:
-    """Let other tasks run until they block."""
     for _ in range(10):
         await asyncio.sleep(0)
 
 
 def _check_binding() -> None:
     class Recorder:
-        """Server that records which address it would listen on."""
-
         address = ""
 
         def add_insecure_port(self, address: str) -> int:

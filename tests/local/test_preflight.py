@@ -23,8 +23,8 @@ from serve_app.local.preflight import (
     start_lock,
     without_password,
 )
-from serve_app.local.valkey import Valkey
 from serve_app.store.connection import connect
+from tests.lib.murmur_process import valkey_server
 
 
 def test_a_data_directory_is_checked_without_creating_it(tmp_path: Path) -> None:
@@ -97,12 +97,13 @@ def test_a_url_is_shown_without_its_password(url: str, shown: str) -> None:
     assert without_password(url) == shown
 
 
-async def test_a_service_is_recognized_by_its_connections(valkey: Valkey) -> None:
-    assert not service_connected(valkey.url)
-    redis = connect(valkey.url, "ingress")
-    await redis.ping()
-    assert service_connected(valkey.url)
-    await redis.aclose()
+async def test_a_service_is_recognized_by_its_connections(tmp_path: Path) -> None:
+    with valkey_server(tmp_path) as valkey:
+        assert not service_connected(valkey.url)
+        redis = connect(valkey.url, "ingress")
+        await redis.ping()
+        assert service_connected(valkey.url)
+        await redis.aclose()
 
 
 def test_an_interrupted_start_does_not_wait_for_the_lock() -> None:

@@ -11,7 +11,7 @@ import pytest
 from serve_app.local.valkey import Valkey
 from serve_app.store.api_keys import ApiKeys
 from serve_app.store.connection import connect
-from tests.lib.murmur_process import murmur
+from tests.lib.murmur_process import murmur, valkey_server
 from tests.service.conftest import Served
 from tests.service.test_native import finished, problem, upload
 
@@ -128,14 +128,15 @@ def test_a_store_that_does_not_exist_is_refused_and_not_created(tmp_path: Path, 
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_keys_in_redis_name_it_and_whether_a_service_uses_it(valkey: Valkey) -> None:
-    listed = await asyncio.to_thread(murmur, "keys", "list", "--redis-url", valkey.url)
-    assert (listed.returncode, listed.stderr) == (0, f"keys in {valkey.url}, which no running service uses\n")
-    redis = connect(valkey.url, "ingress")
-    await redis.ping()
-    listed = await asyncio.to_thread(murmur, "keys", "list", "--redis-url", valkey.url)
-    assert (listed.returncode, listed.stderr) == (0, f"keys in {valkey.url}\n")
-    await redis.aclose()
+async def test_keys_in_redis_name_it_and_whether_a_service_uses_it(tmp_path: Path) -> None:
+    with valkey_server(tmp_path) as valkey:
+        listed = await asyncio.to_thread(murmur, "keys", "list", "--redis-url", valkey.url)
+        assert (listed.returncode, listed.stderr) == (0, f"keys in {valkey.url}, which no running service uses\n")
+        redis = connect(valkey.url, "ingress")
+        await redis.ping()
+        listed = await asyncio.to_thread(murmur, "keys", "list", "--redis-url", valkey.url)
+        assert (listed.returncode, listed.stderr) == (0, f"keys in {valkey.url}\n")
+        await redis.aclose()
 
 
 def test_an_invalid_setting_is_one_line(tmp_path: Path) -> None:
