@@ -24,6 +24,16 @@ def dialect_settings(dialects: Sequence[Dialect] = DIALECTS) -> dict[str, BaseSe
     return {dialect.name: dialect.settings() for dialect in dialects if dialect.settings}
 
 
+def dialect_variables(dialects: Sequence[Dialect] = DIALECTS) -> tuple[str, ...]:
+    """Environment variables of the settings of dialects."""
+    kinds = [dialect.settings for dialect in dialects if dialect.settings]
+    return tuple(
+        str(field.validation_alias or f"{kind.model_config.get('env_prefix', '')}{name}".upper())
+        for kind in kinds
+        for name, field in kind.model_fields.items()
+    )
+
+
 def key_headers(dialects: Sequence[Dialect] = DIALECTS) -> tuple[str, ...]:
     """Headers in which clients of the dialects send API keys."""
     return tuple(dialect.key_header for dialect in dialects if dialect.key_header)

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import typer
 from pydantic import ValidationError
 
-from serve_app.cli.commands import settings_with
-from serve_app.dialects import dialect_settings
+from serve_app.cli.configuration import settings_with
+from serve_app.dialects import dialect_settings, dialect_variables
 from serve_app.dialects.shift.settings import ShiftSettings
+from serve_app.settings import check_variables
+
+
+@pytest.fixture(autouse=True)
+def bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remove this machine's own settings."""
+    for name in [name for name in os.environ if name.startswith("MURMUR_")]:
+        monkeypatch.delenv(name)
 
 
 @pytest.mark.parametrize("uri", ["s3://b/{session_id}/{file_id}", "file:///x/{session_id}-{file_id}.wav", ""])
@@ -55,6 +65,11 @@ def test_a_bad_value_ends_the_command_and_is_named(
         settings_with()
     assert refused.value.exit_code == 2
     assert capsys.readouterr().err.startswith(f"murmur: {name}: ")
+
+
+def test_variables_of_dialects_are_known() -> None:
+    assert dialect_variables() == ("MURMUR_STAGE_DRIVE_URI", "SHIFT_TRANSCRIPTION_RUNNER_MODE")
+    check_variables(dialect_variables(), dialect_variables())
 
 
 @pytest.mark.parametrize("name", list(ShiftSettings.model_fields))
