@@ -35,7 +35,7 @@ from serve_app.http.auth import Auth
 from serve_app.ingress import create_api
 from serve_app.jobs.deliveries import Deliveries
 from serve_app.jobs.event_stream import EventStreams
-from serve_app.jobs.model_catalog import Model
+from serve_app.jobs.model_catalog import Model, ModelCatalog
 from serve_app.jobs.quotas import Quotas, TenantLimits
 from serve_app.jobs.service import Jobs
 from serve_app.local.valkey import Valkey
@@ -80,7 +80,9 @@ async def served(store: Store, url: str, root: Path) -> AsyncIterator[str]:
     """The API over a socket; its URL."""
     artifacts, redis = Artifacts((root / "artifacts").as_uri()), connect(url)
     limits, events = Quotas(store, TenantLimits()), EventStreams(store, artifacts)
-    jobs = Jobs(store, events, artifacts, (Model("m", ("en",)),), limits=limits, allowed=Allowed(), result_ttl_s=86_400)
+    jobs = Jobs(
+        store, events, artifacts, ModelCatalog([Model("m", ("en",))]), quotas=limits, allowed=Allowed(), result_ttl_s=86_400
+    )
     context = ApiContext(jobs, Deliveries(Outbox(redis)), artifacts, 1, 30.0)
     api = create_api(context, Auth(ApiKeys(redis), limits, required=True), store, events, version="0")
     server = uvicorn.Server(uvicorn.Config(api, port=0, log_level="error", lifespan="off"))

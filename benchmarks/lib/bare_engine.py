@@ -28,7 +28,7 @@ from deployments.transcoding.stage import Transcoder
 from deployments.transcription.engines import load
 from deployments.transcription.engines.base import EngineConfig
 from deployments.transcription.stage import Transcriber
-from serve_app.runner.channel_state import DecodeTask, heard
+from serve_app.runner.channel_state import DecodeTask, decode_with_language_retry
 
 JOBS, WINDOWS = 32, 16
 
@@ -88,7 +88,7 @@ class Bare:
             how = replace(options, likely_language=likely)
             return self.transcriber.transcribe(TranscribeRequest(name, "bench", 0, f"{name}/pcm", window, how))
 
-        return await heard(hear, None, earlier)
+        return await decode_with_language_retry(hear, None, earlier)
 
     async def __aenter__(self) -> Bare:
         return self

@@ -15,6 +15,7 @@ import httpcore
 import httpx
 
 from deployments.errors import SourceForbidden, SourceNotFound, SourceTooLarge, SourceUnreachable
+from deployments.ingestion.url_rules import url_fault
 
 Address = IPv4Address | IPv6Address
 
@@ -238,8 +239,8 @@ class SafeHttp:
 def _check_url(url: httpx.URL) -> None:
     if url.port is not None and not 0 < url.port < 65536:
         raise SourceForbidden("The URL names a port that there is none of.")
-    if url.userinfo:
-        raise SourceForbidden("The URL must not carry credentials.")
+    if fault := url_fault(str(url)):
+        raise SourceForbidden(fault.message)
 
 
 def _check_status(status: int) -> None:

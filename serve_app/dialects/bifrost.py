@@ -185,7 +185,7 @@ class Routes:
 
     def __init__(self, context: ApiContext) -> None:
         self._context = context
-        self._jobs = context.jobs.speaking("bifrost", "{}")
+        self._jobs = context.jobs.for_dialect("bifrost", "{}")
 
     async def create(
         self,
@@ -216,7 +216,7 @@ class Routes:
         return JSONResponse(await self._with_result(job), status, {"x-bf-model-used": quote(job.model, safe="/:@")})
 
     async def _with_result(self, job: Job) -> dict[str, Any]:
-        return from_job(job, await self._jobs.results.heard(job))
+        return from_job(job, await self._jobs.results.transcript_or_none(job))
 
 
 def routes(context: ApiContext) -> APIRouter:

@@ -172,7 +172,7 @@ class Routes:
 
     def __init__(self, context: ApiContext) -> None:
         self._context = context
-        self._jobs = context.jobs.speaking("openai", "{.hex}")
+        self._jobs = context.jobs.for_dialect("openai", "{.hex}")
 
     async def transcribe(self, request: Request, principal: CanWrite, trace: Traced, key: IdempotencyKey = None) -> Response:
         """Transcribe a file and wait for the text, or with `stream=true` get it while it is transcribed. Without an

@@ -66,7 +66,7 @@ class Auth:
         if self._allowed_hosts:
             self._allowed_hosts.check(headers)
         principal = await self.principal(headers)
-        await self._limits.request(principal)
+        await self._limits.count_request(principal)
         return principal
 
 

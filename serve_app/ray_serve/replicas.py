@@ -34,7 +34,7 @@ from serve_app.http.jwt_tokens import JwtVerifier, TokenRules
 from serve_app.ingress import create_api
 from serve_app.jobs.deliveries import Deliveries
 from serve_app.jobs.event_stream import EventStreams
-from serve_app.jobs.model_catalog import Model
+from serve_app.jobs.model_catalog import Model, ModelCatalog
 from serve_app.jobs.quotas import Quotas, TenantLimits
 from serve_app.jobs.results import Results
 from serve_app.jobs.service import Jobs
@@ -96,10 +96,9 @@ class IngressReplica:
             store,
             self._events,
             artifacts,
-            models,
-            limits=limits,
+            ModelCatalog(models, settings.model_aliases),
+            quotas=limits,
             allowed=Allowed.parse(settings.fetch_allow),
-            aliases=settings.model_aliases,
             result_ttl_s=settings.result_ttl_s,
             queue_limit=settings.tenant_queued_jobs,
             prompts=tuple(settings.summary_prompts) if settings.summary_base_url else (),
@@ -191,7 +190,7 @@ class RunnerReplica:
 
     def check_health(self) -> None:
         """Fail Serve's health check once a background task has ended, so that the replica is replaced."""
-        if any(task.done() for task in self._background) or (self._starting.done() and not self._runner.well):
+        if any(task.done() for task in self._background) or (self._starting.done() and not self._runner.healthy):
             raise RuntimeError("a background task of the runner has ended")
 
     async def drain(self) -> None:

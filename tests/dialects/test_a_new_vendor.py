@@ -22,7 +22,7 @@ from serve_app.runner.webhook_sender import WebhookSender
 from serve_app.store.api_keys import ApiKeys
 from serve_app.store.connection import connect
 from serve_app.store.webhook_outbox import Outbox
-from tests.lib.app import ME, MODELS
+from tests.lib.app import ME
 from tests.lib.toy_dialect import PREFIX, TOY
 from tests.lib.web_server import WebServer
 from tests.runner.test_webhook_sender import Sink, sink
@@ -44,8 +44,8 @@ async def toy(served: Served, valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -
         served.app.store,
         served.app.events,
         served.app.artifacts,
-        MODELS,
-        limits=quotas,
+        served.app.jobs.catalog,
+        quotas=quotas,
         allowed=Allowed.parse(["127.0.0.1"]),
         result_ttl_s=3600,
     )

@@ -319,7 +319,7 @@ async def test_a_summary_requires_its_own_scope(served: Served, valkey: Valkey, 
 async def test_punctuation_and_capitalization_can_be_turned_off(
     http: httpx.AsyncClient, served: Served, sample: Path, monkeypatch: pytest.MonkeyPatch, options: Any, text: str
 ) -> None:
-    transcribe = served.app.stages.say(["Well,", "hello", "Anna-Lena:", "it's", "5.30!"])
+    transcribe = served.app.stages.decoding_to(["Well,", "hello", "Anna-Lena:", "it's", "5.30!"])
     monkeypatch.setattr(served.app.stages, "transcribe", transcribe)
     data = {"name": "x", "transcription": json.dumps({**OPTIONS, **options})}
     job = (await http.post(f"{PREFIX}/upload", files={"file": ("x", sample.read_bytes())}, data=data)).json()["job"]

@@ -263,11 +263,11 @@ async def test_a_file_of_a_drive_is_transcribed(served: Served, sample: Path, tm
     (tmp_path / "t/s1/talk.flac").write_bytes(sample.read_bytes())
     template = f"{tmp_path.as_uri()}/{{tenant}}/{{session_id}}/{{file_id}}"
     request = ShiftJobRequest.model_validate({**DRIVE, "model": "whisper-1"})
-    job = await served.app.ended(await served.app.ask(to_spec(request, ME, template)))
+    job = await served.app.ended(await served.app.submit_without_upload(to_spec(request, ME, template)))
     assert job.phase is Phase.COMPLETED, job.error
     source = {**DRIVE["source"], "fileId": "other"}
     request = ShiftJobRequest.model_validate({**DRIVE, "source": source, "model": "whisper-1"})
-    job = await served.app.ended(await served.app.ask(to_spec(request, ME, template)))
+    job = await served.app.ended(await served.app.submit_without_upload(to_spec(request, ME, template)))
     assert job.error
     assert job.error.code == "source_not_found"
 
@@ -277,7 +277,7 @@ async def test_only_a_drive_source_may_be_a_file_url(served: Served) -> None:
         {"model": "whisper-1", "source": {"kind": "url", "url": "file:///etc/hostname"}}
     )
     with pytest.raises(RequestError, match="http or https"):
-        await served.app.ask(to_spec(request, ME, ""))
+        await served.app.submit_without_upload(to_spec(request, ME, ""))
 
 
 async def test_a_job_with_a_drive_source_over_http(served: Served, sample: Path, tmp_path: Path, site: WebServer) -> None:

@@ -220,7 +220,7 @@ async def test_an_incomplete_form_is_an_error_in_the_stream(served: Served) -> N
 
 async def test_an_exhausted_quota_is_a_429_before_the_stream(served: Served, wave: bytes) -> None:
     await ended(served, events(await post(served, wave))[-1]["id"])
-    served.app.jobs._limits._limits = TenantLimits(minutes_per_month=0.5)
+    served.app.jobs._quotas._limits = TenantLimits(minutes_per_month=0.5)
     answer = await post(served, wave)
     assert (answer.status_code, answer.headers["content-type"]) == (429, "text/plain; charset=utf-8")
     assert "retry-after" in answer.headers

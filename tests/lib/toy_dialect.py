@@ -57,7 +57,7 @@ class Routes:
     """Route handlers."""
 
     def __init__(self, context: ApiContext) -> None:
-        self._jobs = context.jobs.speaking("toy", "toy-{.hex}")
+        self._jobs = context.jobs.for_dialect("toy", "toy-{.hex}")
         self._greeting = context.settings("toy", ToySettings).toy_greeting
 
     async def submit(self, request: Request, principal: CanWrite, trace: Traced, key: IdempotencyKey = None) -> ToyRecording:

@@ -169,7 +169,7 @@ def test_a_summary_is_written_after_the_transcript(edge: Up, summarizer: Server,
             time.sleep(1)
         text = http.get(f"/v1/jobs/{job_id}/transcript").json()["text"]
         assert (summary["status"], summary["text"]) == ("COMPLETED", f"About: Sum up: {text[:4]}")
-    [(path, authorization, body)] = summarizer.asked
+    [(path, authorization, body)] = summarizer.requests
     assert (path, authorization, body["model"]) == ("/v1/chat/completions", "Bearer secret", "small")
     assert text in body["messages"][0]["content"]
 

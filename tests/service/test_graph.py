@@ -15,6 +15,7 @@ from deployments.ingestion.safe_http import Allowed
 from deployments.messages import FetchRequest, TranscodeRequest
 from deployments.storage.artifacts import Artifacts
 from serve_app.jobs.event_stream import EventStreams
+from serve_app.jobs.model_catalog import ModelCatalog
 from serve_app.jobs.quotas import Quotas, TenantLimits
 from serve_app.jobs.service import Jobs
 from serve_app.local.valkey import Valkey
@@ -72,7 +73,9 @@ async def test_jobs_run_through_the_graph(settings: Settings, store: Store, arti
     events = EventStreams(store, artifacts)
     await events.start()
     limits = Quotas(store, TenantLimits())
-    jobs = Jobs(store, events, artifacts, find_models(settings), limits=limits, allowed=Allowed(), result_ttl_s=3600)
+    jobs = Jobs(
+        store, events, artifacts, ModelCatalog(find_models(settings)), quotas=limits, allowed=Allowed(), result_ttl_s=3600
+    )
     for model in ("fake", "second"):
         async with jobs.draft(ME) as draft:
             artifacts.put(draft.source, sample.read_bytes())

@@ -47,7 +47,7 @@ async def alice_ids(served: Served, valkey: Valkey, sample: Path) -> AsyncIterat
     await finished(served, job["id"])
     ids = {"/v1/jobs": job["id"], "/v1/webhooks": f"{job['id']}:1-0"}
     for dialect in DIALECTS:
-        jobs = served.app.jobs.speaking(dialect.name, "{}")
+        jobs = served.app.jobs.for_dialect(dialect.name, "{}")
         async with jobs.draft(ALICE) as draft:
             served.app.artifacts.put(draft.source, sample.read_bytes())
             ids[dialect.prefix] = (await draft.submit(JobSpec("fake", echo=ECHO))).id

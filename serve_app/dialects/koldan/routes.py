@@ -56,7 +56,7 @@ class Routes:
 
     def __init__(self, context: ApiContext) -> None:
         self._context = context
-        self._jobs = context.jobs.speaking("koldan", "{}")
+        self._jobs = context.jobs.for_dialect("koldan", "{}")
 
     async def upload(self, request: Request, principal: CanUpload, trace: Traced, key: IdempotencyKey = None) -> Response:
         """Upload a file, or import it from a URI, and transcribe it."""
@@ -113,7 +113,7 @@ class Routes:
     async def get(self, principal: CanRead, job_id: JobId) -> Response:
         """Get a job, with its result until it is purged."""
         job = await self._jobs.get(principal, job_id)
-        transcript = await self._jobs.results.heard(job)
+        transcript = await self._jobs.results.transcript_or_none(job)
         body = from_job(job)
         body["result"] = None if transcript is None else from_transcript(job, transcript)
         if summary := await self._summary(job):
@@ -147,7 +147,7 @@ class Routes:
 
     async def cancel(self, principal: CanWrite, job_id: JobId) -> Response:
         """Cancel a job that has not ended, and wait until it has stopped."""
-        await self._jobs.stop(principal, job_id)
+        await self._jobs.cancel_and_wait(principal, job_id)
         return Response(status_code=204)
 
     async def delete(self, principal: CanDelete, job_id: JobId, purge: Purge = False) -> Response:

@@ -83,7 +83,7 @@ class Routes:
 
     async def get(self, principal: CanRead, job_id: JobId) -> wire.Job:
         """Read a job: its phase, progress, error and artifacts."""
-        return await render_job(await self._jobs.kept(principal, job_id), self._jobs.results)
+        return await render_job(await self._jobs.get_undeleted(principal, job_id), self._jobs.results)
 
     async def events(
         self,
@@ -144,15 +144,15 @@ class Routes:
 
     async def list_models(self, _: CanRead) -> wire.ModelList:
         """List the models on offer, the default first."""
-        models = [wire.Model(id=m.id, languages=list(m.languages)) for m in self._jobs.models]
+        models = [wire.Model(id=m.id, languages=list(m.languages)) for m in self._jobs.catalog.models]
         return wire.ModelList(models=models, data=models)
 
     async def get_model(
         self, _: CanRead, model_id: Annotated[str, Path(description="Name of a model, or one of its aliases.")]
     ) -> wire.Model:
         """Read a model, by its name or an alias."""
-        name = self._jobs.model_of(model_id)
-        for model in self._jobs.models:
+        name = self._jobs.catalog.model_of(model_id)
+        for model in self._jobs.catalog.models:
             if model.id == name:
                 return wire.Model(id=model.id, languages=list(model.languages))
         raise RequestError("not_found", f"There is no model {model_id!r} here.")

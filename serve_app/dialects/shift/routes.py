@@ -30,9 +30,9 @@ from serve_app.http.openapi import Responses, binary, content, errors, header, o
 from serve_app.http.parameters import is_json
 from serve_app.http.request_ids import Traced
 from serve_app.http.uploads import read_json
-from serve_app.jobs.results import AUDIO
 from serve_app.models.job import Job
 from serve_app.models.listing import JobQuery
+from serve_app.models.storage_paths import AUDIO
 
 PREFIX = "/api/v1/inference/transcriptions/jobs"
 ArtifactKind = Annotated[str, Path(description="`normalizedAudio`, `transcriptText` or `transcriptJson`.")]
@@ -46,7 +46,7 @@ class Routes:
 
     def __init__(self, context: ApiContext) -> None:
         self._context = context
-        self._jobs = context.jobs.speaking("shift", "tj_{.hex}")
+        self._jobs = context.jobs.for_dialect("shift", "tj_{.hex}")
         self._drive_uri = context.settings("shift", ShiftSettings).stage_drive_uri
         self._sizes: dict[str, dict[str, int]] = {}
 
@@ -72,7 +72,7 @@ class Routes:
 
     async def get(self, request: Request, principal: CanRead, job_id: JobId) -> Response:
         """Get a job, with its artifacts and result once it is completed."""
-        return await self._respond(request, await self._jobs.kept(principal, job_id))
+        return await self._respond(request, await self._jobs.get_undeleted(principal, job_id))
 
     async def retry(self, request: Request, principal: CanWrite, job_id: JobId) -> Response:
         """Queue a failed job again, if it has attempts left."""
@@ -82,7 +82,7 @@ class Routes:
         self, principal: CanRead, job_id: JobId, kind: ArtifactKind, byte_range: ByteRange = None
     ) -> Response:
         """Download an artifact."""
-        job = await self._jobs.kept(principal, job_id)
+        job = await self._jobs.get_undeleted(principal, job_id)
         if job.transcript is None or kind not in files_of(job.spec):
             raise RequestError("not_found", "The job has no such artifact.")
         filename, content_type = files_of(job.spec)[kind]
@@ -95,7 +95,7 @@ class Routes:
         return response
 
     async def _respond(self, request: Request, job: Job, status: int = 200) -> Response:
-        body = from_job(job, await self._artifacts(request, job), await self._jobs.results.heard(job))
+        body = from_job(job, await self._artifacts(request, job), await self._jobs.results.transcript_or_none(job))
         return JSONResponse({"success": True, "data": body}, status)
 
     async def _artifacts(self, request: Request, job: Job) -> list[dict[str, Any]]:

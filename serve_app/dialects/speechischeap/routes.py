@@ -57,7 +57,7 @@ class Routes:
 
     def __init__(self, context: ApiContext) -> None:
         self._context = context
-        self._jobs = context.jobs.speaking("speechischeap", "{}-sic")
+        self._jobs = context.jobs.for_dialect("speechischeap", "{}-sic")
 
     async def create(self, request: Request, principal: CanWrite, trace: Traced, key: IdempotencyKey = None) -> Response:
         """Create a job of `input_url` (JSON) or `input_file` (multipart). The response is a stream for an upload, and with
@@ -133,12 +133,12 @@ class Routes:
 
     async def get(self, principal: CanRead, job_id: JobId) -> Response:
         """Get a job, with its output once it has ended."""
-        job = await self._jobs.kept(principal, job_id)
-        return JSONResponse(from_job(job, await self._jobs.results.heard(job)))
+        job = await self._jobs.get_undeleted(principal, job_id)
+        return JSONResponse(from_job(job, await self._jobs.results.transcript_or_none(job)))
 
     async def cancel(self, principal: CanWrite, job_id: JobId) -> str:
         """Cancel a pending job."""
-        job = await self._jobs.kept(principal, job_id)
+        job = await self._jobs.get_undeleted(principal, job_id)
         if job.phase.final or job.cancelling:
             raise not_found()
         try:

@@ -113,7 +113,7 @@ def from_job(job: Job, transcript: Transcript | None = None) -> dict[str, Any]:
 
 async def render(job: Job, results: Results) -> Payload:
     """Webhook body: subtitles if requested and completed, else the job."""
-    transcript = await results.heard(job)
+    transcript = await results.transcript_or_none(job)
     if transcript is not None and (subtitles := FORMATS.get(subtitle_format(job))):
         return Payload(subtitles.render(transcript).encode(), subtitles.content_type.partition(";")[0])
     return Payload(orjson.dumps(from_job(job, transcript)))

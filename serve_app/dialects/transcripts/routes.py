@@ -122,7 +122,7 @@ def from_job(job: Job, transcript: Transcript | None) -> dict[str, Any]:
 
 async def with_transcript(job: Job, results: Results) -> dict[str, Any]:
     """`from_job`, with the text of a completed job."""
-    return from_job(job, await results.heard(job))
+    return from_job(job, await results.transcript_or_none(job))
 
 
 async def render(job: Job, results: Results) -> Payload:
@@ -153,7 +153,7 @@ class Routes:
 
     def __init__(self, context: ApiContext) -> None:
         self._context = context
-        self._jobs = context.jobs.speaking("transcripts", "transcript_{.hex}")
+        self._jobs = context.jobs.for_dialect("transcripts", "transcript_{.hex}")
 
     async def create(self, request: Request, principal: CanWrite, trace: Traced, key: IdempotencyKey = None) -> Response:
         """Create a transcript of `audio_url` (JSON) or `audio_file` (multipart)."""
@@ -210,7 +210,7 @@ class Routes:
 
     async def get(self, principal: CanRead, transcript_id: TranscriptId) -> Response:
         """Get a transcript, with its text once it is completed."""
-        job = await self._jobs.kept(principal, transcript_id)
+        job = await self._jobs.get_undeleted(principal, transcript_id)
         return JSONResponse(await with_transcript(job, self._jobs.results))
 
     async def delete(self, principal: CanDelete, transcript_id: TranscriptId) -> None:
