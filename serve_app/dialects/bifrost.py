@@ -43,7 +43,9 @@ Model = Annotated[str, Field(pattern=r"^[^/\s]+/\S+$", max_length=200, descripti
 class BifrostTranscriptionForm(BaseModel):
     """Form fields of a transcription, beside its file."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"model": "openai/whisper-1", "language": "en"}]}
+    )
 
     model: Model
     fallbacks: Annotated[tuple[Model, ...], Field(max_length=10)] = ()

@@ -48,7 +48,7 @@ IGNORED = ("chunking_strategy",)  # form fields without an effect: windows are a
 class OpenAIForm(BaseModel):
     """Fields of a form, beside its file."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"model": "whisper-1", "language": "en"}]})
 
     model: str = Field(description="A model of GET /v1/models, or an alias such as `whisper-1`.")
     language: str | None = Field(None, description="ISO 639-1 code; detected when left out. Not for translations.")

@@ -84,6 +84,17 @@ class KoldanSummaryOptions(KoldanRequestModel):
 class KoldanJobRequest(KoldanRequestModel):
     """Job for an uploaded file."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "fileId": "4b9c5a35-7f0b-4a3e-9c1d-2f6a1f0e8d11",
+                    "transcription": {"model": "base", "language": {"defaultLanguageCode": "en-US"}},
+                }
+            ]
+        }
+    )
+
     file_id: UUID
     transcription: KoldanTranscriptionOptions
     diarization: KoldanDiarizationOptions | None = None
@@ -92,6 +103,12 @@ class KoldanJobRequest(KoldanRequestModel):
 
 class KoldanUploadForm(KoldanRequestModel):
     """Form fields of an upload, beside its file."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"name": "talk", "transcription": {"model": "base", "language": {"defaultLanguageCode": "en-US"}}}]
+        }
+    )
 
     uri: Annotated[str | None, Field(max_length=4096)] = None
     name: Annotated[str, Field(min_length=1, max_length=255)]

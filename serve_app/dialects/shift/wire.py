@@ -32,6 +32,12 @@ class ShiftDriveSource(ShiftModel):
 class ShiftJobRequest(ShiftModel):
     """Transcription job to create."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"model": "whisper-1", "source": {"kind": "url", "url": "https://example.org/talk.mp3"}}]
+        }
+    )
+
     model: Annotated[str, Field(min_length=1, max_length=200)]
     provider_id: Annotated[str, Field(max_length=200)] = ""
     source: Annotated[ShiftUrlSource | ShiftDriveSource, Field(discriminator="kind")]

@@ -40,6 +40,10 @@ class CheapUploadForm(BaseModel):
 class CheapJobRequest(CheapUploadForm):
     """Options of a job, and the URL to fetch the recording from."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"input_url": "https://example.org/talk.mp3", "can_parse_words": True}]}
+    )
+
     input_url: Annotated[str, Field(max_length=4096)]
 
 

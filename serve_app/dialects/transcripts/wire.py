@@ -35,6 +35,10 @@ class TranscriptsUploadForm(BaseModel):
 class TranscriptsTranscriptRequest(TranscriptsUploadForm):
     """Options of a transcript, and URL of the recording."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"audio_url": "https://example.org/talk.mp3", "language": "en"}]}
+    )
+
     audio_url: Annotated[str, Field(max_length=4096)]
 
 
