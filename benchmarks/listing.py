@@ -28,7 +28,9 @@ from benchmarks.lib.harness import say, table
 from deployments.ingestion.allow_list import AllowList
 from deployments.storage.artifacts import Artifacts
 from serve_app.dialects.base import ApiContext
-from serve_app.dialects.koldan.routes import PREFIX, LanguageOptions, TranscriptionOptions, to_spec
+from serve_app.dialects.koldan.routes import PREFIX
+from serve_app.dialects.koldan.translate import to_spec
+from serve_app.dialects.koldan.wire_requests import KoldanLanguageOptions, KoldanTranscriptionOptions
 from serve_app.http.auth import Auth
 from serve_app.ingress import create_api
 from serve_app.jobs.deliveries import Deliveries
@@ -55,7 +57,7 @@ QUERIES = {
 
 async def fill(store: Store, owner: str, count: int) -> None:
     """Jobs of one owner, each with a file; of ten, eight have ended, one of them badly."""
-    asked = TranscriptionOptions.model_validate({"model": "m", "language": LanguageOptions()})
+    asked = KoldanTranscriptionOptions.model_validate({"model": "m", "language": KoldanLanguageOptions()})
 
     async def one(number: int) -> None:
         file = File(str(uuid4()), owner, "t", f"talk {number}", size=1)

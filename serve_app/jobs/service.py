@@ -156,10 +156,12 @@ class Jobs:
         await self.get_undeleted(principal, job_id)
         return self._events.follow(job_id, after)
 
-    async def has_more(self, principal: Principal, job_id: str, after: str) -> bool:
-        """Whether there are, or will be, events after `after`."""
+    async def resume(self, principal: Principal, job_id: str, after: str) -> AsyncGenerator[Event, None] | None:
+        """Events after the event id `after`, up to `done`; None where there are no more."""
         job = await self.get_undeleted(principal, job_id)
-        return job.done_event is None or event_order(after) < event_order(job.done_event)
+        if job.done_event is not None and event_order(after) >= event_order(job.done_event):
+            return None
+        return self._events.follow(job_id, after)
 
     async def cancel(self, principal: Principal, job_id: str) -> Job:
         """Cancel a queued job now, a running one within a window."""

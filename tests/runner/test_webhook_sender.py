@@ -17,7 +17,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from deployments.ingestion.allow_list import AllowList
 from deployments.ingestion.safe_http import HttpReply, SafeHttp
 from deployments.storage.artifacts import Artifacts
-from serve_app.dialects import native
+from serve_app.dialects.native.translate import render, render_job
 from serve_app.errors import RequestError
 from serve_app.jobs.results import Results
 from serve_app.local.valkey import Valkey
@@ -133,7 +133,7 @@ async def working(valkey: Valkey, app: App, retries_s: tuple[float, ...] = QUICK
     redis = connect(valkey.url)
     outbox = Outbox(redis)
     http = SafeHttp(AllowList.parse(["127.0.0.1"]))
-    webhooks = WebhookSender(outbox, app.store, Results(app.artifacts), http, {"native": native.render}, retries_s)
+    webhooks = WebhookSender(outbox, app.store, Results(app.artifacts), http, {"native": render}, retries_s)
     running = asyncio.create_task(webhooks.run())
     yield Post(app, outbox, webhooks)
     running.cancel()
@@ -275,7 +275,7 @@ async def test_a_jobs_own_secret_signs_its_webhook_and_is_never_shown(post: Post
     (call,) = await sink.called(1)
     verified(call, own)
     assert own not in call.body.decode()
-    assert own not in (await native.shown(await post.app.jobs.get(ME, job_id), post.app.jobs.results)).model_dump_json()
+    assert own not in (await render_job(await post.app.jobs.get(ME, job_id), post.app.jobs.results)).model_dump_json()
 
 
 async def test_a_delivery_continues_the_trace_of_its_request(post: Post, sink: Sink, sample: Path) -> None:
