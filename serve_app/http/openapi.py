@@ -27,7 +27,7 @@ ERRORS = {
     422: "A field is missing, unknown or out of range, or its value is not supported.",
     429: "A rate limit, a quota or the queue of the tenant is exhausted.",
     500: "The service failed to answer the request.",
-    503: "Redis cannot be reached right now: try again.",
+    503: "Redis, or the key set of the token's issuer, cannot be reached right now: try again.",
 }
 FAILURES = (500, 503)
 HEADERS: Document = {
@@ -139,6 +139,7 @@ class Api(FastAPI):
             for path, operations in document["paths"].items():
                 for operation in operations.values():
                     _share_headers(operation["responses"])
+                    operation["responses"] = dict(sorted(operation["responses"].items()))
                     for parameter in operation.get("parameters", ()):
                         parameter["schema"] = without_null(parameter["schema"])
                     self._add_key_header(document, operation, self._key_header_of(path))

@@ -186,6 +186,6 @@ def _check_binding() -> None:
     _expect(server.address == "127.0.0.1:0", "a replica's gRPC server cannot be bound to loopback")
 
 
-def _expect(condition: bool, otherwise: str) -> None:
+def _expect(condition: bool, fault: str) -> None:
     if not condition:
-        raise UnsupportedRay.because(otherwise)
+        raise UnsupportedRay.because(fault)

@@ -71,10 +71,10 @@ def transcript(http: httpx.Client, job_id: str) -> dict[str, Any]:
 def test_the_sample_is_transcribed_with_timestamps(http: httpx.Client, sample: Path) -> None:
     job = ended(http, job_id := submit(http, sample))
     assert (job["phase"], job["language"], job["device"]) == ("completed", "en", "cpu")
-    found = transcript(http, job_id)
-    assert word_error_rate(TEXT, found["text"]) <= 0.1
-    assert all(a["end"] <= b["start"] for a, b in pairwise(found["segments"]))
-    assert found["segments"][-1]["end"] <= found["duration_s"]
+    result = transcript(http, job_id)
+    assert word_error_rate(TEXT, result["text"]) <= 0.1
+    assert all(a["end"] <= b["start"] for a, b in pairwise(result["segments"]))
+    assert result["segments"][-1]["end"] <= result["duration_s"]
 
 
 def test_health_reports_the_device_of_each_model(http: httpx.Client) -> None:
