@@ -11,7 +11,8 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
-from deployments.ingestion.allow_list import AllowList, SafeHttp
+from deployments.ingestion.allow_list import AllowList
+from deployments.ingestion.safe_http import SafeHttp
 from serve_app.dialects import DIALECTS, dialect_settings, key_headers, renderers
 from serve_app.http.auth import Auth
 from serve_app.ingress import create_api
