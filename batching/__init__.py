@@ -1,1 +1,1 @@
-"""The arithmetic of transcription: windows, batches, quality and one timeline. No Ray, no Redis, no clock, no I/O."""
+"""Pure logic of transcription: no Ray, no Redis, no clock, no I/O."""

@@ -1,8 +1,7 @@
-"""Many callers, one batch: `submit` an item, await its result.
+"""Dynamic batching: callers `submit` single items, the scheduler forms batches, workers run them."""
 
-A batch is formed as late as possible, when a lane is free to run it: until then its items may still regroup, be
-overtaken by an urgent one, or be dropped at no cost.
-"""
+# A batch is formed as late as possible, when a worker is free: until then an urgent item can overtake, and an item whose
+# caller is cancelled leaves at no cost.
 
 from __future__ import annotations
 
@@ -15,57 +14,54 @@ from batching.scheduler import Scheduler, Ticket
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Run = Callable[[Sequence[Item]], Awaitable[Sequence[Result]]]
-Begun = Callable[[], Awaitable[None]]
-Settle = Callable[[], Awaitable[None]]
+RunBatch = Callable[[Sequence[Item]], Awaitable[Sequence[Result]]]  # one result per item, in order
+Hook = Callable[[], Awaitable[None]]
 
 
-async def this_turn() -> None:
-    """Wait for whoever submits in this same turn of the loop."""
-    await asyncio.sleep(0)
+async def no_linger() -> None:
+    await asyncio.sleep(0)  # items submitted in the same turn of the event loop still share a batch
 
 
 @dataclass(slots=True)
-class Counts:
-    """What a batcher has done so far: batches run, items in them, the largest batch, items dropped while waiting."""
+class BatchStats:
+    """Counters since the start."""
 
     batches: int = 0
     items: int = 0
-    largest: int = 0
-    dropped: int = 0
+    largest: int = 0  # items in the largest batch
+    dropped: int = 0  # items whose caller was cancelled while they waited
 
 
 @dataclass(frozen=True, slots=True)
-class _Pending(Generic[Item, Result]):
+class _Request(Generic[Item, Result]):
     item: Item
     future: asyncio.Future[Result]
-    begun: Begun | None
+    on_start: Hook | None
 
 
 class Batcher(Generic[Item, Result]):
-    """Runs batches of what `scheduler` chooses on `lanes` lanes at once, and hands out `ahead` more, so that one is ready
-    when a lane is free; `run` takes items and gives a result each. What finds a lane idle goes once `settle` has returned:
-    others that come with it may share its batch."""
+    """Runs up to `workers` batches at once, and `prefetch` more that prepare their input meanwhile."""
 
     def __init__(
         self,
-        run: Run[Item, Result],
+        run_batch: RunBatch[Item, Result],
         scheduler: Scheduler,
-        lanes: int = 1,
-        ahead: int = 0,
-        settle: Settle = this_turn,
+        workers: int = 1,
+        prefetch: int = 0,
+        linger: Hook = no_linger,
     ) -> None:
-        self._run = run
-        self._settle = settle
-        self._settling: asyncio.Task[None] | None = None
+        self._run_batch = run_batch
         self._scheduler = scheduler
-        self._workers = lanes
-        self._lanes = self._idle = lanes + ahead
-        self._alone = False
-        self._pending: dict[int, _Pending[Item, Result]] = {}
+        self._workers = workers
+        self._slots = self._free_slots = workers + prefetch
+        # An item that finds a free slot waits for `linger`, so that items submitted right after it share its batch.
+        self._linger = linger
+        self._lingering: asyncio.Task[None] | None = None
+        self._exclusive = False
+        self._waiting: dict[int, _Request[Item, Result]] = {}
         self._running: set[asyncio.Task[None]] = set()
-        self._number = 0
-        self.counts = Counts()
+        self._next_number = 0
+        self.stats = BatchStats()
 
     async def submit(
         self,
@@ -73,81 +69,82 @@ class Batcher(Generic[Item, Result]):
         *,
         job: str,
         tenant: str,
-        seconds: float,
+        cost: float,
         urgency: int = 0,
         kind: Hashable = None,
-        alone: bool = False,
-        begun: Begun | None = None,
+        exclusive: bool = False,  # run while no other batch runs
+        on_start: Hook | None = None,  # awaited right before the batch runs
     ) -> Result:
-        """Wait for the item's turn and give its result, or raise what `run` raised for it. A caller that is cancelled
-        takes its item along, at no cost if that still waits. One that is `alone` runs while nothing else does; `begun` is
-        awaited when its turn has come, before it runs."""
-        ticket = Ticket(self._number, job, tenant, seconds, urgency, kind, alone)
-        self._number += 1
+        """Return the item's result, or raise its error."""
+        ticket = Ticket(self._next_number, job, tenant, cost, urgency, kind, exclusive)
+        self._next_number += 1
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._pending[ticket.number] = _Pending(item, future, begun)
+        self._waiting[ticket.number] = _Request(item, future, on_start)
         self._scheduler.add(ticket)
-        if self._idle and not self._settling:
-            self._settling = asyncio.get_running_loop().create_task(self._fill_soon())
+        if self._free_slots and not self._lingering:
+            self._lingering = asyncio.get_running_loop().create_task(self._schedule_after_linger())
         try:
             return await future
         except asyncio.CancelledError:
-            if self._pending.pop(ticket.number, None):
+            if self._waiting.pop(ticket.number, None):
                 self._scheduler.discard(ticket)
-                self.counts.dropped += 1
+                self.stats.dropped += 1
             raise
 
-    async def _fill_soon(self) -> None:
+    async def _schedule_after_linger(self) -> None:
         try:
-            await self._settle()
+            await self._linger()
         finally:
-            self._settling = None
-        self._fill()
+            self._lingering = None
+        self._schedule()
 
-    def _fill(self) -> None:
-        """Give every idle lane a batch. What waits is shared out among all that work, also with those that are busy now: at
-        the end of a recording one would have the rest of it otherwise, and the others nothing."""
-        sharing = self._workers
-        while self._idle and not self._alone and (head := self._scheduler.head()):
-            if head.alone and self._idle < self._lanes:
-                return  # what runs goes to its end first
-            self._alone = head.alone
-            tickets = self._scheduler.next_batch(-(-len(self._scheduler) // sharing))
-            sharing = max(sharing - 1, 1)
-            self._idle -= 1
-            task = asyncio.get_running_loop().create_task(self._serve([self._pending.pop(t.number) for t in tickets]))
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
+    def _schedule(self) -> None:
+        """Give every free slot a batch."""
+        # Divide the backlog by all workers, busy ones included: at the end of a recording the first free one would
+        # otherwise take all that is left while the others run dry.
+        sharers = self._workers
+        while self._free_slots and not self._exclusive and (head := self._scheduler.head()):
+            if head.exclusive and self._free_slots < self._slots:
+                return  # wait until the running batches have ended
+            self._exclusive = head.exclusive
+            batch = self._scheduler.next_batch(limit=-(-len(self._scheduler) // sharers))
+            sharers = max(sharers - 1, 1)
+            self._free_slots -= 1
+            self._start([self._waiting.pop(ticket.number) for ticket in batch])
 
-    async def _serve(self, batch: list[_Pending[Item, Result]]) -> None:
+    def _start(self, batch: list[_Request[Item, Result]]) -> None:
+        task = asyncio.get_running_loop().create_task(self._run(batch))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _run(self, batch: list[_Request[Item, Result]]) -> None:
         try:
-            await asyncio.gather(*(one.begun() for one in batch if one.begun))
-            await self._attempt(batch)
+            await asyncio.gather(*(request.on_start() for request in batch if request.on_start))
+            await self._run_or_halve(batch)
         finally:
-            for one in batch:
-                if not one.future.done():
-                    one.future.set_exception(RuntimeError("the batch was given up"))
-            self._idle += 1
-            self._alone = False
-            self._fill()
+            for request in batch:
+                if not request.future.done():
+                    request.future.set_exception(RuntimeError("the batch was given up"))
+            self._free_slots += 1
+            self._exclusive = False
+            self._schedule()
 
-    async def _attempt(self, batch: list[_Pending[Item, Result]]) -> None:
-        """Run a batch; if it fails, run its halves: out of memory needs less at once, and a bad item must hurt no
-        other."""
-        self.counts.batches += 1
-        self.counts.items += len(batch)
-        self.counts.largest = max(self.counts.largest, len(batch))
+    async def _run_or_halve(self, batch: list[_Request[Item, Result]]) -> None:
+        """Run a batch; if it fails, run its halves: less memory at once, and a bad item fails alone."""
+        self.stats.batches += 1
+        self.stats.items += len(batch)
+        self.stats.largest = max(self.stats.largest, len(batch))
         try:
-            results = await self._run([one.item for one in batch])
+            results = await self._run_batch([request.item for request in batch])
             answers = list(zip(batch, results, strict=True))
-        except Exception as error:  # noqa: BLE001 - whatever a batch raises, its halves are tried
+        except Exception as error:  # noqa: BLE001 - any error of the batch is isolated by halving
             if len(batch) > 1:
                 middle = len(batch) // 2
-                await self._attempt(batch[:middle])
-                await self._attempt(batch[middle:])
+                await self._run_or_halve(batch[:middle])
+                await self._run_or_halve(batch[middle:])
             elif not batch[0].future.done():
                 batch[0].future.set_exception(error)
             return
-        for one, result in answers:
-            if not one.future.done():
-                one.future.set_result(result)
+        for request, result in answers:
+            if not request.future.done():
+                request.future.set_result(result)

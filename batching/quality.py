@@ -1,4 +1,4 @@
-"""Is a decode to be believed, and if not, what to try next. Thresholds are those of the Whisper paper's section 4.5."""
+"""Judges decodes and plans fallbacks (Radford et al. 2022, section 4.5)."""
 
 from __future__ import annotations
 
@@ -8,84 +8,77 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 SPARSE = "sparse"
-LADDER = (0.4, 0.8)
-"""Temperatures to try, one after another, while the decode is doubtful."""
-BEAM = 5
+FALLBACK_TEMPERATURES = (0.4, 0.8)
+BEAM_SIZE = 5
+# A greedy decode with a mean log-probability above its bound is not searched with a beam: in English; in other languages
+# in windows of at most SHORT_S, and in longer ones. Above the first a beam corrects little in English, but 10 to 25 % of
+# the errors in French, German and Chinese (base); over a long context it costs several times as much as over a short one.
 ENGLISH_BELOW, SHORT_BELOW, LONG_BELOW, SHORT_S = -0.6, -0.2, -0.3, 19.0
-"""The mean log-probability from which on a greedy decode is left as it is: in English; in other languages, in a window of at
-most `SHORT_S` and in a longer one. A beam mends little above the first in English, in French, German or Chinese a tenth to a
-quarter of what is wrong (measured with base); over a long context it costs several times what it does over a short one."""
-FIRST_UNSPACED = "\u0e00"
-"""From Thai on, most of the scripts in Unicode put no spaces between words."""
-LONGEST_PHRASE, LOOP_TURNS, LOOP_LENGTH = 8, 4, 8
-"""A loop: a phrase of so many words at most, said so often in a row, so many words in all."""
+FIRST_UNSPACED = "\u0e00"  # from Thai on, most scripts in Unicode put no spaces between words
+# A loop is a phrase of at most this many words, repeated in a row at least this often and over this many words.
+LONGEST_PHRASE, LOOP_REPEATS, LOOP_LENGTH = 8, 4, 8
 
 
 @dataclass(frozen=True, slots=True)
-class Try:
-    """A way to decode: at a temperature, or with a beam; with all of the encoder's context (`whole`), or no more of it than
-    the audio is likely to need."""
+class Strategy:
+    """Decoding strategy."""
 
-    temperature: float = 0.0
-    beam: int = 1
-    whole: bool = False
+    temperature: float = 0.0  # of sampling; 0: greedy or beam search
+    beam_size: int = 1
+    full_context: bool = False  # encode all 30 s, not only as much as the audio probably needs
 
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """Text that compresses better than `compression` repeats itself, as does one with a loop in it; a mean log-probability
-    below `log_probability` is a guess; a guess with `no_speech` above its bound, or over less than `blip_s` that were taken
-    for speech, was no speech at all; nobody says more than `tokens_per_s`, and who speaks for `sparse_s` or longer says more
-    than `sparse_tokens_per_s`."""
+    """Bounds beyond which a decode is doubtful."""
 
-    compression: float = 2.4
-    log_probability: float = -1.0
-    no_speech: float = 0.6
-    blip_s: float = 1.0
-    tokens_per_s: float = 16.0
-    sparse_tokens_per_s: float = 1.0
+    compression: float = 2.4  # highest compression ratio of text that does not repeat itself
+    log_probability: float = -1.0  # lowest mean log-probability of a text that is more than a guess
+    no_speech: float = 0.6  # a guess with a higher no-speech probability is silence
+    blip_s: float = 1.0  # a guess over less detected speech is silence
+    tokens_per_s: float = 16.0  # fastest speech
+    sparse_tokens_per_s: float = 1.0  # slowest speech, over at least `sparse_s`
     sparse_s: float = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`flags` name what is doubtful; `silent` says that the text is to be dropped."""
+    """Result of `judge`."""
 
-    flags: tuple[str, ...]
-    silent: bool
+    flags: tuple[str, ...]  # names of the doubts
+    silent: bool  # no speech: the text is dropped
 
     @property
     def doubtful(self) -> bool:
-        """Whether another try is worth its cost."""
         return bool(self.flags) and not self.silent
 
     @property
     def only_sparse(self) -> bool:
-        """Whether all that is strange is that so little was said: it may be the encoder's short context, or a voice detected
-        where there is none; to insist would invite invented words."""
+        # The cause may be a short encoder context, or a false positive of speech detection: beyond a retry with full
+        # context, insisting would invite hallucination.
         return self.flags == (SPARSE,)
 
 
-GREEDY = Try()
+GREEDY = Strategy()
 
 
 def compression_ratio(text: str) -> float:
-    """Bytes of `text` over bytes of its zlib form: about 1.5 for prose, over 2.4 for loops; 0 for no text."""
+    """UTF-8 size over zlib size: about 1.5 for prose, over 2.4 for loops."""
     raw = text.encode()
     return len(raw) / len(zlib.compress(raw)) if raw else 0.0
 
 
-def loops(text: str) -> bool:
-    """Whether a phrase is said over and over: of words, or of letters where a language puts no spaces."""
+def has_loop(text: str) -> bool:
+    """Whether a phrase is repeated over and over."""
     words = text.split()
     letters = "".join(words)
     spaced = sum(letter < FIRST_UNSPACED for letter in letters) > len(letters) / 2
-    units = words if spaced else list(letters)
+    units = words if spaced else list(letters)  # letters in languages without spaces
     for length in range(1, LONGEST_PHRASE + 1):
         run = 0
-        for one, other in zip(units, units[length:], strict=False):
-            run = run + 1 if one == other else 0
-            if run + length >= max(LOOP_TURNS * length, LOOP_LENGTH):
+        for unit, later in zip(units, units[length:], strict=False):
+            run = run + 1 if unit == later else 0
+            if run + length >= max(LOOP_REPEATS * length, LOOP_LENGTH):
                 return True
     return False
 
@@ -93,20 +86,18 @@ def loops(text: str) -> bool:
 def judge(
     text: str,
     *,
-    log_probability: float,
-    no_speech: float,
+    log_probability: float,  # mean over the tokens
+    no_speech: float,  # probability
     tokens: int,
-    seconds: float,
-    detected_s: float = math.inf,
-    speech_s: float = 0.0,
-    capped: bool = False,
+    seconds: float,  # of audio
+    detected_s: float = math.inf,  # detected speech in the whole window
+    speech_s: float = 0.0,  # detected speech that the text covers
+    capped: bool = False,  # the text reached its token limit
     thresholds: Thresholds | None = None,
 ) -> Verdict:
-    """Judge the decode of a window of `seconds`, `detected_s` of them speech, that gave over `speech_s` of it a text of
-    `tokens` tokens with a mean `log_probability`; `capped` says that it was cut off there."""
     limits = thresholds or Thresholds()
     flags = []
-    if compression_ratio(text) > limits.compression or loops(text):
+    if compression_ratio(text) > limits.compression or has_loop(text):
         flags.append("repetitive")
     if capped:
         flags.append("cut_off")
@@ -121,19 +112,19 @@ def judge(
     return Verdict(tuple(flags), silent)
 
 
-def worth_a_search(
+def needs_beam_search(
     log_probability: float, no_speech: float, language: str, seconds: float, below: float | None = None
 ) -> bool:
-    """Whether a greedy decode is to be searched with a beam as well while its encoding is at hand, which costs a fraction of
-    what another try would: one `below` so much, or below what suits its language and length. Not over silence: a beam finds
-    likelier words for it, and then they look heard."""
+    """Whether to search a greedy decode with a beam too; `below` overrides the usual bound."""
+    # At once, while the encoder output is at hand: far cheaper than a fallback.
     usual = ENGLISH_BELOW if language == "en" else SHORT_BELOW if seconds <= SHORT_S else LONG_BELOW
+    # Not over silence: beam search makes hallucinations over silence look confident.
     return log_probability < (usual if below is None else below) and no_speech <= Thresholds().no_speech
 
 
-def tries(temperature: float = 0.0) -> Iterator[Try]:
-    """What to try, one after another, while the decode is doubtful."""
-    yield Try(temperature)
-    yield Try(temperature, whole=True)
-    yield from (Try(hotter, whole=True) for hotter in LADDER if hotter > temperature)
-    yield Try(beam=BEAM, whole=True)
+def strategies(temperature: float = 0.0) -> Iterator[Strategy]:
+    """Strategies to try while a decode is doubtful."""
+    yield Strategy(temperature)
+    yield Strategy(temperature, full_context=True)
+    yield from (Strategy(hotter, full_context=True) for hotter in FALLBACK_TEMPERATURES if hotter > temperature)
+    yield Strategy(beam_size=BEAM_SIZE, full_context=True)

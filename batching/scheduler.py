@@ -1,10 +1,7 @@
-"""Which windows next. Pure policy: it holds tickets, answers with a batch, and knows neither time nor threads.
+"""Scheduling policy: tickets in, batches out. No clock, no threads, no I/O."""
 
-Urgent before the rest; then the tenant that has had the least audio decoded, and of its jobs the one that has had the
-least (start-time fair queueing on two levels, Goyal 1996); first in, first out inside a job and kind. One who comes
-late starts level with the one whose turn it is, nobody saves up turns by waiting; and who has had more than that is
-remembered for it, nobody gets more by handing in one by one.
-"""
+# Strict priority between urgency classes; inside a class start-time fair queueing (Goyal, Vin, Cheng: "Start-time fair
+# queuing", SIGCOMM 1996) between tenants, then between a tenant's jobs; first in, first out inside a job.
 
 from __future__ import annotations
 
@@ -16,123 +13,121 @@ from itertools import pairwise
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """A window that waits. `urgency` 0 goes first; only tickets of one `kind` share a batch, and one that is `alone` shares
-    with none; `seconds` is the cost."""
+    """Queued item."""
 
-    number: int
+    number: int  # unique, identifies the item
     job: str
     tenant: str
-    seconds: float
-    urgency: int = 0
-    kind: Hashable = None
-    alone: bool = False
+    cost: float  # seconds of audio
+    urgency: int = 0  # lower is served first
+    kind: Hashable = None  # only tickets of equal kind share a batch
+    exclusive: bool = False  # shares a batch with no other ticket
 
 
 @dataclass(slots=True)
 class _Queue:
-    """Somebody who is served by turns: a class of urgency, a tenant in it, a job of that. `served` is the seconds it has
-    had; `clock` is what the one of its own whose turn it was had had then."""
+    """Node of the tree urgency class > tenant > job; only jobs hold tickets."""
 
-    served: float = 0.0
-    clock: float = 0.0
+    # Virtual time at which its next ticket may start: it grows by the cost of each ticket served.
+    start_tag: float = 0.0
+    # Virtual time of its children: the start tag of the child that was due when a ticket was served last.
+    virtual_time: float = 0.0
     waiting: int = 0
-    inner: dict[str, _Queue] = field(default_factory=dict)
+    children: dict[str, _Queue] = field(default_factory=dict)
     tickets: deque[Ticket] = field(default_factory=deque)
 
-    def enter(self, name: str) -> _Queue:
-        """One of its own, level with the clock if it comes late."""
-        queue = self.inner.setdefault(name, _Queue())
-        queue.served = max(queue.served, self.clock)
-        return queue
+    def join(self, name: str) -> _Queue:
+        child = self.children.setdefault(name, _Queue())
+        # A queue that was idle joins at the current virtual time: no credit for idling.
+        child.start_tag = max(child.start_tag, self.virtual_time)
+        return child
 
-    def turns(self) -> list[_Queue]:
-        """Those of its own that wait, in the order of their turns."""
-        return sorted((queue for queue in self.inner.values() if queue.waiting), key=lambda queue: queue.served)
+    def backlogged(self) -> list[_Queue]:
+        """Children with tickets, by start tag."""
+        return sorted((child for child in self.children.values() if child.waiting), key=lambda child: child.start_tag)
 
-    def forget(self) -> None:
-        """Drop those who neither wait nor have had more than their turn: the books must not grow with all who came."""
+    def prune(self) -> None:
+        # Idle children are dropped to bound memory, but a queue that is ahead of the virtual time keeps its start tag: no
+        # gain from trickling requests.
         if not self.waiting:
-            self.inner.clear()
-        self.inner = {name: q for name, q in self.inner.items() if q.waiting or q.served > self.clock}
+            self.children.clear()
+        self.children = {n: c for n, c in self.children.items() if c.waiting or c.start_tag > self.virtual_time}
 
 
 class Scheduler:
-    """Tickets in, batches out, at most `max_items` tickets and (beyond the first) `max_seconds` of audio a batch."""
+    """Forms batches of at most `max_items` tickets and, beyond the first ticket, `max_cost`."""
 
-    def __init__(self, max_items: int, max_seconds: float) -> None:
+    def __init__(self, max_items: int, max_cost: float) -> None:
         self._max_items = max_items
-        self._max_seconds = max_seconds
-        self._classes: dict[int, _Queue] = {}
+        self._max_cost = max_cost
+        self._classes: dict[int, _Queue] = {}  # by urgency
 
     def __len__(self) -> int:
         return sum(queue.waiting for queue in self._classes.values())
 
     def add(self, ticket: Ticket) -> None:
-        """Let a ticket wait."""
-        urgent = self._classes.setdefault(ticket.urgency, _Queue())
-        tenant = urgent.enter(ticket.tenant)
-        job = tenant.enter(ticket.job)
+        urgency_class = self._classes.setdefault(ticket.urgency, _Queue())
+        tenant = urgency_class.join(ticket.tenant)
+        job = tenant.join(ticket.job)
         job.tickets.append(ticket)
-        for queue in (urgent, tenant, job):
+        for queue in (urgency_class, tenant, job):
             queue.waiting += 1
 
     def discard(self, ticket: Ticket) -> None:
-        """Forget one ticket, if it still waits."""
+        """Remove a ticket if it still waits."""
         path = self._path(ticket)
         if path and ticket in path[-1].tickets:
-            path[-1].tickets.remove(ticket)
-            self._leave(ticket, path)
+            self._dequeue(ticket, path)
 
     def head(self) -> Ticket | None:
-        """The ticket whose turn is next; it stays where it is."""
+        """Peek at the next ticket."""
         return next((job.tickets[0] for job in self._jobs()), None)
 
     def next_batch(self, limit: int | None = None) -> list[Ticket]:
-        """Take the next batch, of at most `limit` tickets when given. Empty when nothing waits."""
-        room = self._max_items if limit is None else min(limit, self._max_items)
+        """Dequeue at most `limit` tickets; none when nothing waits."""
+        max_items = self._max_items if limit is None else min(limit, self._max_items)
         batch: list[Ticket] = []
-        seconds = 0.0
-        while len(batch) < room:
-            found = self._like(batch[0]) if batch else self.head()
-            if found is None or (batch and seconds + found.seconds > self._max_seconds):
+        cost = 0.0
+        while len(batch) < max_items:
+            ticket = self._next_like(batch[0]) if batch else self.head()
+            if ticket is None or (batch and cost + ticket.cost > self._max_cost):
                 break
-            self._take(found)
-            batch.append(found)
-            seconds += found.seconds
-            if found.alone:
+            self._serve(ticket)
+            batch.append(ticket)
+            cost += ticket.cost
+            if ticket.exclusive:
                 break
         return batch
 
-    def _like(self, first: Ticket) -> Ticket | None:
-        """The next one that may share the batch. It may overtake its elders of other kinds, which nobody is kept waiting
-        by: the batch would run without it too."""
-        return next((t for job in self._jobs() for t in job.tickets if t.kind == first.kind and not t.alone), None)
+    def _next_like(self, first: Ticket) -> Ticket | None:
+        # It may overtake older tickets of other kinds: those could not join this batch anyway, so nothing waits longer.
+        return next((t for job in self._jobs() for t in job.tickets if t.kind == first.kind and not t.exclusive), None)
 
     def _jobs(self) -> Iterator[_Queue]:
-        """All jobs that wait, in the order in which they deserve their turn."""
+        """Jobs in the order of service."""
         for urgency in sorted(self._classes):
-            for tenant in self._classes[urgency].turns():
-                yield from tenant.turns()
+            for tenant in self._classes[urgency].backlogged():
+                yield from tenant.backlogged()
 
-    def _take(self, ticket: Ticket) -> None:
+    def _serve(self, ticket: Ticket) -> None:
         path = self._path(ticket)
-        for outer, inner in pairwise(path):
-            outer.clock = outer.turns()[0].served
-            inner.served += ticket.seconds
-        path[-1].tickets.remove(ticket)
-        self._leave(ticket, path)
+        for parent, child in pairwise(path):
+            parent.virtual_time = parent.backlogged()[0].start_tag
+            child.start_tag += ticket.cost
+        self._dequeue(ticket, path)
 
-    def _leave(self, ticket: Ticket, path: list[_Queue]) -> None:
+    def _dequeue(self, ticket: Ticket, path: list[_Queue]) -> None:
+        path[-1].tickets.remove(ticket)
         for queue in path:
             queue.waiting -= 1
         for queue in path[:-1]:
-            queue.forget()
+            queue.prune()
         if not path[0].waiting:
             del self._classes[ticket.urgency]
 
     def _path(self, ticket: Ticket) -> list[_Queue]:
-        """The ticket's class, tenant and job; nothing where one of them is not there."""
-        urgent = self._classes.get(ticket.urgency)
-        tenant = urgent and urgent.inner.get(ticket.tenant)
-        job = tenant and tenant.inner.get(ticket.job)
-        return [urgent, tenant, job] if urgent and tenant and job else []
+        # Empty if the ticket's urgency class, tenant or job is gone.
+        urgency_class = self._classes.get(ticket.urgency)
+        tenant = urgency_class and urgency_class.children.get(ticket.tenant)
+        job = tenant and tenant.children.get(ticket.job)
+        return [urgency_class, tenant, job] if urgency_class and tenant and job else []

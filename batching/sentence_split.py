@@ -1,8 +1,6 @@
-"""Segments as a reader wants them: a sentence each, and of a long one no more than is read at once.
+"""Splits segments into sentences and clauses."""
 
-Whisper puts its timestamps where it likes: often at the end of a sentence, sometimes after three, or of twenty seconds.
-Words with times say where the rest of the cuts go.
-"""
+# Whisper sets its timestamps freely: often at the end of a sentence, sometimes after three of them or after 20 s.
 
 from __future__ import annotations
 
@@ -11,67 +9,63 @@ from dataclasses import replace
 
 from batching.types import Segment, Word
 
-LONG_S = 7.0
-"""A segment longer than this is cut between clauses: two lines of a subtitle are read in about so many seconds."""
-SHORT_S = 0.8
-"""No cut leaves less than this."""
+LONG_S = 7.0  # longer segments are split between clauses: two subtitle lines are read in about this time
+SHORT_S = 0.8  # no split leaves less than this
 SENTENCE_ENDS, CLAUSE_ENDS = ".?!…。？！", ",;:—–，、；："
 CLOSING = "\"'”’»)」』"
 TITLES = frozenset({"mr.", "mrs.", "ms.", "dr.", "st.", "vs.", "prof.", "no.", "m.", "mme.", "hr.", "fr.", "sr.", "sra."})
 
 
-def letters(text: str) -> int:
-    """How many there are; spaces are none."""
+def count_letters(text: str) -> int:
+    """Count characters other than spaces."""
     return sum(map(len, text.split()))
 
 
-def without(text: str, before: int, after: int) -> str:
-    """`text` without its first `before` and last `after` letters."""
-    places = [i for i, letter in enumerate(text) if not letter.isspace()]
-    kept = places[before : max(len(places) - after, 0)]
-    return text[kept[0] : kept[-1] + 1] if kept else ""
+def strip_letters(text: str, before: int, after: int) -> str:
+    """Remove letters from both ends; spaces do not count."""
+    positions = [i for i, letter in enumerate(text) if not letter.isspace()]
+    remaining = positions[before : max(len(positions) - after, 0)]
+    return text[remaining[0] : remaining[-1] + 1] if remaining else ""
 
 
-def confidence(words: Sequence[Word]) -> float:
-    """That of their text: the mean."""
+def mean_confidence(words: Sequence[Word]) -> float:
     return round(sum(word.confidence for word in words) / len(words), 3)
 
 
-def is_cut(segment: Segment) -> bool:
-    """Whether `cut` may find a place, so that its words are wanted."""
+def may_split(segment: Segment) -> bool:
+    """Whether `split` could find a boundary, without the word times that it needs."""
     inner = segment.text.rstrip()[:-1]
     marks = SENTENCE_ENDS + (CLAUSE_ENDS if _seconds(segment) > LONG_S else "")
     return _seconds(segment) >= 2 * SHORT_S and any(mark in inner for mark in marks)
 
 
-def cut(segment: Segment) -> list[Segment]:
-    """A segment with its words → one for each of its sentences; a long one falls into clauses, by halves as even as may
-    be."""
+def split(segment: Segment) -> list[Segment]:
+    """Split into sentences, and a long sentence at the clause nearest to its middle."""
     words = segment.words or ()
-    places = [i for i in range(1, len(words)) if _leaves_enough(segment, words, i)]
-    ends = [i for i in places if _ends_sentence(words[i - 1], words[i])]
-    if not ends and _seconds(segment) > LONG_S:
+    candidates = [i for i in range(1, len(words)) if _leaves_enough(segment, words, i)]
+    boundaries = [i for i in candidates if _ends_sentence(words[i - 1], words[i])]
+    if not boundaries and _seconds(segment) > LONG_S:
         middle = (segment.start + segment.end) / 2
-        clauses = [i for i in places if words[i - 1].text.rstrip(CLOSING).endswith(tuple(CLAUSE_ENDS))]
-        ends = sorted(clauses, key=lambda i: abs(words[i].start - middle))
-    if not ends:
+        clauses = [i for i in candidates if words[i - 1].text.rstrip(CLOSING).endswith(tuple(CLAUSE_ENDS))]
+        boundaries = sorted(clauses, key=lambda i: abs(words[i].start - middle))
+    if not boundaries:
         return [segment]
-    first, rest = _halves(segment, words, ends[0])
-    return [*cut(first), *cut(rest)]
+    first, rest = _split_at(segment, words, boundaries[0])
+    return [*split(first), *split(rest)]
 
 
-def _halves(segment: Segment, words: tuple[Word, ...], i: int) -> tuple[Segment, Segment]:
-    head = sum(letters(word.text) for word in words[:i])
-    first = without(segment.text, 0, letters(segment.text) - head)
-    border = min(max(words[i - 1].end, segment.start), words[i].start)
+def _split_at(segment: Segment, words: tuple[Word, ...], i: int) -> tuple[Segment, Segment]:
+    head = sum(count_letters(word.text) for word in words[:i])
+    text = strip_letters(segment.text, 0, count_letters(segment.text) - head)
+    end = min(max(words[i - 1].end, segment.start), words[i].start)
     return (
-        replace(segment, end=border, text=first, words=words[:i], confidence=confidence(words[:i])),
+        replace(segment, end=end, text=text, words=words[:i], confidence=mean_confidence(words[:i])),
         replace(
             segment,
             start=words[i].start,
-            text=without(segment.text, head, 0),
+            text=strip_letters(segment.text, head, 0),
             words=words[i:],
-            confidence=confidence(words[i:]),
+            confidence=mean_confidence(words[i:]),
         ),
     )
 
@@ -85,8 +79,8 @@ def _ends_sentence(word: Word, following: Word) -> bool:
     if not text.endswith(tuple(SENTENCE_ENDS)) or text.lower() in TITLES or following.text[:1].islower():
         return False
     initial = len(text) == 2 and text[0].isascii() and text[1] == "."
-    goes_on = text[-2:-1].isdigit() and following.text[:1].isdigit()
-    return not initial and not goes_on
+    decimal = text[-2:-1].isdigit() and following.text[:1].isdigit()
+    return not initial and not decimal
 
 
 def _seconds(segment: Segment) -> float:

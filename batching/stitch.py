@@ -1,53 +1,55 @@
-"""Results of windows → one timeline, in order."""
+"""Joins the segments of windows into one timeline."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from batching.sentence_split import letters, without
+from batching.sentence_split import count_letters, strip_letters
 from batching.types import SAMPLE_RATE, Segment, Window, Word
 
 
 def stitch(
-    pieces: Iterable[Segment], *, next_id: int, end_s: float, min_confidence: float = 0.0, window: Window | None = None
+    segments: Iterable[Segment],
+    *,
+    next_id: int,
+    end_s: float,
+    min_confidence: float = 0.0,
+    window: Window | None = None,
 ) -> list[Segment]:
-    """Number a window's segments from `next_id` and keep them clear of `end_s`, where the timeline ended so far.
-
-    A segment that starts before that is moved, not dropped: its words were heard in audio that no other window holds.
-    Only where `window` overlaps its neighbours, which it does if speech runs on without a pause, words are dropped that
-    a neighbour has; its segments must come with words then. Those without text and those below `min_confidence` go.
-    """
-    line: list[Segment] = []
-    for piece in _own(pieces, window, end_s) if window else pieces:
-        text = piece.text.strip()
-        if not text or piece.confidence < min_confidence:
+    """Number a window's segments from `next_id` and keep them behind `end_s`, the end of the timeline so far."""
+    timeline: list[Segment] = []
+    for segment in _without_overlap(segments, window, end_s) if window else segments:
+        text = segment.text.strip()
+        if not text or segment.confidence < min_confidence:
             continue
-        start = max(round(piece.start, 3), end_s)
-        end = max(round(piece.end, 3), start)
-        words = piece.words and tuple(_not_before(word, start) for word in piece.words)
-        line.append(replace(piece, id=next_id + len(line), start=start, end=end, text=text, words=words))
+        # A segment that starts too early is moved, not dropped: no other window has its words.
+        start = max(round(segment.start, 3), end_s)
+        end = max(round(segment.end, 3), start)
+        words = segment.words and tuple(_not_before(word, start) for word in segment.words)
+        timeline.append(replace(segment, id=next_id + len(timeline), start=start, end=end, text=text, words=words))
         end_s = end
-    return line
+    return timeline
 
 
-def _own(pieces: Iterable[Segment], window: Window, end_s: float) -> Iterator[Segment]:
-    """What is the window's own: of a word at a cut the middle decides, and two decodes place it a little differently, so
-    the later window goes on from where the earlier one's text did end, not from the cut."""
+def _without_overlap(segments: Iterable[Segment], window: Window, end_s: float) -> Iterator[Segment]:
+    # The middle of a word at a cut decides which window it belongs to.
+    # Two decodes time a word slightly differently: the later window goes on from the end of the earlier text, not from
+    # the cut.
     since = end_s if window.joined else 0.0
     until = window.cut / SAMPLE_RATE if window.cut is not None else float("inf")
-    for piece in pieces:
-        if piece.words is None:
-            yield piece
+    for segment in segments:
+        if segment.words is None:
+            yield segment
             continue
-        early = [word for word in piece.words if _middle(word) < since]
-        late = [word for word in piece.words if _middle(word) >= until]
-        kept = piece.words[len(early) : len(piece.words) - len(late)]
-        if len(kept) == len(piece.words):
-            yield piece
-        elif kept:
-            text = without(piece.text, _letters(early), _letters(late))
-            yield replace(piece, start=kept[0].start, end=kept[-1].end, text=text, words=kept)
+        early = [word for word in segment.words if _middle(word) < since]
+        late = [word for word in segment.words if _middle(word) >= until]
+        words = segment.words[len(early) : len(segment.words) - len(late)]
+        if len(words) == len(segment.words):
+            yield segment
+        elif words:
+            text = strip_letters(segment.text, _letters(early), _letters(late))
+            yield replace(segment, start=words[0].start, end=words[-1].end, text=text, words=words)
 
 
 def _middle(word: Word) -> float:
@@ -55,7 +57,7 @@ def _middle(word: Word) -> float:
 
 
 def _letters(words: Iterable[Word]) -> int:
-    return sum(letters(word.text) for word in words)
+    return sum(count_letters(word.text) for word in words)
 
 
 def _not_before(word: Word, start: float) -> Word:

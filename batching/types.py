@@ -1,4 +1,4 @@
-"""The nouns everyone shares. Positions in audio are sample indices at 16 kHz; times are seconds on the source's clock."""
+"""Shared types. Positions are sample indices at 16 kHz, times are seconds on the source's clock."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ SAMPLE_RATE = 16_000
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A stretch of speech, `[start, end)` in samples."""
+    """Stretch of speech, `[start, end)` in samples."""
 
     start: int
     end: int
@@ -17,74 +17,67 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What one decode hears: `[start, end)` in samples, contiguous audio, with the speech that was detected inside. Where
-    speech runs on without a pause two windows overlap: what is said after `cut` belongs to the next one, and the next is
-    `joined` to this. `channel` is the one it hears, None for a mix of all."""
+    """Unit of decoding: contiguous audio `[start, end)` in samples."""
 
-    index: int
+    index: int  # order in the job's plan, from 0
     start: int
     end: int
-    speech: tuple[Span, ...]
-    joined: bool = False
-    cut: int | None = None
-    channel: int | None = None
+    speech: tuple[Span, ...]  # speech detected inside
+    joined: bool = False  # overlaps the window before: speech runs on across the cut
+    cut: int | None = None  # sample from which words belong to the next window, where that overlaps this one
+    channel: int | None = None  # None: a mix of all channels
 
     @property
     def seconds(self) -> float:
-        """Its length in seconds."""
         return (self.end - self.start) / SAMPLE_RATE
 
     @property
     def speech_s(self) -> float:
-        """The seconds of it in which somebody speaks."""
         return self.speech_before(self.end)
 
     def speech_before(self, sample: int) -> float:
-        """The same, up to a sample."""
         return sum(max(min(span.end, sample) - span.start, 0) for span in self.speech) / SAMPLE_RATE
 
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A word with its times in seconds; `confidence` is a probability, 0 to 1."""
+    """Word with its times."""
 
     text: str
-    start: float
+    start: float  # seconds
     end: float
-    confidence: float
+    confidence: float  # probability, 0 to 1
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A sentence or a part of one. `id` counts from 0 in the order of the timeline; `words` is None unless asked for. Of the
-    window that it was heard in: `seek` is its start in seconds, `language_probability` how certain its language is, 0 to 1,
-    and `decode_s` the segment's share of the seconds that it took, which is no part of what was said."""
+    """Sentence or part of one."""
 
-    id: int
-    start: float
+    id: int  # counts from 0 in the order of the timeline
+    start: float  # seconds
     end: float
     text: str
-    confidence: float
+    confidence: float  # 0 to 1
     language: str | None = None
-    words: tuple[Word, ...] | None = None
+    words: tuple[Word, ...] | None = None  # None unless word timestamps were requested
     speaker: str | None = None
     channel: int | None = None
     label: str | None = None
-    flags: tuple[str, ...] = ()
-    seek: float | None = None
-    language_probability: float | None = None
+    flags: tuple[str, ...] = ()  # quality flags, see batching.quality
+    seek: float | None = None  # start of the segment's window, seconds
+    language_probability: float | None = None  # of the window, 0 to 1
+    # Share of the window's decode time in seconds. A measurement, so it does not count for equality.
     decode_s: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """All that was said: segments in order, the language heard most, the length of the decoded audio in seconds."""
+    """Segments in order."""
 
     segments: tuple[Segment, ...]
-    language: str | None
-    duration_s: float
+    language: str | None  # the most frequent one
+    duration_s: float  # of the decoded audio
 
     @property
     def text(self) -> str:
-        """The plain text, one space between segments."""
         return " ".join(s.text for s in self.segments)

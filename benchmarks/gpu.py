@@ -127,9 +127,9 @@ async def decode_batched(engine: FixedLengthEngine, clips: Sequence[Clip], batch
             return await asyncio.get_running_loop().run_in_executor(threads, engine.decode, batch_clips)
 
         batcher = Batcher(decode, Scheduler(batch, batch * LONGEST_S), engine.workers, ahead)
-        submit = (batcher.submit(c, job="job", tenant="me", seconds=WINDOW_S, kind=engine.kind(c)) for c in clips)
+        submit = (batcher.submit(c, job="job", tenant="me", cost=WINDOW_S, kind=engine.kind(c)) for c in clips)
         decodes = await asyncio.gather(*submit)
-    if batcher.counts.batches > len(clips) // batch:
+    if batcher.stats.batches > len(clips) // batch:
         raise RuntimeError("our engine could not decode a batch and halved it")
     return decodes
 

@@ -21,7 +21,7 @@ import httpx
 import uvicorn
 
 from benchmarks.lib.harness import echo, table
-from deployments.ingestion.safe_http import Allowed
+from deployments.ingestion.allow_list import AllowList
 from deployments.storage.artifacts import Artifacts
 from serve_app.dialects.base import ApiContext
 from serve_app.dialects.koldan.routes import PREFIX, LanguageOptions, TranscriptionOptions, to_spec
@@ -74,7 +74,7 @@ async def serve(store: Store, url: str, root: Path) -> AsyncIterator[str]:
     """Serve the API over a socket; yields its URL."""
     artifacts, redis = Artifacts((root / "artifacts").as_uri()), connect(url)
     limits, events = Quotas(store, TenantLimits()), EventStreams(store, artifacts)
-    jobs = Jobs(store, events, artifacts, (Model("m", ("en",)),), limits=limits, allowed=Allowed(), result_ttl_s=86_400)
+    jobs = Jobs(store, events, artifacts, (Model("m", ("en",)),), limits=limits, allowed=AllowList(), result_ttl_s=86_400)
     context = ApiContext(jobs, Deliveries(Outbox(redis)), artifacts, 1, 30.0)
     api = create_api(context, Auth(ApiKeys(redis), limits, required=True), store, events, version="0")
     server = uvicorn.Server(uvicorn.Config(api, port=0, log_level="error", lifespan="off"))

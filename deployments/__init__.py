@@ -1,1 +1,1 @@
-"""The stages that audio passes: ingestion, transcoder, transcriber. They know artifacts and options, never jobs."""
+"""Stages of transcription. They know artifacts and options, never jobs."""

@@ -1,18 +1,15 @@
-"""What can go wrong with the work itself.
-
-Each error has a stable `code`, and a message of one sentence that says what was wrong and what to do about it. The
-message is the only argument: an actor's border carries no other constructor. `transient` ones may succeed when tried again.
-"""
+"""Errors of a job's work."""
 
 from __future__ import annotations
 
 
 class WorkError(Exception):
-    """A job's work cannot go on."""
+    """Base of all errors of a job's work."""
 
-    code = "internal"
-    transient = False
+    code = "internal"  # stable, part of the API
+    transient = False  # whether a retry may succeed
 
+    # One sentence: what was wrong and what to do about it. The only argument, since Ray pickles no other constructor.
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
@@ -51,10 +48,6 @@ class AudioTooLong(WorkError):
     code = "audio_too_long"
 
 
-class LanguageUnsupported(WorkError):
-    code = "language_unsupported"
-
-
 class ModelUnavailable(WorkError):
     code = "model_unavailable"
 
@@ -65,24 +58,24 @@ class EngineFailed(WorkError):
 
 
 class StageLost(WorkError):
-    """The actor that did the work died or was taken away; another will do it."""
+    """The actor was lost; another one can do the work."""
 
     code = "internal"
     transient = True
 
 
 class StageDied(StageLost):
-    """It died while it decoded this very audio, perhaps of it."""
+    """The actor died while it decoded this audio, perhaps because of it."""
 
 
-class StageAway(WorkError):
-    """No actor can be had for the work at the moment."""
+class StageUnavailable(WorkError):
+    """No actor is available at the moment."""
 
     code = "internal"
     transient = True
 
 
-class Deadly(WorkError):
-    """The work has ended every actor that did it."""
+class PoisonPill(WorkError):
+    """Every actor that did this work died."""
 
     code = "engine_failed"

@@ -1,4 +1,4 @@
-"""Everything that crosses an actor's border. Keys, indices and text; never bytes of audio."""
+"""Messages between actors: keys, indices and text, never audio."""
 
 from __future__ import annotations
 
@@ -9,103 +9,96 @@ from batching.types import Segment, Window
 
 @dataclass(frozen=True, slots=True)
 class FetchRequest:
-    """Make sure that what lies at `url` is stored under `key`, at most `max_bytes` of it; `user_agent` is who asks for it,
-    where that is not to be us. `drive` says that the operator's own template made the URL, and that it may be a file's."""
+    """Source to store."""
 
     url: str
-    key: str
+    key: str  # of the artifact to store it as
     max_bytes: int
-    user_agent: str | None = None
-    drive: bool = False
+    user_agent: str | None = None  # User-Agent header, None for ours
+    drive: bool = False  # the URL comes from the operator's own template: it may be file:// or any bucket
 
 
 @dataclass(frozen=True, slots=True)
 class StoredSource:
-    """A source in the artifacts: its key, length in bytes, SHA-256 in hex."""
+    """Stored source."""
 
     key: str
-    size: int
-    sha256: str
+    size: int  # bytes
 
 
 @dataclass(frozen=True, slots=True)
 class TranscodeRequest:
-    """Decode the source under `source_key` into PCM parts under `pcm_prefix`; plan windows of at most `longest_s`. With
-    `channels` each channel is kept apart, and has its own parts and windows; an MP3 to listen to goes to `listening_key`."""
+    """Source to decode and to plan."""
 
     source_key: str
-    pcm_prefix: str
-    longest_s: float
-    max_audio_s: float
-    channels: bool = False
-    listening_key: str | None = None
+    pcm_prefix: str  # folder for the PCM parts
+    longest_s: float  # longest window, seconds
+    max_audio_s: float  # longest audio accepted, seconds
+    channels: bool = False  # whether each channel gets its own PCM and windows; else they are mixed
+    listening_key: str | None = None  # artifact to store an MP3 copy as
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
-    """Windows whose audio is stored, in order. `decoded_s` seconds are decoded so far; once all is, `finished`. `channels`
-    is how many are kept apart, None for a mix; `declared_s` how long the source says that it is, as soon as it is known."""
+class TranscodeProgress:
+    """Part of the plan, sent as it grows."""
 
-    windows: tuple[Window, ...]
-    decoded_s: float
-    finished: bool
-    channels: int | None = None
-    declared_s: float | None = None
+    windows: tuple[Window, ...]  # planned since the last message, their audio stored
+    decoded_s: float  # audio decoded so far, seconds
+    finished: bool  # true in the last message
+    channels: int | None = None  # number of separate channels, None for a mix
+    declared_s: float | None = None  # duration that the source's header declares, seconds, once known
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeOptions:
-    """How to decode. `language` None means: detect it, and believe `likely_language` where the sound leaves doubt."""
+    """Decode options of a job."""
 
-    language: str | None = None
-    likely_language: str | None = None
-    task: str = "transcribe"
+    language: str | None = None  # None: detect it
+    likely_language: str | None = None  # used where language detection is uncertain
+    task: str = "transcribe"  # or "translate", to English
     prompt: str | None = None
     hotwords: str | None = None
-    temperature: float = 0.0
+    temperature: float = 0.0  # of the first strategy, 0 to 1
     word_timestamps: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class TranscribeRequest:
-    """Decode one window of the PCM under `pcm_prefix`. `job` and `tenant` are names for the scheduler to be fair by; `alone`
-    means that nothing else is decoded meanwhile: workers have died of this window, or of one beside it."""
+    """Window to decode."""
 
-    job: str
+    job: str  # job and tenant: for fair scheduling
     tenant: str
-    urgency: int
+    urgency: int  # lower is served first
     pcm_prefix: str
     window: Window
     options: DecodeOptions
-    alone: bool = False
+    exclusive: bool = False  # decode nothing else meanwhile: a worker died of this window or one beside it
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
-    """A window's turn has come: should the worker die from now on, the window may be the reason."""
+class DecodeStarted:
+    """Sent before a decode: if the worker dies from now on, this window may be the cause."""
 
 
 @dataclass(frozen=True, slots=True)
 class WindowResult:
-    """A window's segments on the source's clock (their ids are not set yet), its language and how probable that is (1 if it
-    was given, 0 if it was assumed), the device that did it; how often it was decoded, what share of the fullest batch's
-    places were taken, and its share of the seconds that its batches took."""
+    """Decoded window."""
 
-    index: int
-    segments: tuple[Segment, ...]
+    index: int  # of the window
+    segments: tuple[Segment, ...]  # on the source's clock; ids are not set yet
     language: str | None
     device: str
-    certainty: float = 1.0
-    decodes: int = 1
-    fill: float = 1.0
-    decode_s: float = 0.0
+    language_probability: float = 1.0  # 1 if the language was requested, 0 if it was assumed
+    decodes: int = 1  # number of decodes, fallbacks and remainders included
+    fill: float = 1.0  # share of the slots taken in its fullest batch, 0 to 1
+    decode_s: float = 0.0  # share of its batches' decode time, seconds
 
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What a replica of the Transcriber runs."""
+    """Loaded engine."""
 
     model: str
-    device: str
+    device: str  # "cpu" or "cuda"
     compute_type: str
-    languages: tuple[str, ...]
+    languages: tuple[str, ...]  # language codes such as "en"

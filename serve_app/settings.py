@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from deployments.ingestion.safe_http import networks_ok
+from deployments.ingestion.allow_list import check_networks
 
 Words = Annotated[tuple[str, ...], NoDecode]
 Weights = Annotated[dict[str, Annotated[float, Field(gt=0, le=1000)]], NoDecode]
@@ -180,7 +180,7 @@ class Settings(BaseSettings):
     @field_validator("fetch_allow")
     @classmethod
     def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        networks_ok(value)
+        check_networks(value)
         return value
 
     @model_validator(mode="after")

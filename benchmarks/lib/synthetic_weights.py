@@ -198,10 +198,10 @@ class FixedLengthEngine(FasterWhisper):
         )
         self.reference: Any = BatchedInferencePipeline(self._model)
 
-    def _room(self, clips: Sequence[Clip]) -> int:  # noqa: ARG002
+    def _token_limit(self, clips: Sequence[Clip]) -> int:  # noqa: ARG002
         return self.tokens
 
-    def _search(self, *_: object) -> None: ...
+    def _beam_search(self, *_: object) -> None: ...
 
     def _align(self, *_: object) -> None: ...
 

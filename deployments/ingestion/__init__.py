@@ -1,1 +1,1 @@
-"""Fetching sources: guarded HTTP and object storage buckets."""
+"""Fetches sources over HTTP and from buckets."""

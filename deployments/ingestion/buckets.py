@@ -1,4 +1,4 @@
-"""Objects of storages as sources. The service's own credentials read them: only what its operator has named."""
+"""Sources in object storage, read with the service's own credentials."""
 
 from __future__ import annotations
 
@@ -10,42 +10,42 @@ from urllib.parse import urlsplit
 from pyarrow import fs
 
 from deployments.errors import SourceForbidden, SourceNotFound, SourceTooLarge, SourceUnreachable
-from deployments.ingestion.safe_http import Allowed
+from deployments.ingestion.allow_list import AllowList
 from deployments.storage.artifacts import CHUNK
 
 BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
 
-def object_of(url: str) -> tuple[str, str]:
-    """`s3://bucket/key` → (bucket, key). SourceForbidden for anything else: a query could name another endpoint."""
+def parse_s3_url(url: str) -> tuple[str, str]:
+    """`s3://bucket/key` → (bucket, key); SourceForbidden for anything else."""
     try:
         parts = urlsplit(url)
     except ValueError:
         raise SourceForbidden("The source must be written as s3://bucket/key.") from None
     key = parts.path.removeprefix("/")
-    well = parts.scheme == "s3" and BUCKET.fullmatch(parts.netloc) and not {"", ".", ".."} & set(key.split("/"))
-    if not well or parts.query or parts.fragment:
+    valid = parts.scheme == "s3" and BUCKET.fullmatch(parts.netloc) and not {"", ".", ".."} & set(key.split("/"))
+    if not valid or parts.query or parts.fragment:  # a query could name another endpoint
         raise SourceForbidden("The source must be written as s3://bucket/key.")
     return parts.netloc, key
 
 
 class Buckets:
-    """Reads objects of the buckets that `allowed` names. Credentials, region and endpoint are those of AWS' variables."""
+    """Reads allowed buckets, with credentials and endpoint of the AWS_* variables."""
 
-    def __init__(self, allowed: Allowed) -> None:
+    def __init__(self, allowed: AllowList) -> None:
         self._allowed = allowed
 
     def read(self, url: str, max_bytes: int) -> Iterator[bytes]:
-        """An object of S3 in pieces. Raises SourceForbidden, SourceNotFound, SourceTooLarge, SourceUnreachable."""
-        bucket, key = object_of(url)
-        if not self._allowed.bucket(bucket):
+        """Chunks of an S3 object. Raises SourceForbidden, SourceNotFound, SourceTooLarge, SourceUnreachable."""
+        bucket, key = parse_s3_url(url)
+        if not self._allowed.has_bucket(bucket):
             raise SourceForbidden(f"The bucket {bucket} is not one that this service reads: see MURMUR_FETCH_ALLOW.")
         yield from _read(self._storage(), f"{bucket}/{key}", max_bytes)
 
-    def own(self, url: str, max_bytes: int) -> Iterator[bytes]:
-        """The same from where the operator keeps recordings: s3://, gs:// or file://."""
+    def read_drive(self, url: str, max_bytes: int) -> Iterator[bytes]:
+        """Chunks of an object in the operator's drive (s3://, gs://, file://). Raises like `read`."""
         if url.startswith("s3://"):
-            storage, path = self._storage(), "/".join(object_of(url))
+            storage, path = self._storage(), "/".join(parse_s3_url(url))
         else:
             try:
                 storage, path = fs.FileSystem.from_uri(url)

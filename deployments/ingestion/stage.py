@@ -1,9 +1,8 @@
-"""A URL → a stored source."""
+"""Ingestion stage: URL → stored source."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
@@ -15,7 +14,7 @@ from deployments.storage.artifacts import Artifacts
 
 
 class Ingestion:
-    """Fetches over `http`, or from `buckets`, into the artifacts, a megabyte in memory at a time."""
+    """Streams sources over HTTP or from buckets into the artifacts."""
 
     def __init__(self, artifacts: Artifacts, http: SafeHttp, buckets: Buckets) -> None:
         self._artifacts = artifacts
@@ -23,33 +22,25 @@ class Ingestion:
         self._buckets = buckets
 
     async def fetch(self, request: FetchRequest) -> StoredSource:
-        """Make sure that the source is stored; one that is stays as it is. Raises SourceForbidden, SourceNotFound,
-        SourceTooLarge, SourceUnreachable."""
+        """Store a source, unless it is stored already. Raises SourceForbidden, SourceNotFound, SourceTooLarge,
+        SourceUnreachable."""
         size = await asyncio.to_thread(self._artifacts.size, request.key)
         if size is not None:
-            return StoredSource(request.key, size, await asyncio.to_thread(self._digest, request.key))
-        digest = hashlib.sha256()
+            return StoredSource(request.key, size)
         async with self._body(request) as body:
             with self._artifacts.writer(request.key) as writer:
                 async for chunk in body:
                     await asyncio.to_thread(writer.write, chunk)
-                    digest.update(chunk)
-        return StoredSource(request.key, writer.size, digest.hexdigest())
+        return StoredSource(request.key, writer.size)
 
     @asynccontextmanager
     async def _body(self, request: FetchRequest) -> AsyncIterator[AsyncIterator[bytes]]:
         if urlsplit(request.url).scheme not in ("http", "https"):
-            read = self._buckets.own if request.drive else self._buckets.read
+            read = self._buckets.read_drive if request.drive else self._buckets.read
             yield _in_threads(read(request.url, request.max_bytes))
             return
         async with self._http.get(request.url, request.max_bytes, request.user_agent) as body:
             yield body
-
-    def _digest(self, key: str) -> str:
-        digest = hashlib.sha256()
-        for chunk in self._artifacts.chunks(key):
-            digest.update(chunk)
-        return digest.hexdigest()
 
 
 async def _in_threads(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:

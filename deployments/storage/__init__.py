@@ -1,1 +1,1 @@
-"""Artifacts and PCM parts in local or object storage."""
+"""Artifacts and PCM in storage."""

@@ -1,4 +1,4 @@
-"""Named bytes in a storage: a local directory, S3 or GCS by URI, over pyarrow.fs. It does not know what they mean."""
+"""Artifacts: named bytes in a local directory, S3 or GCS, over pyarrow.fs."""
 
 from __future__ import annotations
 
@@ -17,30 +17,29 @@ CHUNK = 1 << 20
 PART = ".part"
 
 
-class Writer:
-    """Bytes on their way into an artifact, which appears whole when the writer closes, or not at all."""
+class ArtifactWriter:
+    """Atomic write: the artifact appears when the writer closes, or not at all."""
 
     def __init__(self, filesystem: fs.FileSystem, path: str) -> None:
         self._fs = filesystem
         self._path = path
-        # A local file is seen while it grows, an object store's is not: there the upload itself is the temporary.
+        # A local file is visible while it grows, so it gets a temporary name; an object appears when its upload ends.
         self._part = f"{path}.{uuid4().hex}{PART}" if isinstance(filesystem, fs.LocalFileSystem) else path
         self._stream = filesystem.open_output_stream(self._part)
         self.size = 0
 
     def write(self, data: bytes | memoryview) -> None:
-        """Append bytes."""
         self._stream.write(data)
         self.size += len(data)
 
     def abort(self) -> None:
-        """Leave nothing behind."""
+        """Discard what was written."""
         if not self._stream.closed:
             self._stream.close()
         if self._fs.get_file_info(self._part).type == fs.FileType.File:
             self._fs.delete_file(self._part)
 
-    def __enter__(self) -> Writer:
+    def __enter__(self) -> ArtifactWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -53,37 +52,35 @@ class Writer:
 
 
 class Artifacts:
-    """The storage at `uri`. Keys are relative, with slashes, and made by us alone."""
+    """Storage at `uri`, by relative keys."""
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self._fs, self._root = fs.FileSystem.from_uri(uri)
         self._local = isinstance(self._fs, fs.LocalFileSystem)
 
-    def writer(self, key: str) -> Writer:
-        """Open an artifact for writing; use it in a `with`."""
+    def writer(self, key: str) -> ArtifactWriter:
         path = self._path(key)
         self._fs.create_dir(path.rpartition("/")[0], recursive=True)
-        return Writer(self._fs, path)
+        return ArtifactWriter(self._fs, path)
 
     def put(self, key: str, data: bytes) -> None:
-        """Store `data` whole."""
         with self.writer(key) as writer:
             writer.write(data)
 
     def size(self, key: str) -> int | None:
-        """Length in bytes, None where there is no such artifact."""
+        """Length in bytes, None if there is no such artifact."""
         info = self._fs.get_file_info(self._path(key))
         return int(info.size) if info.type == fs.FileType.File else None
 
     def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
-        """`length` bytes from `start` (to the end when None). FileNotFoundError where there is no such artifact."""
+        """Read `length` bytes from `start`, to the end when None. FileNotFoundError."""
         with self._fs.open_input_file(self._path(key)) as file:
-            left = max(file.size() - start, 0)  # an object storage refuses to read beyond the end
+            left = max(file.size() - start, 0)  # object stores refuse to read beyond the end
             return bytes(file.read_at(left if length is None else min(length, left), start)) if left else b""
 
     def chunks(self, key: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
-        """The same, a megabyte at a time."""
+        """Like `read`, a megabyte at a time."""
         with self._fs.open_input_file(self._path(key)) as file:
             left = file.size() - start if length is None else length
             while left > 0 and (chunk := file.read_at(min(CHUNK, left), start)):
@@ -92,30 +89,29 @@ class Artifacts:
                 left -= len(chunk)
 
     def keys(self, prefix: str) -> list[str]:
-        """Every key below `prefix`, a folder; what is still being written is none yet."""
+        """Keys of all artifacts in a folder, recursively."""
         selector = fs.FileSelector(self._path(prefix), allow_not_found=True, recursive=True)
-        files = [i.path for i in self._fs.get_file_info(selector) if i.type == fs.FileType.File]
+        files = [info.path for info in self._fs.get_file_info(selector) if info.type == fs.FileType.File]
         return [path[len(self._root) + 1 :] for path in files if not path.endswith(PART)]
 
     def folders(self, prefix: str) -> list[str]:
-        """The keys of the folders that are right in `prefix`."""
+        """Keys of the subfolders of a folder."""
         selector = fs.FileSelector(self._path(prefix), allow_not_found=True)
-        found = [i.path for i in self._fs.get_file_info(selector) if i.type == fs.FileType.Directory]
-        return [path[len(self._root) + 1 :] for path in found]
+        paths = [info.path for info in self._fs.get_file_info(selector) if info.type == fs.FileType.Directory]
+        return [path[len(self._root) + 1 :] for path in paths]
 
     def age_s(self, prefix: str) -> float:
-        """Seconds since anything in a folder was last written to, what is still being written included; infinite where
-        nothing tells."""
+        """Seconds since the last write in a folder, infinite if unknown."""
         path = self._path(prefix)
-        selector = fs.FileSelector(path, allow_not_found=True, recursive=True)
+        selector = fs.FileSelector(path, allow_not_found=True, recursive=True)  # unfinished writes included
         times = [i.mtime_ns for i in (self._fs.get_file_info(path), *self._fs.get_file_info(selector)) if i.mtime_ns]
         return time.time() - max(times) / 1e9 if times else float("inf")
 
     def delete(self, prefix: str) -> None:
-        """Remove an artifact, or a folder with all that is in it; no error where it is not there."""
+        """Delete an artifact or a folder, if present."""
         path = self._path(prefix)
         kind = self._fs.get_file_info(path).type
-        with suppress(FileNotFoundError):  # somebody else deletes it too
+        with suppress(FileNotFoundError):  # deleted by another process meanwhile
             if kind == fs.FileType.Directory:
                 self._fs.delete_dir(path)
             elif kind == fs.FileType.File:
@@ -123,12 +119,12 @@ class Artifacts:
 
     @contextmanager
     def descriptor(self, key: str) -> Iterator[int]:
-        """A readable, seekable file descriptor of the artifact: what a program is given that may read nothing else."""
+        """Open a seekable file descriptor. FileNotFoundError."""
         if self._local:
             with Path(self._path(key)).open("rb") as file:
                 yield file.fileno()
             return
-        with tempfile.TemporaryFile() as copy:
+        with tempfile.TemporaryFile() as copy:  # an object store has no descriptors
             for chunk in self.chunks(key):
                 copy.write(chunk)
             copy.flush()

@@ -1,1 +1,1 @@
-"""Decoding sources with ffmpeg into PCM parts and speech windows."""
+"""Decodes sources into PCM and windows."""

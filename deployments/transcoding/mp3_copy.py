@@ -1,4 +1,4 @@
-"""An artifact that another program writes through a pipe, while nothing waits for it."""
+"""MP3 copy: stores what ffmpeg writes to a pipe, in a background thread."""
 
 from __future__ import annotations
 
@@ -11,59 +11,58 @@ from types import TracebackType
 from deployments.storage.artifacts import CHUNK, Artifacts
 
 
-class _Unwanted(Exception):
-    """What came is not to be stored."""
+class _Discarded(Exception):
+    pass
 
 
-class Piped:
-    """Use it in an `async with`: hand `descriptor` to the program, `begin` once that runs, `keep` once all is well. The
-    artifact appears then, whole; otherwise never. The program must have ended when the `async with` does."""
+class Mp3Copy:
+    """Async context: pass `descriptor` to ffmpeg, `start`, `commit` on success. ffmpeg must exit before the context."""
 
     def __init__(self, artifacts: Artifacts, key: str) -> None:
         self._artifacts = artifacts
         self._key = key
-        self._whole: Future[bool] = Future()
+        self._complete: Future[bool] = Future()
         self._stored: Future[None] | None = None
-        self._ours, self.descriptor = os.pipe()
+        self._read_end, self.descriptor = os.pipe()
 
-    def begin(self) -> None:
-        """The program has its end of the pipe: take what it writes from now on, in a thread of its own, so that neither a
-        busy loop nor busy workers can keep the program waiting."""
+    def start(self) -> None:
+        """Start to read; ffmpeg runs and has the write end."""
         os.close(self.descriptor)
-        threads = ThreadPoolExecutor(1, "piped")
+        # A thread of its own: neither a busy event loop nor a busy thread pool may block ffmpeg.
+        threads = ThreadPoolExecutor(1, "mp3-copy")
         self._stored = threads.submit(self._store)
         threads.shutdown(wait=False)
 
-    async def keep(self) -> None:
-        """Store it: raises what the storage raised. What holds nothing is not stored."""
+    async def commit(self) -> None:
+        """Store the artifact, unless it is empty."""
         assert self._stored
-        self._whole.set_result(True)
-        with suppress(_Unwanted):
+        self._complete.set_result(True)
+        with suppress(_Discarded):
             await asyncio.wrap_future(self._stored)
 
     def _store(self) -> None:
-        with os.fdopen(self._ours, "rb", 0) as pipe:
+        with os.fdopen(self._read_end, "rb", 0) as pipe:
             try:
                 with self._artifacts.writer(self._key) as writer:
                     while data := pipe.read(CHUNK):
                         writer.write(data)
-                    if not (self._whole.result() and writer.size):
-                        raise _Unwanted
+                    if not (self._complete.result() and writer.size):
+                        raise _Discarded
             finally:
-                # Whatever went wrong with the storage: who writes must not wait for ever.
+                # Drain the pipe even if the storage failed: ffmpeg would block for ever.
                 while pipe.read(CHUNK):
                     pass
 
-    async def __aenter__(self) -> Piped:
+    async def __aenter__(self) -> Mp3Copy:
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._stored is None:
-            os.close(self._ours)
+            os.close(self._read_end)
             os.close(self.descriptor)
             return
-        if not self._whole.done():
-            self._whole.set_result(False)
+        if not self._complete.done():
+            self._complete.set_result(False)
         await asyncio.gather(asyncio.wrap_future(self._stored), return_exceptions=True)

@@ -1,4 +1,4 @@
-"""Where somebody speaks: Silero's voice activity model (v6, ONNX, shipped with faster-whisper), fed as audio arrives."""
+"""Streaming voice activity detection with Silero VAD (v6, ONNX, shipped with faster-whisper)."""
 
 from __future__ import annotations
 
@@ -13,40 +13,36 @@ from numpy.typing import NDArray
 
 from batching.types import SAMPLE_RATE, Span
 
-FRAME = 512
-"""Samples the model judges at once: 32 ms."""
-CONTEXT = 64
-"""Samples before a frame that it wants to see too."""
+FRAME = 512  # samples per probability: 32 ms
+CONTEXT = 64  # samples before a frame that are part of the model's input
 
-LOUD, MOST_GAIN, PEAK_DECAY = 0.3, 100.0, 0.997
-"""The peak that quiet audio is raised to, the most it is raised by, and what is left of a peak after a frame."""
+# Automatic gain: quiet audio is raised to a peak of LOUD, by MAX_GAIN at most; the peak decays by this factor a frame.
+LOUD, MAX_GAIN, PEAK_DECAY = 0.3, 100.0, 0.997
 
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class Sensitivity:
-    """Speech begins at a probability of `on` and ends when it stays under `off` for `pause_s`. A burst shorter than
-    `shortest_s` is none. Speech that runs on for `longest_s` is cut in a pause that is too short to end it, and only if
-    it has none where it was weakest in its last third."""
+    """Thresholds of speech detection."""
 
-    on: float = 0.5
-    off: float = 0.35
-    pause_s: float = 0.2
-    shortest_s: float = 0.1
-    longest_s: float = 27.0
+    on: float = 0.5  # probability at which speech begins
+    off: float = 0.35  # probability below which a pause begins
+    pause_s: float = 0.2  # pause that ends a span
+    shortest_s: float = 0.1  # shorter spans are dropped
+    longest_s: float = 27.0  # longer spans are cut, in a short pause if there is one
 
 
-class Judge(Protocol):
-    """Frames in, the probability of speech in each out; it may remember what it heard."""
+class VadModel(Protocol):
+    """Stateful model of speech probability."""
 
     def __call__(self, audio: Floats) -> Floats:
-        """`audio` holds n frames; returns n probabilities."""
+        """n frames of samples → n probabilities."""
         ...
 
 
-class SpeechModel:
-    """The network with its memory: frames in, a probability each out."""
+class SileroVad:
+    """Silero's recurrent network."""
 
     def __init__(self) -> None:
         options = onnxruntime.SessionOptions()
@@ -60,7 +56,6 @@ class SpeechModel:
         self._tail = np.zeros(CONTEXT, np.float32)
 
     def __call__(self, audio: Floats) -> Floats:
-        """`audio` holds n frames; returns n probabilities."""
         frames = audio.reshape(-1, FRAME)
         before = np.concatenate([self._tail[None], frames[:-1, -CONTEXT:]])
         feed = {"input": np.concatenate([before, frames], axis=1), "h": self._h, "c": self._c}
@@ -70,35 +65,35 @@ class SpeechModel:
 
 
 class SpeechDetector:
-    """A stream of samples in, spans of speech out. Spans do not depend on how the stream was cut into calls."""
+    """Samples in, spans of speech out; independent of chunk sizes."""
 
-    def __init__(self, sensitivity: Sensitivity | None = None, model: Judge | None = None) -> None:
+    def __init__(self, sensitivity: Sensitivity | None = None, model: VadModel | None = None) -> None:
         self._limits = sensitivity or Sensitivity()
-        self._model = model or SpeechModel()
+        self._model = model or SileroVad()
         self._rest = np.zeros(0, np.float32)
         self._frames = 0
-        self._start: int | None = None
-        self._quiet: int | None = None
+        self._start: int | None = None  # frame at which the open span began
+        self._quiet: int | None = None  # frame at which the current pause began
         self._probabilities: list[float] = []
         self._peak = 0.0
 
     @property
-    def heard(self) -> int:
-        """Samples that were judged, less those of a span still open."""
+    def analysed(self) -> int:
+        """Samples whose spans are final: up to the open span, if there is one."""
         return (self._frames if self._start is None else self._start) * FRAME
 
     def feed(self, audio: Floats) -> list[Span]:
-        """Listen to more samples; returns the spans that ended."""
+        """Add samples; return the spans that ended."""
         audio = np.concatenate([self._rest, audio])
         whole = len(audio) - len(audio) % FRAME
         self._rest = audio[whole:].copy()
         if not whole:
             return []
-        spans = [self._step(float(p)) for p in self._model(self._loud(audio[:whole]))]
+        spans = [self._step(float(p)) for p in self._model(self._amplify(audio[:whole]))]
         return [s for s in spans if s is not None]
 
     def finish(self) -> list[Span]:
-        """The stream ended: judge what is left, and end what is open."""
+        """End the stream; return the last spans."""
         padding = np.zeros(-len(self._rest) % FRAME, np.float32)
         total = self._frames * FRAME + len(self._rest)
         spans = self.feed(padding)
@@ -107,12 +102,12 @@ class SpeechDetector:
             spans += [last] if last else []
         return [Span(s.start, min(s.end, total)) for s in spans if s.start < total]
 
-    def _loud(self, audio: Floats) -> Floats:
-        """Raise what is quiet, frame by frame, to where the model knows speech; what is loud enough stays as it is."""
+    def _amplify(self, audio: Floats) -> Floats:
+        # The model misses quiet speech; audio that is loud enough stays as it is.
         frames = audio.reshape(-1, FRAME)
         gains = np.ones(len(frames), np.float32)
         for i, peak in enumerate(np.abs(frames).max(axis=1)):
-            self._peak = max(float(peak), self._peak * PEAK_DECAY, LOUD / MOST_GAIN)
+            self._peak = max(float(peak), self._peak * PEAK_DECAY, LOUD / MAX_GAIN)
             gains[i] = max(1.0, LOUD / self._peak)
         return np.asarray(frames * gains[:, None], np.float32).reshape(-1)
 
@@ -141,8 +136,8 @@ class SpeechDetector:
         return Span(start * FRAME, frame * FRAME)
 
     def _cut(self) -> Span:
-        """End an over-long span; the rest of it goes on as a new one. A frame that is a pause belongs to neither, so two
-        spans touch only where there was none."""
+        # Cut an over-long span at its last short pause, or where speech is weakest in its last third. A frame of pause
+        # belongs to neither span, so spans touch only where there is none.
         assert self._start is not None
         probabilities = np.array(self._probabilities)
         earliest = len(probabilities) * 2 // 3

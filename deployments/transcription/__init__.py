@@ -1,1 +1,1 @@
-"""Batched decoding of windows by a model, and the weights it is loaded from."""
+"""Decodes windows with a model."""

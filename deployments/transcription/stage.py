@@ -1,138 +1,131 @@
-"""Windows → segments. One replica of a model, its batcher, and the judgement of what it says."""
+"""Transcriber stage: windows → segments, with one loaded model and its batcher."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from batching.batcher import Batcher
-from batching.quality import Try, Verdict, judge, tries
+from batching.batcher import Batcher, Hook
+from batching.quality import Strategy, Verdict, judge, strategies
 from batching.scheduler import Scheduler
 from batching.types import SAMPLE_RATE, Segment, Window
 from batching.windows import remainder
 from deployments.errors import EngineFailed
-from deployments.messages import Begun, EngineInfo, TranscribeRequest, WindowResult
+from deployments.messages import DecodeStarted, EngineInfo, TranscribeRequest, WindowResult
 from deployments.storage.artifacts import Artifacts
 from deployments.storage.pcm import channel_prefix, read_pcm
-from deployments.transcription.engines.base import Clip, Decode, Engine, shifted
+from deployments.transcription.engines.base import Clip, Decode, Engine, shift_times
 
-SETTLE_S, SETTLE_GPU_S = 0.02, 0.002
-"""How long a window that finds the model idle waits for those that come with it: a fiftieth of what it takes."""
-HEARD_S = 0.05
-"""Enough for a word to cross to the caller."""
+LINGER_S, LINGER_GPU_S = 0.02, 0.002  # wait of an idle model for more windows: 2 % of a decode
+DELIVERY_S = 0.05  # enough for a message to reach the caller
 
 
-class Run(NamedTuple):
-    """A batch that a clip was decoded in: how full it was, and the clip's share of the seconds that it took."""
+class BatchShare(NamedTuple):
+    """Clip's part in a batch."""
 
-    fill: float
-    seconds: float
+    fill: float  # share of the batch's slots taken by all its clips, 0 to 1
+    seconds: float  # the clip's share of the decode time
 
 
 class Transcriber:
-    """Decodes windows of any job, as many together as the engine takes."""
+    """Decodes windows of any job, batched with those of others."""
 
     def __init__(self, artifacts: Artifacts, engine: Engine) -> None:
         self._artifacts = artifacts
         self._engine = engine
-        # On a GPU one more than decode at once: its batch is read and turned into features meanwhile, and is ready.
-        ahead = int(engine.info.device == "cuda")
-        self._threads = ThreadPoolExecutor(engine.workers + ahead, "engine")
-        settle = partial(asyncio.sleep, SETTLE_GPU_S if ahead else SETTLE_S)
+        # On a GPU one batch more than decode at once: its features are computed meanwhile.
+        prefetch = int(engine.info.device == "cuda")
+        self._threads = ThreadPoolExecutor(engine.workers + prefetch, "engine")
+        linger = partial(asyncio.sleep, LINGER_GPU_S if prefetch else LINGER_S)
         scheduler = Scheduler(engine.batch, engine.batch_s)
-        self._batcher: Batcher[Clip, tuple[Decode, Run]] = Batcher(self._decode, scheduler, engine.workers, ahead, settle)
+        self._batcher: Batcher[Clip, tuple[Decode, BatchShare]] = Batcher(
+            self._decode_batch, scheduler, engine.workers, prefetch, linger
+        )
 
     async def info(self) -> EngineInfo:
-        """Which model on which device."""
+        """Model and device."""
         return self._engine.info
 
-    async def counts(self) -> dict[str, int]:
-        """What the batcher has done so far."""
-        counts = self._batcher.counts
-        return {
-            "batches": counts.batches,
-            "items": counts.items,
-            "largest": counts.largest,
-            "dropped": counts.dropped,
-        }
+    async def stats(self) -> dict[str, int]:
+        """Counters of the batcher."""
+        return asdict(self._batcher.stats)
 
-    async def stream(self, request: TranscribeRequest) -> AsyncIterator[Begun | WindowResult]:
-        """`transcribe`, and before its result word that the window's turn has come."""
-        turn = asyncio.Event()
+    async def stream(self, request: TranscribeRequest) -> AsyncIterator[DecodeStarted | WindowResult]:
+        """`transcribe` with a DecodeStarted before the result."""
+        started = asyncio.Event()
 
-        async def begun() -> None:
-            turn.set()
-            if request.alone:
-                # It is on trial: the word must be out before the window can do harm.
-                await asyncio.sleep(HEARD_S)
+        async def on_start() -> None:
+            started.set()
+            if request.exclusive:
+                await asyncio.sleep(DELIVERY_S)  # the message must be out before this window can kill the process
 
-        work = asyncio.create_task(self.transcribe(request, begun))
-        waiting = asyncio.create_task(turn.wait())
+        work = asyncio.create_task(self.transcribe(request, on_start))
+        waiting = asyncio.create_task(started.wait())
         try:
             await asyncio.wait([work, waiting], return_when=asyncio.FIRST_COMPLETED)
-            if turn.is_set():
-                yield Begun()
+            if started.is_set():
+                yield DecodeStarted()
             yield await work
         finally:
             work.cancel()
             waiting.cancel()
 
-    async def transcribe(
-        self, request: TranscribeRequest, begun: Callable[[], Awaitable[None]] | None = None
-    ) -> WindowResult:
-        """Decode a window to its end: where the text stops before the speech does, the rest is decoded as well. `begun` is
-        awaited whenever its turn has come. Raises EngineFailed."""
+    async def transcribe(self, request: TranscribeRequest, on_start: Hook | None = None) -> WindowResult:
+        """Decode a window to its end; `on_start` is awaited before each decode. Raises EngineFailed."""
         window: Window | None = request.window
         segments: list[Segment] = []
-        runs: list[Run] = []
-        language, certainty = None, 0.0
+        shares: list[BatchShare] = []
+        language, probability = None, 0.0
         while window is not None:
             prefix = channel_prefix(request.pcm_prefix, window.channel)
             audio = await asyncio.to_thread(read_pcm, self._artifacts, prefix, window.start, window.end)
-            decode, verdict = await self._believable(request, audio, window, begun, runs)
+            decode, verdict = await self._decode(request, audio, window, on_start, shares)
             if language is None:
-                language, certainty = decode.language, decode.language_probability
+                language, probability = decode.language, decode.language_probability
             if not verdict.silent:
                 offset = window.start / SAMPLE_RATE
-                segments += [replace(shifted(s, offset), flags=verdict.flags) for s in decode.segments]
-            window = self._rest(window, decode)
-        device = self._engine.info.device
-        fill, decode_s = max(run.fill for run in runs), sum(run.seconds for run in runs)
+                segments += [replace(shift_times(s, offset), flags=verdict.flags) for s in decode.segments]
+            window = self._remainder(window, decode)
         return WindowResult(
-            request.window.index, tuple(segments), language, device, certainty, len(runs), fill, round(decode_s, 3)
+            index=request.window.index,
+            segments=tuple(segments),
+            language=language,
+            device=self._engine.info.device,
+            language_probability=probability,
+            decodes=len(shares),
+            fill=max(share.fill for share in shares),
+            decode_s=round(sum(share.seconds for share in shares), 3),
         )
 
     @staticmethod
-    def _rest(window: Window, decode: Decode) -> Window | None:
-        """What the decode left of the window; nothing where it made no headway."""
-        if decode.ends_at is None or decode.ends_at < 1.0:
+    def _remainder(window: Window, decode: Decode) -> Window | None:
+        if decode.ends_at is None or decode.ends_at < 1.0:  # the end of the window, or no progress
             return None
         return remainder(window, window.start + _samples(decode.ends_at))
 
-    async def _believable(
+    async def _decode(
         self,
         request: TranscribeRequest,
         audio: NDArray[np.float32],
         window: Window,
-        begun: Callable[[], Awaitable[None]] | None,
-        runs: list[Run],
+        on_start: Hook | None,
+        shares: list[BatchShare],
     ) -> tuple[Decode, Verdict]:
-        """Decode, and while the result is doubtful decode again with more care; the likeliest counts. `runs` gets
-        what each decode cost."""
+        """Decode with fallbacks while the result is doubtful; the best one counts."""
         best: tuple[Decode, Verdict] | None = None
-        for how in tries(request.options.temperature):
-            if best and best[0].whole and how == Try(request.options.temperature, whole=True):
-                continue  # that is how it was decoded
-            decode, run = await self._submit(request, Clip(audio, request.options, how), begun)
-            runs.append(run)
+        for strategy in strategies(request.options.temperature):
+            if best and best[0].full_context and strategy == Strategy(request.options.temperature, full_context=True):
+                continue  # the first decode had the full context already
+            decode, share = await self._submit(request, Clip(audio, request.options, strategy), on_start)
+            shares.append(share)
             verdict = judge(
                 decode.text,
                 log_probability=decode.log_probability,
@@ -145,33 +138,31 @@ class Transcriber:
             )
             if best is None or _rank(decode, verdict) > _rank(*best):
                 best = decode, verdict
-            if not verdict.doubtful or (decode.whole and verdict.only_sparse):
+            if not verdict.doubtful or (decode.full_context and verdict.only_sparse):
                 break
         assert best is not None
         return best
 
-    async def _submit(
-        self, request: TranscribeRequest, clip: Clip, begun: Callable[[], Awaitable[None]] | None
-    ) -> tuple[Decode, Run]:
+    async def _submit(self, request: TranscribeRequest, clip: Clip, on_start: Hook | None) -> tuple[Decode, BatchShare]:
         try:
             return await self._batcher.submit(
                 clip,
                 job=request.job,
                 tenant=request.tenant,
-                seconds=len(clip.audio) / SAMPLE_RATE,
+                cost=len(clip.audio) / SAMPLE_RATE,
                 urgency=request.urgency,
                 kind=self._engine.kind(clip),
-                alone=request.alone,
-                begun=begun,
+                exclusive=request.exclusive,
+                on_start=on_start,
             )
         except Exception as error:
             raise EngineFailed(f"The model could not decode a part of the audio ({type(error).__name__}).") from error
 
-    async def _decode(self, clips: Sequence[Clip]) -> Sequence[tuple[Decode, Run]]:
+    async def _decode_batch(self, clips: Sequence[Clip]) -> Sequence[tuple[Decode, BatchShare]]:
         began = time.monotonic()
         decodes = await asyncio.get_running_loop().run_in_executor(self._threads, self._engine.decode, clips)
-        run = Run(len(clips) / self._engine.batch, (time.monotonic() - began) / len(clips))
-        return [(decode, run) for decode in decodes]
+        share = BatchShare(len(clips) / self._engine.batch, (time.monotonic() - began) / len(clips))
+        return [(decode, share) for decode in decodes]
 
 
 def _samples(seconds: float) -> int:

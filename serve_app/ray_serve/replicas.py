@@ -16,8 +16,9 @@ from ray.serve.context import _get_serve_request_context
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
+from deployments.ingestion.allow_list import AllowList
 from deployments.ingestion.buckets import Buckets
-from deployments.ingestion.safe_http import Allowed, SafeHttp
+from deployments.ingestion.safe_http import SafeHttp
 from deployments.ingestion.stage import Ingestion
 from deployments.messages import EngineInfo
 from deployments.storage.artifacts import Artifacts
@@ -107,7 +108,7 @@ class IngressReplica:
             artifacts,
             models,
             limits=limits,
-            allowed=Allowed.parse(settings.fetch_allow),
+            allowed=AllowList.parse(settings.fetch_allow),
             aliases=settings.model_aliases,
             result_ttl_s=settings.result_ttl_s,
             queue_limit=settings.tenant_queued_jobs,
@@ -176,7 +177,7 @@ class RunnerReplica:
         sweeper = Sweeper(store, artifacts, period_s=settings.lease_s / 6, stream_grace_s=settings.stream_grace_s)
         stages = ServeStages(ingestion, transcoder, transcribers)
         self._runner = Runner(f"runner-{uuid4().hex[:8]}", store, stages, artifacts, sweeper, self._limits)
-        http = SafeHttp(Allowed.parse(settings.fetch_allow))
+        http = SafeHttp(AllowList.parse(settings.fetch_allow))
         renders = {dialect.name: dialect.render for dialect in DIALECTS if dialect.render}
         webhooks = WebhookSender(Outbox(redis), store, Results(artifacts), http, renders, settings.webhook_retries_s)
         self._starting = asyncio.get_running_loop().create_task(self._runner.start())
@@ -212,7 +213,7 @@ class IngestionReplica(Ingestion):
 
     def __init__(self, settings: Settings) -> None:
         prepare_replica(settings)
-        allowed = Allowed.parse(settings.fetch_allow)
+        allowed = AllowList.parse(settings.fetch_allow)
         super().__init__(Artifacts(settings.storage), SafeHttp(allowed), Buckets(allowed))
 
 

@@ -10,8 +10,15 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from deployments.errors import ModelUnavailable, StageAway, StageDied, StageLost, WorkError
-from deployments.messages import FetchRequest, Planned, StoredSource, TranscodeRequest, TranscribeRequest, WindowResult
+from deployments.errors import ModelUnavailable, StageDied, StageLost, StageUnavailable, WorkError
+from deployments.messages import (
+    FetchRequest,
+    StoredSource,
+    TranscodeProgress,
+    TranscodeRequest,
+    TranscribeRequest,
+    WindowResult,
+)
 
 
 class ServeStages:
@@ -29,7 +36,7 @@ class ServeStages:
         answer: StoredSource = await _answer(self._ingestion.fetch.remote(request))
         return answer
 
-    async def windows(self, request: TranscodeRequest) -> AsyncGenerator[Planned, None]:
+    async def windows(self, request: TranscodeRequest) -> AsyncGenerator[TranscodeProgress, None]:
         """See Transcoder.windows."""
         plans: Any = self._transcoder.windows.remote(request)
         try:
@@ -82,4 +89,4 @@ def _as_work_error(error: Exception) -> Exception:
         return cause if isinstance(cause, WorkError) else error
     if isinstance(error, RayActorError):
         return StageLost("A worker was lost while it had a part of this job, more than once: try it again.")
-    return StageAway("A part of the service cannot be reached right now: try it again.")
+    return StageUnavailable("A part of the service cannot be reached right now: try it again.")

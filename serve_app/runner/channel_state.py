@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import orjson
 
-from batching.language_vote import SURE, Vote
+from batching.language_vote import CERTAIN, LanguageVote
 from deployments.messages import WindowResult
 from serve_app.jobs.event_stream import segments_of
 from serve_app.models.job import Job
@@ -22,7 +22,7 @@ class Timeline:
     interpreter."""
 
     end_s: float
-    vote: Vote
+    vote: LanguageVote
     hearing: list[DecodeTask] = field(default_factory=list)
 
     def note(self, task: DecodeTask) -> None:
@@ -68,7 +68,7 @@ class Timelines:
         return max((line.end_s for line in self._lines.values()), default=0.0)
 
     def _new(self, end_s: float = 0.0, language: str | None = None) -> Timeline:
-        return Timeline(end_s, Vote(self._job.spec.language or language, end_s, self._behind))
+        return Timeline(end_s, LanguageVote(self._job.spec.language or language, end_s, self._behind))
 
 
 DecodeTask = asyncio.Task[WindowResult]
@@ -83,10 +83,10 @@ async def heard(hear: Hear, likely: str | None, earlier: Sequence[DecodeTask]) -
     yet what language is likely, it is not waited for, and one in doubt asks them afterwards. So the text does not depend on
     the pace, and no recording waits for its first window."""
     result = await hear(likely)
-    if likely or result.certainty >= SURE or not (first := await first_language(earlier)):
+    if likely or result.language_probability >= CERTAIN or not (first := await first_language(earlier)):
         return result
     # What was heard by chance is what would have been assumed.
-    return replace(result, certainty=0.0) if first == result.language else await hear(first)
+    return replace(result, language_probability=0.0) if first == result.language else await hear(first)
 
 
 async def first_language(earlier: Sequence[DecodeTask]) -> str | None:

@@ -12,12 +12,12 @@ from typing import Protocol
 from batching.stitch import stitch
 from batching.types import SAMPLE_RATE, Segment, Window
 from batching.windows import WindowLimits
-from deployments.errors import Deadly, StageDied, StageLost
+from deployments.errors import PoisonPill, StageDied, StageLost
 from deployments.messages import (
     DecodeOptions,
     FetchRequest,
-    Planned,
     StoredSource,
+    TranscodeProgress,
     TranscodeRequest,
     TranscribeRequest,
     WindowResult,
@@ -42,7 +42,7 @@ class Stages(Protocol):
         """Store a source."""
         ...
 
-    def windows(self, request: TranscodeRequest) -> AsyncGenerator[Planned, None]:
+    def windows(self, request: TranscodeRequest) -> AsyncGenerator[TranscodeProgress, None]:
         """Decode it and plan its windows."""
         ...
 
@@ -110,7 +110,7 @@ class Pipeline:
         finally:
             self._queue.put_nowait(None)
 
-    async def _note(self, planned: Planned) -> None:
+    async def _note(self, planned: TranscodeProgress) -> None:
         """Tell of the recording what is known of it by now: each of its facts once."""
         if self._declared_s is None and planned.declared_s is not None:
             self._declared_s = planned.declared_s
@@ -163,10 +163,12 @@ class Pipeline:
                 lost += 1
                 died += isinstance(error, StageDied)
                 if died == MOST_DEATHS:
-                    raise Deadly("A part of the audio ended every worker that decoded it: the job was given up.") from error
+                    raise PoisonPill(
+                        "A part of the audio ended every worker that decoded it: the job was given up."
+                    ) from error
                 if lost == MOST_LOST:
                     raise
-            request = replace(request, alone=died > 0 or lost > 1)
+            request = replace(request, exclusive=died > 0 or lost > 1)
             await asyncio.sleep(random.uniform(0.5, 1.0) * 2 ** min(lost, 4))
 
     async def _commit(self, window: Window, result: WindowResult) -> None:
@@ -181,7 +183,7 @@ class Pipeline:
         )
         segments = [self._placed(segment, window, result, len(segments)) for segment in segments]
         if result.segments and result.language:
-            line.vote.count(window.index, result.language, window.speech_s * result.certainty)
+            line.vote.count(window.index, result.language, window.speech_s * result.language_probability)
         line.end_s = segments[-1].end if segments else line.end_s
         # Of channels that are kept apart the next window may end before this one.
         self._done_s = max(self._done_s, window.end * 1000 // SAMPLE_RATE / 1000)
@@ -209,7 +211,7 @@ class Pipeline:
             channel=window.channel,
             words=segment.words if self._job.spec.word_timestamps else None,
             seek=round(window.start / SAMPLE_RATE, 3),
-            language_probability=round(result.certainty, 4),
+            language_probability=round(result.language_probability, 4),
             decode_s=round(result.decode_s / beside, 3),
         )
 

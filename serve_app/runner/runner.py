@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from deployments.errors import (
-    Deadly,
     EngineFailed,
     ModelUnavailable,
+    PoisonPill,
     SourceNotFound,
-    StageAway,
     StageDied,
     StageLost,
+    StageUnavailable,
     WorkError,
 )
 from deployments.messages import FetchRequest
@@ -269,7 +269,7 @@ class Runner:
 
 def _is_the_models(error: BaseException, *, last: bool) -> bool:
     """Whether another model may do what this one did not. One that cannot be had at the moment gets its attempts first."""
-    return isinstance(error, EngineFailed | ModelUnavailable | Deadly) or (last and isinstance(error, StageAway))
+    return isinstance(error, EngineFailed | ModelUnavailable | PoisonPill) or (last and isinstance(error, StageUnavailable))
 
 
 def _cost(error: BaseException) -> AttemptCost:

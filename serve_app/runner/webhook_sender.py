@@ -18,7 +18,7 @@ from contextlib import suppress
 from email.utils import parsedate_to_datetime
 
 from deployments.errors import WorkError
-from deployments.ingestion.safe_http import Reply, SafeHttp
+from deployments.ingestion.safe_http import HttpReply, SafeHttp
 from serve_app.errors import StoreUnavailable
 from serve_app.jobs.results import Results
 from serve_app.jobs.webhook_payload import PayloadRenderer
@@ -147,7 +147,7 @@ def sign(secret: str, delivery_id: str, at: int, body: bytes) -> str:
     return "v1," + base64.b64encode(digest).decode()
 
 
-def retry_after(reply: Reply) -> float:
+def retry_after(reply: HttpReply) -> float:
     """Seconds that a Retry-After asks for, given as such or as a date; 0 without one."""
     told = (reply.retry_after or "").strip()
     if told.isdecimal():

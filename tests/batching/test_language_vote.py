@@ -1,33 +1,33 @@
-"""The vote of windows on a recording's language."""
+"""Vote of windows on a recording's language."""
 
 from __future__ import annotations
 
-from batching.language_vote import Vote
+from batching.language_vote import LanguageVote
 
 
-def test_nothing_is_likely_before_anything_was_heard() -> None:
-    assert Vote(None, 0.0, behind=2).likely(0) is None
+def test_no_language_is_likely_before_the_first_detection() -> None:
+    assert LanguageVote(None, 0.0, lag=2).likely(0) is None
 
 
-def test_the_first_language_heard_holds_until_votes_count() -> None:
-    vote = Vote(None, 0.0, behind=2)
+def test_the_first_detected_language_holds_until_votes_count() -> None:
+    vote = LanguageVote(None, 0.0, lag=2)
     vote.first = "en"
     vote.count(0, "en", 1.0)
     vote.count(1, "de", 25.0)
     assert [vote.likely(index) for index in (1, 2, 3)] == ["en", "en", "de"]
 
 
-def test_a_window_goes_by_those_well_behind_it_however_many_are_in() -> None:
-    hasty, slow = Vote("en", 0.0, behind=3), Vote("en", 0.0, behind=3)
+def test_recent_votes_do_not_count_whether_they_are_in_or_not() -> None:
+    fast, slow = LanguageVote("en", 0.0, lag=3), LanguageVote("en", 0.0, lag=3)
     votes = [(0, "en", 5.0), (1, "de", 20.0), (2, "de", 20.0), (3, "fr", 90.0)]
-    for each in votes:
-        hasty.count(*each)
+    for index, language, weight in votes:
+        fast.count(index, language, weight)
     slow.count(*votes[0])
-    assert hasty.likely(3) == slow.likely(3) == "en"
+    assert fast.likely(3) == slow.likely(3) == "en"
 
 
-def test_the_heavier_vote_wins_and_an_assumed_language_has_none() -> None:
-    vote = Vote("en", 0.0, behind=1)
+def test_the_heavier_vote_wins_and_a_weight_of_zero_has_none() -> None:
+    vote = LanguageVote("en", 0.0, lag=1)
     vote.count(0, "de", 0.0)
     assert vote.likely(1) == "en"
     vote.count(1, "de", 3.0)
@@ -35,7 +35,7 @@ def test_the_heavier_vote_wins_and_an_assumed_language_has_none() -> None:
     assert vote.likely(3) == "de"
 
 
-def test_a_job_that_goes_on_keeps_what_it_knew() -> None:
-    vote = Vote("de", 600.0, behind=1)
+def test_a_resumed_job_keeps_its_language() -> None:
+    vote = LanguageVote("de", 600.0, lag=1)
     vote.count(20, "en", 28.0)
     assert vote.likely(21) == "de"

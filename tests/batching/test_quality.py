@@ -1,4 +1,4 @@
-"""Is a decode to be believed, and what to try next."""
+"""Verdicts on decodes, and the fallbacks of doubtful ones."""
 
 from __future__ import annotations
 
@@ -6,7 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batching.quality import BEAM, LADDER, Thresholds, Try, Verdict, compression_ratio, judge, loops, tries, worth_a_search
+from batching.quality import (
+    BEAM_SIZE,
+    FALLBACK_TEMPERATURES,
+    Strategy,
+    Thresholds,
+    Verdict,
+    compression_ratio,
+    has_loop,
+    judge,
+    needs_beam_search,
+    strategies,
+)
 
 PROSE = "Mister Quilter is the apostle of the middle classes, and we are glad to welcome his gospel."
 LOOP = "Thank you for watching. " * 12
@@ -21,7 +32,7 @@ def verdict(
     seconds: float = 6.0,
     thresholds: Thresholds | None = None,
 ) -> Verdict:
-    """The verdict on a good decode, but for what the test says."""
+    """Verdict on a good decode, but for the arguments of the test."""
     return judge(
         text,
         log_probability=log_probability,
@@ -32,7 +43,7 @@ def verdict(
     )
 
 
-def test_a_good_decode_is_believed() -> None:
+def test_a_good_decode_is_not_doubtful() -> None:
     assert verdict() == Verdict((), silent=False)
     assert not verdict().doubtful
 
@@ -48,7 +59,7 @@ def test_a_guess_is_doubtful() -> None:
 
 
 @pytest.mark.parametrize(("tokens", "seconds", "flags"), [(160, 10.0, ()), (161, 10.0, ("too_many_tokens",))])
-def test_more_tokens_than_anybody_can_say_are_doubtful(tokens: int, seconds: float, flags: tuple[str, ...]) -> None:
+def test_more_tokens_than_anybody_can_speak_are_doubtful(tokens: int, seconds: float, flags: tuple[str, ...]) -> None:
     assert verdict(tokens=tokens, seconds=seconds).flags == flags
 
 
@@ -57,11 +68,11 @@ def test_a_short_window_may_hold_a_few_tokens_more(tokens: int, flags: tuple[str
     assert verdict(tokens=tokens, seconds=0.5).flags == flags
 
 
-def test_every_doubt_is_named() -> None:
+def test_every_doubt_has_a_flag() -> None:
     assert set(verdict(LOOP, log_probability=-2, tokens=500).flags) == {"repetitive", "low_probability", "too_many_tokens"}
 
 
-def test_what_lies_on_a_bound_is_believed() -> None:
+def test_a_value_on_its_bound_is_not_doubtful() -> None:
     exact = Thresholds(compression=compression_ratio(PROSE), log_probability=-0.5, tokens_per_s=10)
     assert verdict(PROSE, log_probability=-0.5, tokens=60, seconds=6, thresholds=exact).flags == ()
 
@@ -72,14 +83,14 @@ def test_thresholds_can_be_set() -> None:
     assert not verdict(no_speech=0.8, thresholds=strict).silent
 
 
-def test_a_guess_over_silence_is_dropped_and_not_tried_again() -> None:
+def test_a_guess_over_silence_is_dropped_without_a_fallback() -> None:
     silence = verdict(log_probability=-1.5, no_speech=0.61)
     assert silence.silent
     assert not silence.doubtful
 
 
 @pytest.mark.parametrize(("log_probability", "no_speech"), [(-0.3, 0.99), (-1.5, 0.6), (-1.0, 0.99)])
-def test_neither_a_sure_text_nor_a_guess_over_speech_is_silence(log_probability: float, no_speech: float) -> None:
+def test_neither_a_confident_text_nor_a_guess_over_speech_is_silence(log_probability: float, no_speech: float) -> None:
     assert not verdict(log_probability=log_probability, no_speech=no_speech).silent
 
 
@@ -98,16 +109,16 @@ def test_an_empty_text_does_not_repeat_itself() -> None:
         "哈哈哈哈哈哈哈哈哈",
     ],
 )
-def test_a_phrase_said_over_and_over_is_a_loop(text: str) -> None:
-    assert loops(text)
+def test_a_phrase_repeated_over_and_over_is_a_loop(text: str) -> None:
+    assert has_loop(text)
     assert verdict(text).flags == ("repetitive",)
 
 
 @pytest.mark.parametrize(
     "text", ["", "no", "no " * 7, "very very good", "I know. I know. I know.", PROSE, PROSE * 2, "是的，我知道，谢谢。"]
 )
-def test_what_people_say_twice_or_thrice_is_none(text: str) -> None:
-    assert not loops(text)
+def test_a_phrase_repeated_two_or_three_times_is_no_loop(text: str) -> None:
+    assert not has_loop(text)
 
 
 @pytest.mark.parametrize(
@@ -117,15 +128,15 @@ def test_what_people_say_twice_or_thrice_is_none(text: str) -> None:
 def test_a_text_that_is_much_shorter_than_its_speech_is_doubtful(
     text: str, tokens: int, speech_s: float, flags: tuple[str, ...]
 ) -> None:
-    found = judge(text, log_probability=-0.3, no_speech=0.0, tokens=tokens, seconds=10.0, speech_s=speech_s)
-    assert found.flags == flags
-    assert found.only_sparse == bool(flags)
+    verdict = judge(text, log_probability=-0.3, no_speech=0.0, tokens=tokens, seconds=10.0, speech_s=speech_s)
+    assert verdict.flags == flags
+    assert verdict.only_sparse == bool(flags)
 
 
-def test_what_was_cut_off_is_doubtful() -> None:
-    found = judge(PROSE, log_probability=-0.3, no_speech=0.0, tokens=40, seconds=6.0, capped=True)
-    assert found.flags == ("cut_off",)
-    assert found.doubtful
+def test_a_text_at_its_token_limit_is_doubtful() -> None:
+    verdict = judge(PROSE, log_probability=-0.3, no_speech=0.0, tokens=40, seconds=6.0, capped=True)
+    assert verdict.flags == ("cut_off",)
+    assert verdict.doubtful
 
 
 @pytest.mark.parametrize(
@@ -137,32 +148,32 @@ def test_what_was_cut_off_is_doubtful() -> None:
         (-0.2, 0.0, "fr", 19.0, False),
         (-0.3, 0.0, "fr", 19.1, False),
         (-0.31, 0.0, "fr", 28.0, True),
-        # Over silence a beam would find likelier words, which nobody said.
+        # Over silence, beam search makes hallucinations look confident.
         (-1.5, 0.61, "en", 5.0, False),
         (-1.5, 0.6, "fr", 5.0, True),
     ],
 )
-def test_what_is_unlikely_is_worth_a_search(
+def test_an_unlikely_text_needs_a_beam_search(
     log_probability: float, no_speech: float, language: str, seconds: float, worth: bool
 ) -> None:
-    assert worth_a_search(log_probability, no_speech, language, seconds) is worth
+    assert needs_beam_search(log_probability, no_speech, language, seconds) is worth
 
 
 @pytest.mark.parametrize(("below", "worth"), [(-0.5, False), (-0.4, False), (-0.3, True), (0.0, True)])
-def test_what_is_worth_a_search_can_be_said(below: float, worth: bool) -> None:
-    assert worth_a_search(-0.4, 0.0, "en", 5.0, below) is worth
-    assert not worth_a_search(-0.4, 0.9, "en", 5.0, below)
+def test_the_bound_of_beam_search_can_be_set(below: float, worth: bool) -> None:
+    assert needs_beam_search(-0.4, 0.0, "en", 5.0, below) is worth
+    assert not needs_beam_search(-0.4, 0.9, "en", 5.0, below)
 
 
 @pytest.mark.parametrize(("detected_s", "silent"), [(0.9, True), (1.0, False)])
-def test_a_guess_about_a_blip_of_speech_was_no_speech(detected_s: float, silent: bool) -> None:
-    def found(log_probability: float) -> Verdict:
+def test_a_guess_over_a_blip_of_speech_is_silence(detected_s: float, silent: bool) -> None:
+    def blip(log_probability: float) -> Verdict:
         return judge(
             "So", log_probability=log_probability, no_speech=0.1, tokens=1, seconds=2.0, detected_s=detected_s, speech_s=0.5
         )
 
-    assert found(-1.1).silent is silent
-    assert not found(-0.9).silent
+    assert blip(-1.1).silent is silent
+    assert not blip(-0.9).silent
 
 
 def test_prose_compresses_less_than_a_loop() -> None:
@@ -173,15 +184,15 @@ def test_compression_is_measured_in_bytes() -> None:
     assert compression_ratio("да" * 40) > compression_ratio("da" * 40)
 
 
-def test_what_is_doubtful_is_tried_with_all_context_then_hotter_then_with_a_beam() -> None:
-    found = list(tries())
-    assert found[:2] == [Try(), Try(whole=True)]
-    assert [each.temperature for each in found[2:-1]] == list(LADDER)
-    assert found[-1] == Try(beam=BEAM, whole=True)
+def test_fallbacks_are_full_context_then_higher_temperatures_then_beam_search() -> None:
+    tried = list(strategies())
+    assert tried[:2] == [Strategy(), Strategy(full_context=True)]
+    assert [strategy.temperature for strategy in tried[2:-1]] == list(FALLBACK_TEMPERATURES)
+    assert tried[-1] == Strategy(beam_size=BEAM_SIZE, full_context=True)
 
 
 @given(st.floats(0, 1))
-def test_a_hot_start_is_only_made_hotter(asked: float) -> None:
-    found = list(tries(asked))
-    assert [each.temperature for each in found[:2]] == [asked, asked]
-    assert all(each.temperature > asked for each in found[2:-1])
+def test_temperatures_only_rise_from_the_requested_one(temperature: float) -> None:
+    tried = list(strategies(temperature))
+    assert [strategy.temperature for strategy in tried[:2]] == [temperature, temperature]
+    assert all(strategy.temperature > temperature for strategy in tried[2:-1])

@@ -1,4 +1,4 @@
-"""Which windows next: nothing lost, within limits, fair."""
+"""The scheduler: nothing lost, within limits, fair."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from batching.scheduler import Scheduler, Ticket
 
 calm = settings(deadline=None)
 
-MAX_ITEMS, MAX_SECONDS = 4, 60
+MAX_ITEMS, MAX_COST = 4, 60
 
 
 class Conservation(RuleBasedStateMachine):
-    """Tickets come, go and are forgotten in any order; a plain list knows who waits."""
+    """Tickets are added, discarded and served in any order; the model is a plain list."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.scheduler = Scheduler(MAX_ITEMS, MAX_SECONDS)
+        self.scheduler = Scheduler(MAX_ITEMS, MAX_COST)
         self.waiting: list[Ticket] = []
         self.gone: list[Ticket] = []
         self.numbers = count()
 
     @rule(
         name=st.sampled_from(["a1", "a2", "b1", "c1"]),
-        seconds=st.integers(1, 40),
+        cost=st.integers(1, 40),
         urgency=st.integers(0, 2),
         kind=st.sampled_from([None, "warm"]),
     )
-    def add(self, name: str, seconds: int, urgency: int, kind: str | None) -> None:
-        ticket = Ticket(next(self.numbers), name, name[0], seconds, urgency, kind)
+    def add(self, name: str, cost: int, urgency: int, kind: str | None) -> None:
+        ticket = Ticket(next(self.numbers), name, name[0], cost, urgency, kind)
         self.scheduler.add(ticket)
         self.waiting.append(ticket)
 
@@ -56,19 +56,19 @@ class Conservation(RuleBasedStateMachine):
         batch = self.scheduler.next_batch(limit)
         assert bool(batch) == bool(self.waiting)
         assert len(batch) <= min(MAX_ITEMS, limit or MAX_ITEMS)
-        assert len(batch) < 2 or sum(ticket.seconds for ticket in batch) <= MAX_SECONDS
+        assert len(batch) < 2 or sum(ticket.cost for ticket in batch) <= MAX_COST
         assert len({ticket.kind for ticket in batch}) <= 1
         if batch:
             assert batch[0].urgency == min(ticket.urgency for ticket in self.waiting)
         for ticket in batch:
-            line = [t for t in self.waiting if (t.job, t.urgency) == (ticket.job, ticket.urgency)]
-            assert ticket == next(t for t in line if t.kind == ticket.kind)
-            assert ticket is not batch[0] or ticket == line[0]
+            queue = [t for t in self.waiting if (t.job, t.urgency) == (ticket.job, ticket.urgency)]
+            assert ticket == next(t for t in queue if t.kind == ticket.kind)
+            assert ticket is not batch[0] or ticket == queue[0]
             self.waiting.remove(ticket)
         self.gone += batch
 
     @invariant()
-    def its_length_is_who_waits(self) -> None:
+    def its_length_counts_the_waiting_tickets(self) -> None:
         assert len(self.scheduler) == len(self.waiting)
 
     def teardown(self) -> None:
@@ -81,21 +81,21 @@ TestConservation = Conservation.TestCase
 TestConservation.settings = settings(deadline=None, max_examples=60, stateful_step_count=30)
 
 
-def tickets(*seconds: float, job: str = "job", tenant: str = "tenant", urgency: int = 0, kind: str = "") -> list[Ticket]:
+def tickets(*costs: float, job: str = "job", tenant: str = "tenant", urgency: int = 0, kind: str = "") -> list[Ticket]:
     """Tickets of a job, numbered from 0."""
-    return [Ticket(number, job, tenant, cost, urgency, kind) for number, cost in enumerate(seconds)]
+    return [Ticket(number, job, tenant, cost, urgency, kind) for number, cost in enumerate(costs)]
 
 
-def scheduler_with(*tickets: Ticket, max_items: int = 4, max_seconds: float = 60) -> Scheduler:
-    """A scheduler in which these tickets wait."""
-    scheduler = Scheduler(max_items, max_seconds)
+def scheduler_with(*tickets: Ticket, max_items: int = 4, max_cost: float = 60) -> Scheduler:
+    """A scheduler with these tickets."""
+    scheduler = Scheduler(max_items, max_cost)
     for ticket in tickets:
         scheduler.add(ticket)
     return scheduler
 
 
 def drain(scheduler: Scheduler) -> list[Ticket]:
-    """All that waits, in the order it is served."""
+    """All tickets, in the order of service."""
     order: list[Ticket] = []
     while batch := scheduler.next_batch():
         order += batch
@@ -106,27 +106,27 @@ def test_an_empty_scheduler_gives_an_empty_batch() -> None:
     assert Scheduler(4, 60).next_batch() == []
 
 
-def test_a_batch_takes_all_that_fits() -> None:
-    line = tickets(1, 2, 3, 4, 5)
-    assert scheduler_with(*line).next_batch() == line[:4]
+def test_a_batch_takes_all_tickets_that_fit() -> None:
+    queue = tickets(1, 2, 3, 4, 5)
+    assert scheduler_with(*queue).next_batch() == queue[:4]
 
 
 def test_a_batch_is_no_larger_than_its_caller_allows() -> None:
-    line = tickets(1, 2, 3, 4, 5)
-    assert scheduler_with(*line).next_batch(2) == line[:2]
+    queue = tickets(1, 2, 3, 4, 5)
+    assert scheduler_with(*queue).next_batch(2) == queue[:2]
 
 
 def test_a_callers_limit_does_not_raise_the_schedulers() -> None:
     assert len(scheduler_with(*tickets(1, 1, 1), max_items=2).next_batch(9)) == 2
 
 
-def test_a_batch_holds_no_more_seconds_than_allowed() -> None:
+def test_a_batch_costs_no_more_than_allowed() -> None:
     scheduler = scheduler_with(*tickets(30, 30, 1))
     assert [len(scheduler.next_batch()), len(scheduler.next_batch())] == [2, 1]
 
 
-def test_a_ticket_that_is_too_long_for_a_batch_goes_alone() -> None:
-    assert [ticket.seconds for ticket in scheduler_with(*tickets(100, 1)).next_batch()] == [100]
+def test_a_ticket_that_costs_more_than_a_batch_may_is_a_batch() -> None:
+    assert [ticket.cost for ticket in scheduler_with(*tickets(100, 1)).next_batch()] == [100]
 
 
 def test_only_one_kind_shares_a_batch() -> None:
@@ -135,19 +135,19 @@ def test_only_one_kind_shares_a_batch() -> None:
     assert [scheduler.next_batch(), scheduler.next_batch()] == [cold, warm]
 
 
-def test_tickets_of_a_kind_share_a_batch_over_the_head_of_others_in_their_job() -> None:
+def test_tickets_of_a_kind_overtake_other_kinds_of_their_job_to_share_a_batch() -> None:
     first, other, last = (Ticket(i, "job", "tenant", 1, kind=kind) for i, kind in enumerate("aba"))
     scheduler = scheduler_with(first, other, last)
     assert [scheduler.next_batch() for _ in range(2)] == [[first, last], [other]]
 
 
-def test_the_oldest_of_a_job_is_next_whatever_its_kind() -> None:
-    line = [Ticket(i, "job", "tenant", 1, kind=kind) for i, kind in enumerate("abaab")]
-    scheduler = scheduler_with(*line, max_items=2)
+def test_the_oldest_ticket_of_a_job_is_next_whatever_its_kind() -> None:
+    queue = [Ticket(i, "job", "tenant", 1, kind=kind) for i, kind in enumerate("abaab")]
+    scheduler = scheduler_with(*queue, max_items=2)
     assert [[t.number for t in scheduler.next_batch()] for _ in range(3)] == [[0, 2], [1, 4], [3]]
 
 
-def test_urgent_goes_first_and_the_rest_fills_the_batch() -> None:
+def test_an_urgent_ticket_goes_first_and_others_fill_the_batch() -> None:
     (later,), (urgent,) = tickets(1, urgency=1), tickets(1, job="urgent")
     assert scheduler_with(later, urgent).next_batch() == [urgent, later]
 
@@ -159,13 +159,13 @@ def test_a_discarded_ticket_is_never_served() -> None:
     assert drain(scheduler) == [first, third]
 
 
-def test_discarding_what_does_not_wait_changes_nothing() -> None:
+def test_discarding_a_ticket_that_does_not_wait_changes_nothing() -> None:
     first, second = tickets(1, 1)
     scheduler = scheduler_with(first, second)
     scheduler.next_batch(1)
     scheduler.discard(first)
-    (stranger,) = tickets(1, job="stranger")
-    scheduler.discard(stranger)
+    (unknown,) = tickets(1, job="unknown")
+    scheduler.discard(unknown)
     assert drain(scheduler) == [second]
 
 
@@ -177,17 +177,17 @@ def by_job(ticket: Ticket) -> str:
     return ticket.job
 
 
-def lead_while_both_wait(order: Sequence[Ticket], who: Callable[[Ticket], str]) -> float:
-    """The most seconds that one of two got ahead of the other while both still had something waiting."""
-    names = sorted({who(ticket) for ticket in order})
-    left = {name: sum(who(ticket) == name for ticket in order) for name in names}
+def lead_while_both_wait(order: Sequence[Ticket], key: Callable[[Ticket], str]) -> float:
+    """The largest lead in cost of one queue over the other while both had waiting tickets."""
+    names = sorted({key(ticket) for ticket in order})
+    left = {name: sum(key(ticket) == name for ticket in order) for name in names}
     served = dict.fromkeys(names, 0.0)
     lead = 0.0
     for ticket in order:
         if not all(left.values()):
             break
-        left[who(ticket)] -= 1
-        served[who(ticket)] += ticket.seconds
+        left[key(ticket)] -= 1
+        served[key(ticket)] += ticket.cost
         lead = max(lead, abs(served[names[0]] - served[names[1]]))
     return lead
 
@@ -197,18 +197,18 @@ COSTS = st.lists(st.integers(1, 30), min_size=1, max_size=30)
 
 @calm
 @given(COSTS, COSTS, st.integers(1, 5))
-def test_no_tenant_gets_further_ahead_than_one_ticket(one: list[int], other: list[int], max_items: int) -> None:
-    line = [*tickets(*one, tenant="one"), *tickets(*other, tenant="other")]
-    order = drain(scheduler_with(*line, max_items=max_items))
-    assert lead_while_both_wait(order, by_tenant) <= max(*one, *other)
+def test_no_tenant_gets_further_ahead_than_one_ticket(first: list[int], second: list[int], max_items: int) -> None:
+    queue = [*tickets(*first, tenant="first"), *tickets(*second, tenant="second")]
+    order = drain(scheduler_with(*queue, max_items=max_items))
+    assert lead_while_both_wait(order, by_tenant) <= max(*first, *second)
 
 
 @calm
 @given(COSTS, COSTS, st.integers(1, 5))
-def test_no_job_of_a_tenant_gets_further_ahead_than_one_ticket(one: list[int], other: list[int], max_items: int) -> None:
-    line = [*tickets(*one, job="one"), *tickets(*other, job="other")]
-    order = drain(scheduler_with(*line, max_items=max_items))
-    assert lead_while_both_wait(order, by_job) <= max(*one, *other)
+def test_no_job_of_a_tenant_gets_further_ahead_than_one_ticket(first: list[int], second: list[int], max_items: int) -> None:
+    queue = [*tickets(*first, job="first"), *tickets(*second, job="second")]
+    order = drain(scheduler_with(*queue, max_items=max_items))
+    assert lead_while_both_wait(order, by_job) <= max(*first, *second)
 
 
 def test_a_thousand_tickets_of_one_tenant_do_not_hold_up_the_few_of_another() -> None:
@@ -218,20 +218,20 @@ def test_a_thousand_tickets_of_one_tenant_do_not_hold_up_the_few_of_another() ->
     assert len(order) == 1003
 
 
-def test_turns_are_counted_in_seconds_not_in_tickets() -> None:
-    line = [*tickets(*[20] * 10, tenant="long"), *tickets(*[5] * 10, tenant="short")]
-    first = drain(scheduler_with(*line, max_items=1))[:10]
+def test_shares_are_of_cost_not_of_tickets() -> None:
+    queue = [*tickets(*[20] * 10, tenant="long"), *tickets(*[5] * 10, tenant="short")]
+    first = drain(scheduler_with(*queue, max_items=1))[:10]
     assert sum(ticket.tenant == "short" for ticket in first) == 8
 
 
-def test_many_jobs_give_a_tenant_no_more_turns() -> None:
+def test_many_jobs_give_a_tenant_no_larger_share() -> None:
     many = [ticket for number in range(10) for ticket in tickets(1, 1, job=f"job {number}", tenant="many")]
     order = drain(scheduler_with(*many, *tickets(*[1] * 20, tenant="one")))
     assert sum(ticket.tenant == "one" for ticket in order[:20]) == 10
 
 
 @pytest.mark.parametrize("late", [{"tenant": "late"}, {"job": "late"}])
-def test_one_who_comes_late_starts_level(late: dict[str, str]) -> None:
+def test_a_new_queue_joins_at_the_current_virtual_time(late: dict[str, str]) -> None:
     scheduler = scheduler_with(*tickets(*[1] * 20), max_items=1)
     for _ in range(10):
         scheduler.next_batch()
@@ -241,13 +241,13 @@ def test_one_who_comes_late_starts_level(late: dict[str, str]) -> None:
     assert lead_while_both_wait(order, by_tenant if "tenant" in late else by_job) == 1
 
 
-def test_one_who_hands_in_tickets_one_by_one_gets_no_more_than_its_share() -> None:
-    scheduler = scheduler_with(*tickets(*[7] * 100, tenant="patient"), max_items=1)
-    scheduler.add(Ticket(100, "job", "one by one", 28))
-    served = {"patient": 0.0, "one by one": 0.0}
+def test_trickling_requests_gain_no_more_than_a_fair_share() -> None:
+    scheduler = scheduler_with(*tickets(*[7] * 100, tenant="backlog"), max_items=1)
+    scheduler.add(Ticket(100, "job", "trickle", 28))
+    served = {"backlog": 0.0, "trickle": 0.0}
     for number in range(101, 141):
         (ticket,) = scheduler.next_batch()
-        served[ticket.tenant] += ticket.seconds
-        if ticket.tenant == "one by one":
-            scheduler.add(Ticket(number, "job", "one by one", 28))
-    assert abs(served["patient"] - served["one by one"]) <= 28 + 7
+        served[ticket.tenant] += ticket.cost
+        if ticket.tenant == "trickle":
+            scheduler.add(Ticket(number, "job", "trickle", 28))
+    assert abs(served["backlog"] - served["trickle"]) <= 28 + 7

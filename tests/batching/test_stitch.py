@@ -1,4 +1,4 @@
-"""Results of windows → one timeline."""
+"""Segments of windows → one timeline."""
 
 from __future__ import annotations
 
@@ -15,52 +15,52 @@ def piece(start: float, end: float, text: str = "text", confidence: float = 0.9)
 
 
 def test_segments_are_numbered_on_from_the_last_window() -> None:
-    line = stitch([piece(10, 11), piece(11, 12)], next_id=5, end_s=9)
-    assert [segment.id for segment in line] == [5, 6]
+    timeline = stitch([piece(10, 11), piece(11, 12)], next_id=5, end_s=9)
+    assert [segment.id for segment in timeline] == [5, 6]
 
 
-def test_what_does_not_overlap_stays_where_it_was_heard() -> None:
-    line = stitch([piece(10.5, 11), piece(12, 13)], next_id=0, end_s=9)
-    assert [(segment.start, segment.end) for segment in line] == [(10.5, 11), (12, 13)]
+def test_segments_that_do_not_overlap_keep_their_times() -> None:
+    timeline = stitch([piece(10.5, 11), piece(12, 13)], next_id=0, end_s=9)
+    assert [(segment.start, segment.end) for segment in timeline] == [(10.5, 11), (12, 13)]
 
 
 def test_a_segment_that_starts_before_the_timelines_end_is_moved_to_it() -> None:
-    line = stitch([piece(8, 11)], next_id=0, end_s=9)
-    assert [(segment.start, segment.end) for segment in line] == [(9, 11)]
+    timeline = stitch([piece(8, 11)], next_id=0, end_s=9)
+    assert [(segment.start, segment.end) for segment in timeline] == [(9, 11)]
 
 
 def test_a_segment_wholly_before_the_timelines_end_keeps_its_words() -> None:
-    line = stitch([piece(7, 8, "kept")], next_id=0, end_s=9)
-    assert [(segment.start, segment.end, segment.text) for segment in line] == [(9, 9, "kept")]
+    timeline = stitch([piece(7, 8, "kept")], next_id=0, end_s=9)
+    assert [(segment.start, segment.end, segment.text) for segment in timeline] == [(9, 9, "kept")]
 
 
 def test_segments_of_one_window_do_not_overlap_either() -> None:
-    line = stitch([piece(0, 5), piece(3, 4), piece(4, 7)], next_id=0, end_s=0)
-    assert [(segment.start, segment.end) for segment in line] == [(0, 5), (5, 5), (5, 7)]
+    timeline = stitch([piece(0, 5), piece(3, 4), piece(4, 7)], next_id=0, end_s=0)
+    assert [(segment.start, segment.end) for segment in timeline] == [(0, 5), (5, 5), (5, 7)]
 
 
-def test_text_is_stripped_and_what_is_empty_is_dropped_without_a_gap_in_the_numbers() -> None:
-    line = stitch([piece(0, 1, " one "), piece(1, 2, "  \n"), piece(2, 3, ""), piece(3, 4, "two\n")], next_id=0, end_s=0)
-    assert [(segment.id, segment.text) for segment in line] == [(0, "one"), (1, "two")]
+def test_text_is_stripped_and_empty_segments_leave_no_gap_in_the_ids() -> None:
+    timeline = stitch([piece(0, 1, " one "), piece(1, 2, "  \n"), piece(2, 3, ""), piece(3, 4, "two\n")], next_id=0, end_s=0)
+    assert [(segment.id, segment.text) for segment in timeline] == [(0, "one"), (1, "two")]
 
 
-def test_what_is_dropped_moves_nothing() -> None:
-    line = stitch([piece(0, 9, ""), piece(0, 9, confidence=0.1), piece(1, 2)], next_id=0, end_s=0, min_confidence=0.5)
-    assert [(segment.start, segment.end) for segment in line] == [(1, 2)]
+def test_dropped_segments_move_no_other() -> None:
+    timeline = stitch([piece(0, 9, ""), piece(0, 9, confidence=0.1), piece(1, 2)], next_id=0, end_s=0, min_confidence=0.5)
+    assert [(segment.start, segment.end) for segment in timeline] == [(1, 2)]
 
 
-def test_segments_below_the_least_confidence_are_dropped() -> None:
-    pieces = [piece(0, 1, "doubted", 0.49), piece(1, 2, "just", 0.5), piece(2, 3, "sure", 0.9)]
+def test_segments_below_the_minimum_confidence_are_dropped() -> None:
+    pieces = [piece(0, 1, "unsure", 0.49), piece(1, 2, "just", 0.5), piece(2, 3, "sure", 0.9)]
     assert [segment.text for segment in stitch(pieces, next_id=0, end_s=0, min_confidence=0.5)] == ["just", "sure"]
 
 
-def test_without_a_least_confidence_all_is_kept() -> None:
+def test_without_a_minimum_confidence_all_segments_stay() -> None:
     assert len(stitch([piece(0, 1, confidence=0.0)], next_id=0, end_s=0)) == 1
 
 
-def test_all_else_about_a_segment_is_kept() -> None:
-    given = Segment(0, 1.0, 2.0, "ja", 0.7, language="de", speaker="S1", channel=1, flags=("repetitive",))
-    assert stitch([given], next_id=0, end_s=0) == [given]
+def test_other_fields_of_a_segment_are_unchanged() -> None:
+    segment = Segment(0, 1.0, 2.0, "ja", 0.7, language="de", speaker="S1", channel=1, flags=("repetitive",))
+    assert stitch([segment], next_id=0, end_s=0) == [segment]
 
 
 def test_times_are_whole_milliseconds() -> None:
@@ -78,25 +78,25 @@ PIECES = st.lists(st.builds(piece, SECONDS, SECONDS, st.sampled_from(["word", " 
 
 @given(st.lists(PIECES, max_size=4), st.floats(0, 1))
 def test_a_timeline_of_many_windows_runs_forward_only(windows: list[list[Segment]], min_confidence: float) -> None:
-    line: list[Segment] = []
+    timeline: list[Segment] = []
     for pieces in windows:
-        end_s = line[-1].end if line else 0.0
-        line += stitch(pieces, next_id=len(line), end_s=end_s, min_confidence=min_confidence)
-    assert [segment.id for segment in line] == list(range(len(line)))
-    edges = [context for segment in line for context in (segment.start, segment.end)]
+        end_s = timeline[-1].end if timeline else 0.0
+        timeline += stitch(pieces, next_id=len(timeline), end_s=end_s, min_confidence=min_confidence)
+    assert [segment.id for segment in timeline] == list(range(len(timeline)))
+    edges = [time for segment in timeline for time in (segment.start, segment.end)]
     assert edges == sorted(edges)
 
 
 @given(PIECES, st.floats(0, 1))
-def test_no_text_is_lost_that_is_sure_enough(pieces: list[Segment], min_confidence: float) -> None:
-    line = stitch(pieces, next_id=0, end_s=50, min_confidence=min_confidence)
-    assert [s.text for s in line] == [p.text for p in pieces if p.text.strip() and p.confidence >= min_confidence]
+def test_no_text_of_enough_confidence_is_lost(pieces: list[Segment], min_confidence: float) -> None:
+    timeline = stitch(pieces, next_id=0, end_s=50, min_confidence=min_confidence)
+    assert [s.text for s in timeline] == [p.text for p in pieces if p.text.strip() and p.confidence >= min_confidence]
 
 
-def spoken(*words: tuple[str, float, float]) -> Segment:
+def segment_of(*words: tuple[str, float, float]) -> Segment:
     """A segment of words with their times."""
-    line = tuple(Word(text, start, end, 0.9) for text, start, end in words)
-    return Segment(0, line[0].start, line[-1].end, " " + " ".join(w.text for w in line), 0.9, "en", line)
+    timeline = tuple(Word(text, start, end, 0.9) for text, start, end in words)
+    return Segment(0, timeline[0].start, timeline[-1].end, " " + " ".join(w.text for w in timeline), 0.9, "en", timeline)
 
 
 def cut_at(seconds: float) -> Window:
@@ -106,35 +106,37 @@ def cut_at(seconds: float) -> Window:
 JOINED = Window(1, 0, 0, (), joined=True)
 
 
-def test_what_two_windows_heard_around_a_cut_is_told_once() -> None:
-    before = spoken(("the", 8.0, 8.3), ("quick", 8.4, 9.1), ("brown", 9.1, 9.5))
-    after = spoken(("quick", 8.6, 9.0), ("brown", 9.1, 9.5), ("fox.", 9.6, 10.0))
-    line = stitch([before], next_id=0, end_s=0.0, window=cut_at(9.0))
-    line += stitch([after], next_id=1, end_s=line[-1].end, window=JOINED)
-    assert [(s.text, s.start, s.end) for s in line] == [("the quick", 8.0, 9.1), ("brown fox.", 9.1, 10.0)]
+def test_words_that_both_windows_have_around_a_cut_appear_once() -> None:
+    before = segment_of(("the", 8.0, 8.3), ("quick", 8.4, 9.1), ("brown", 9.1, 9.5))
+    after = segment_of(("quick", 8.6, 9.0), ("brown", 9.1, 9.5), ("fox.", 9.6, 10.0))
+    timeline = stitch([before], next_id=0, end_s=0.0, window=cut_at(9.0))
+    timeline += stitch([after], next_id=1, end_s=timeline[-1].end, window=JOINED)
+    assert [(s.text, s.start, s.end) for s in timeline] == [("the quick", 8.0, 9.1), ("brown fox.", 9.1, 10.0)]
 
 
-def test_a_word_that_both_place_differently_is_neither_lost_nor_doubled() -> None:
+def test_a_word_that_both_windows_time_differently_is_neither_lost_nor_doubled() -> None:
     for shift in (-0.2, -0.1, 0.0, 0.1, 0.2):
-        before = spoken(("one", 8.0, 8.5), ("two", 8.8, 9.1))
-        after = spoken(("two", 8.8 + shift, 9.1 + shift), ("three", 9.4 + shift, 9.8))
-        line = stitch([before], next_id=0, end_s=0.0, window=cut_at(9.0))
-        line += stitch([after], next_id=1, end_s=line[-1].end, window=JOINED)
-        assert " ".join(s.text for s in line) in ("one two three", "one two two three")
-        assert abs(shift) > 0.1 or " ".join(s.text for s in line) == "one two three"
+        before = segment_of(("one", 8.0, 8.5), ("two", 8.8, 9.1))
+        after = segment_of(("two", 8.8 + shift, 9.1 + shift), ("three", 9.4 + shift, 9.8))
+        timeline = stitch([before], next_id=0, end_s=0.0, window=cut_at(9.0))
+        timeline += stitch([after], next_id=1, end_s=timeline[-1].end, window=JOINED)
+        assert " ".join(s.text for s in timeline) in ("one two three", "one two two three")
+        assert abs(shift) > 0.1 or " ".join(s.text for s in timeline) == "one two three"
 
 
-def test_a_word_that_only_the_later_window_heard_is_kept() -> None:
-    line = stitch([spoken(("one", 8.0, 8.3))], next_id=0, end_s=0.0, window=cut_at(9.0))
-    line += stitch([spoken(("two", 8.6, 8.9), ("three", 9.2, 9.5))], next_id=1, end_s=line[-1].end, window=JOINED)
-    assert [s.text for s in line] == ["one", "two three"]
+def test_a_word_that_only_the_later_window_has_is_kept() -> None:
+    timeline = stitch([segment_of(("one", 8.0, 8.3))], next_id=0, end_s=0.0, window=cut_at(9.0))
+    timeline += stitch(
+        [segment_of(("two", 8.6, 8.9), ("three", 9.2, 9.5))], next_id=1, end_s=timeline[-1].end, window=JOINED
+    )
+    assert [s.text for s in timeline] == ["one", "two three"]
 
 
-def test_a_segment_of_which_nothing_is_the_windows_own_goes() -> None:
-    pieces = [spoken(("mine", 8.0, 8.5)), spoken(("theirs", 9.1, 9.4))]
+def test_a_segment_whose_words_all_belong_to_the_neighbour_is_dropped() -> None:
+    pieces = [segment_of(("mine", 8.0, 8.5)), segment_of(("theirs", 9.1, 9.4))]
     assert [s.text for s in stitch(pieces, next_id=0, end_s=0.0, window=cut_at(9.0))] == ["mine"]
 
 
 def test_windows_that_do_not_overlap_keep_words_that_begin_early() -> None:
-    line = stitch([spoken(("early", 8.0, 8.5))], next_id=0, end_s=9.0, window=Window(1, 0, 0, ()))
-    assert [s.text for s in line] == ["early"]
+    timeline = stitch([segment_of(("early", 8.0, 8.5))], next_id=0, end_s=9.0, window=Window(1, 0, 0, ()))
+    assert [s.text for s in timeline] == ["early"]

@@ -1,4 +1,4 @@
-"""Spans of speech → windows, and what is left of a window."""
+"""Speech spans → windows, and remainders of windows."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def at(seconds: float) -> int:
     return round(seconds * SAMPLE_RATE)
 
 
-def said(*seconds: tuple[float, float]) -> list[Span]:
-    """Spans from their starts and ends in seconds."""
+def spans_of(*seconds: tuple[float, float]) -> list[Span]:
+    """Spans from starts and ends in seconds."""
     return [Span(at(start), at(end)) for start, end in seconds]
 
 
@@ -31,14 +31,14 @@ EVEN = WindowLimits(longest_s=28.0, first_s=28.0)
 
 
 def plan(spans: Sequence[Span], total: int, limits: WindowLimits = EVEN) -> list[Window]:
-    """The windows of spans that are all handed over at once; the first is no shorter than the rest."""
+    """Windows of spans that are fed at once; the first is no shorter than the rest."""
     planner = WindowPlanner(limits)
     return [*planner.feed(spans, total), *planner.finish(total)]
 
 
 def plan_seconds(*seconds: tuple[float, float], total: float) -> list[tuple[float, float]]:
     """Starts and ends of windows, all in seconds."""
-    windows = plan(said(*seconds), at(total))
+    windows = plan(spans_of(*seconds), at(total))
     return [(window.start / SAMPLE_RATE, window.end / SAMPLE_RATE) for window in windows]
 
 
@@ -57,7 +57,7 @@ def speech(draw: st.DrawFn) -> tuple[list[Span], int]:
 
 @calm
 @given(speech(), LONGEST_S)
-def test_no_window_starts_before_it_was_said_to(audio: tuple[list[Span], int], longest_s: float) -> None:
+def test_no_window_starts_before_next_start(audio: tuple[list[Span], int], longest_s: float) -> None:
     spans, total = audio
     planner = WindowPlanner(WindowLimits(longest_s=longest_s))
     promised = 0
@@ -115,19 +115,19 @@ def test_every_sample_of_speech_is_in_a_window_and_only_what_is_around_a_cut_in_
     spans, total = audio
     windows = plan(spans, total, WindowLimits(longest_s))
     for span in spans:
-        heard = [
+        covered = [
             (max(w.speech[0].start, span.start), min(w.cut or w.end, span.end))
             for w in windows
             if w.speech[0].start < span.end and span.start < (w.cut or w.end)
         ]
-        assert heard[0][0] == span.start
-        assert heard[-1][1] == span.end
-        assert all(before[1] == after[0] for before, after in pairwise(heard))
+        assert covered[0][0] == span.start
+        assert covered[-1][1] == span.end
+        assert all(before[1] == after[0] for before, after in pairwise(covered))
 
 
 @calm
 @given(speech(), LONGEST_S)
-def test_a_window_names_the_speech_inside_it(audio: tuple[list[Span], int], longest_s: float) -> None:
+def test_a_window_lists_the_speech_inside_it(audio: tuple[list[Span], int], longest_s: float) -> None:
     spans, total = audio
     windows = plan(spans, total, WindowLimits(longest_s))
     for window in windows:
@@ -140,7 +140,7 @@ def test_a_window_names_the_speech_inside_it(audio: tuple[list[Span], int], long
 
 @calm
 @given(speech(), LONGEST_S, st.data())
-def test_windows_do_not_depend_on_how_the_spans_were_handed_over(
+def test_windows_do_not_depend_on_how_spans_are_split_into_calls(
     audio: tuple[list[Span], int], longest_s: float, data: st.DataObject
 ) -> None:
     spans, total = audio
@@ -150,8 +150,8 @@ def test_windows_do_not_depend_on_how_the_spans_were_handed_over(
     waiting: list[Span] = []
     for span, after in zip(spans, [*(span.start for span in spans), total][1:], strict=True):
         waiting.append(span)
-        for heard in sorted(data.draw(st.lists(st.integers(span.end, after), max_size=3))):
-            windows += planner.feed(waiting, heard)
+        for analysed in sorted(data.draw(st.lists(st.integers(span.end, after), max_size=3))):
+            windows += planner.feed(waiting, analysed)
             waiting = []
     windows += planner.feed(waiting, total)
     windows += planner.finish(total)
@@ -170,123 +170,125 @@ def test_a_span_that_no_longer_fits_opens_the_next_window() -> None:
     assert plan_seconds((2, 20), (21, 30), total=60) == [(0.6, 20.5), (20.5, 30.8)]
 
 
-def test_margins_take_what_the_speech_leaves_of_the_length() -> None:
+def test_padding_takes_the_length_that_speech_leaves() -> None:
     assert plan_seconds((2, 20), (21, 28), total=60) == [(0.6, 28.6)]
     assert plan_seconds((2, 20), (21, 28.6), total=60) == [(1.1, 29.1)]
     assert plan_seconds((2, 20), (21, 29), total=60) == [(1.5, 29.5)]
 
 
 def test_the_first_window_is_short_where_more_than_a_window_follows() -> None:
-    turns = said((1, 5), (6, 9), (10, 20), (21, 23.4))
+    turns = spans_of((1, 5), (6, 9), (10, 20), (21, 23.4))
     (whole,) = plan(turns, at(60), WindowLimits())
     assert whole.speech == tuple(turns)
-    turns += said((25, 31))
+    turns += spans_of((25, 31))
     windows = plan(turns, at(60), WindowLimits())
     assert [window.speech for window in windows] == [tuple(turns[:2]), tuple(turns[2:])]
     assert (windows[0].end, windows[1].start) == (at(9.5), at(9.5))
 
 
 def test_a_first_window_holds_a_whole_span_at_least() -> None:
-    turns = said((1, 20), (21, 32))
+    turns = spans_of((1, 20), (21, 32))
     assert [window.speech for window in plan(turns, at(60), WindowLimits())] == [(turns[0],), (turns[1],)]
 
 
 def test_a_long_silence_closes_a_window() -> None:
-    assert len(plan(said((1, 4), (7, 8)), at(10))) == 2
+    assert len(plan(spans_of((1, 4), (7, 8)), at(10))) == 2
 
 
-def test_a_silence_just_short_of_long_does_not() -> None:
-    assert len(plan(said((1, 4), (6.99, 8)), at(10))) == 1
+def test_a_slightly_shorter_silence_does_not() -> None:
+    assert len(plan(spans_of((1, 4), (6.99, 8)), at(10))) == 1
 
 
-def test_a_long_silence_closes_a_window_before_anything_else_is_said() -> None:
+def test_a_long_silence_closes_a_window_before_the_next_speech() -> None:
     planner = WindowPlanner()
-    assert planner.feed(said((1, 4)), at(6.9)) == []
-    assert [window.speech for window in planner.feed([], at(7))] == [tuple(said((1, 4)))]
+    assert planner.feed(spans_of((1, 4)), at(6.9)) == []
+    assert [window.speech for window in planner.feed([], at(7))] == [tuple(spans_of((1, 4)))]
     assert planner.finish(at(60)) == []
 
 
 def test_words_between_long_silences_stay_together() -> None:
-    """A window of a single word is understood worse, and shows less of the language it is in."""
-    words = said((1, 1.5), (5, 5.5), (10, 10.5))
+    """A single word without context is recognised badly, and shows little of its language."""
+    words = spans_of((1, 1.5), (5, 5.5), (10, 10.5))
     assert [window.speech for window in plan(words, at(60))] == [tuple(words)]
 
 
-def test_a_lone_word_waits_for_others_no_longer_than_they_would_fit() -> None:
+def test_a_lone_word_waits_for_others_as_long_as_they_would_fit() -> None:
     planner = WindowPlanner(EVEN)
-    assert planner.feed(said((1, 1.5)), at(28)) == []
-    assert [window.speech for window in planner.feed([], at(28.1))] == [tuple(said((1, 1.5)))]
-    assert [window.speech for window in plan(said((1, 1.5), (28.1, 29)), at(60))] == [
-        tuple(said((1, 1.5))),
-        tuple(said((28.1, 29))),
+    assert planner.feed(spans_of((1, 1.5)), at(28)) == []
+    assert [window.speech for window in planner.feed([], at(28.1))] == [tuple(spans_of((1, 1.5)))]
+    assert [window.speech for window in plan(spans_of((1, 1.5), (28.1, 29)), at(60))] == [
+        tuple(spans_of((1, 1.5))),
+        tuple(spans_of((28.1, 29))),
     ]
 
 
 def test_a_window_stays_open_while_more_may_fit() -> None:
     planner = WindowPlanner()
-    assert planner.feed(said((1, 2)), at(3)) == []
-    assert planner.feed(said((4, 6)), at(6)) == []
-    assert [window.speech for window in planner.finish(at(7))] == [tuple(said((1, 2), (4, 6)))]
+    assert planner.feed(spans_of((1, 2)), at(3)) == []
+    assert planner.feed(spans_of((4, 6)), at(6)) == []
+    assert [window.speech for window in planner.finish(at(7))] == [tuple(spans_of((1, 2), (4, 6)))]
 
 
-def test_margins_meet_half_way_where_the_pause_is_short() -> None:
+def test_paddings_meet_in_the_middle_of_a_short_pause() -> None:
     assert plan_seconds((2, 20), (20.2, 40), total=60) == [(0.6, 20.1), (20.1, 40.8)]
 
 
-def test_margins_end_where_the_audio_does() -> None:
-    (window,) = plan(said((0.1, 5)), at(5))
+def test_padding_ends_with_the_audio() -> None:
+    (window,) = plan(spans_of((0.1, 5)), at(5))
     assert (window.start, window.end) == (0, at(5))
 
 
 def test_a_span_that_fills_a_window_is_whole_and_one_sample_more_is_cut() -> None:
-    assert plan(said((1, 28)), at(60)) == [Window(0, at(0.5), at(28.5), tuple(said((1, 28))))]
+    assert plan(spans_of((1, 28)), at(60)) == [Window(0, at(0.5), at(28.5), tuple(spans_of((1, 28))))]
     first, second = plan([Span(at(1), at(28) + 1)], at(60))
     assert (first.speech, first.cut, first.end) == ((Span(at(1), at(28)),), at(28), at(28.5))
     assert (second.speech, second.joined, second.start) == ((Span(at(28), at(28) + 1),), True, at(27.5))
 
 
-def test_speech_without_a_pause_is_cut_and_both_windows_hear_what_is_around_it() -> None:
-    windows = plan(said((10, 90)), at(100))
+def test_windows_of_unbroken_speech_overlap_around_the_cut() -> None:
+    windows = plan(spans_of((10, 90)), at(100))
     assert len(windows) == 3
     assert all(before.end - after.start == at(1) for before, after in pairwise(windows))
 
 
 @pytest.mark.parametrize("limits", [{"closing_silence_s": 0.8}, {"longest_s": 1.0}])
-def test_limits_that_margins_outlast_are_refused(limits: dict[str, float]) -> None:
+def test_limits_that_contradict_each_other_are_refused(limits: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="margins"):
         WindowLimits(**limits)
 
 
-WINDOW = Window(7, at(1), at(20), tuple(said((1.2, 5), (6, 9), (12, 19))))
+WINDOW = Window(7, at(1), at(20), tuple(spans_of((1.2, 5), (6, 9), (12, 19))))
 
 
-def test_the_remainder_begins_a_margin_before_the_speech_that_follows() -> None:
-    assert remainder(WINDOW, at(9.5)) == Window(7, at(11.6), at(20), tuple(said((12, 19))))
+def test_the_remainder_begins_a_margin_before_its_speech() -> None:
+    assert remainder(WINDOW, at(9.5)) == Window(7, at(11.6), at(20), tuple(spans_of((12, 19))))
 
 
-def test_the_remainder_does_not_hear_again_what_the_text_covers() -> None:
-    assert remainder(WINDOW, at(11.9)) == Window(7, at(11.9), at(20), tuple(said((12, 19))))
+def test_the_remainder_does_not_decode_again_what_the_text_covers() -> None:
+    assert remainder(WINDOW, at(11.9)) == Window(7, at(11.9), at(20), tuple(spans_of((12, 19))))
 
 
 def test_a_text_that_ends_within_a_span_leaves_the_rest_of_it() -> None:
-    assert remainder(WINDOW, at(7)) == Window(7, at(7), at(20), tuple(said((7, 9), (12, 19))))
+    assert remainder(WINDOW, at(7)) == Window(7, at(7), at(20), tuple(spans_of((7, 9), (12, 19))))
 
 
-@pytest.mark.parametrize("heard", [18.5, 19, 20, 25])
-def test_too_little_speech_after_the_text_is_no_remainder(heard: float) -> None:
-    assert remainder(WINDOW, at(heard)) is None
+@pytest.mark.parametrize("text_end", [18.5, 19, 20, 25])
+def test_too_little_speech_after_the_text_is_no_remainder(text_end: float) -> None:
+    assert remainder(WINDOW, at(text_end)) is None
 
 
-def test_how_little_speech_is_too_little_can_be_said() -> None:
-    assert remainder(WINDOW, at(18.5), least_s=0.5) == Window(7, at(18.5), at(20), tuple(said((18.5, 19))))
+def test_the_least_speech_of_a_remainder_can_be_set() -> None:
+    assert remainder(WINDOW, at(18.5), least_s=0.5) == Window(7, at(18.5), at(20), tuple(spans_of((18.5, 19))))
     assert remainder(WINDOW, at(9), least_s=7.1) is None
 
 
 @calm
 @given(st.integers(WINDOW.start, WINDOW.end))
-def test_a_remainder_lies_between_the_text_and_the_end_of_its_window(heard: int) -> None:
-    rest = remainder(WINDOW, heard)
+def test_a_remainder_lies_between_the_text_and_the_end_of_its_window(text_end: int) -> None:
+    rest = remainder(WINDOW, text_end)
     if rest is not None:
-        assert heard <= rest.start < rest.end == WINDOW.end
+        assert text_end <= rest.start < rest.end == WINDOW.end
         assert all(rest.start <= span.start < span.end <= rest.end for span in rest.speech)
-        assert sum(s.end - s.start for s in rest.speech) == sum(max(0, s.end - max(s.start, heard)) for s in WINDOW.speech)
+        assert sum(s.end - s.start for s in rest.speech) == sum(
+            max(0, s.end - max(s.start, text_end)) for s in WINDOW.speech
+        )

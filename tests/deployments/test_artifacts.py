@@ -1,4 +1,4 @@
-"""Named bytes: whole or not there, read in ranges, and kept inside their storage."""
+"""Artifacts: atomic writes, range reads, no access outside the storage."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KEY = "jobs/j1/source"
 
 @pytest.fixture(params=["file", "s3"])
 def artifacts(request: pytest.FixtureRequest, tmp_path: Path) -> Artifacts:
-    """A folder, and a bucket."""
+    """In a folder, and in a bucket."""
     if request.param == "file":
         return Artifacts((tmp_path / "artifacts").as_uri())
     server: Storage = request.getfixturevalue("s3")
@@ -56,7 +56,7 @@ def test_a_writer_that_fails_leaves_nothing(artifacts: Artifacts) -> None:
     assert artifacts.keys("jobs") == []
 
 
-def test_a_writer_that_fails_leaves_what_was_there_in_a_folder(tmp_path: Path) -> None:
+def test_a_writer_that_fails_in_a_folder_leaves_the_old_artifact(tmp_path: Path) -> None:
     artifacts = Artifacts((tmp_path / "artifacts").as_uri())
     artifacts.put(KEY, b"old")
     with pytest.raises(ZeroDivisionError):
@@ -65,15 +65,15 @@ def test_a_writer_that_fails_leaves_what_was_there_in_a_folder(tmp_path: Path) -
 
 
 def test_two_writers_do_not_mix(artifacts: Artifacts) -> None:
-    with artifacts.writer(KEY) as one, artifacts.writer(KEY) as other:
-        one.write(b"one")
-        other.write(b"other")
-        one.write(b"one")
-    assert artifacts.read(KEY) in (b"oneone", b"other")
+    with artifacts.writer(KEY) as first, artifacts.writer(KEY) as second:
+        first.write(b"first")
+        second.write(b"second")
+        first.write(b"first")
+    assert artifacts.read(KEY) in (b"firstfirst", b"second")
     assert artifacts.keys("jobs") == [KEY]
 
 
-def test_what_is_put_again_is_replaced(artifacts: Artifacts) -> None:
+def test_an_artifact_that_is_put_again_is_replaced(artifacts: Artifacts) -> None:
     artifacts.put(KEY, b"old and long")
     artifacts.put(KEY, b"new")
     assert artifacts.read(KEY) == b"new"
@@ -97,7 +97,7 @@ def test_a_long_artifact_comes_in_pieces(artifacts: Artifacts) -> None:
     assert b"".join(artifacts.chunks(KEY, CHUNK - 1, CHUNK + 2)) == data[CHUNK - 1 : 2 * CHUNK + 1]
 
 
-def test_what_is_not_there_is_said(artifacts: Artifacts) -> None:
+def test_a_missing_artifact_is_reported(artifacts: Artifacts) -> None:
     assert artifacts.size(KEY) is None
     assert artifacts.keys("jobs") == []
     with pytest.raises(FileNotFoundError):
@@ -108,19 +108,19 @@ def test_what_is_not_there_is_said(artifacts: Artifacts) -> None:
         pass
 
 
-def test_a_folder_is_no_artifact(artifacts: Artifacts) -> None:
+def test_a_folder_is_not_an_artifact(artifacts: Artifacts) -> None:
     artifacts.put(KEY, b"sound")
     assert artifacts.size("jobs/j1") is None
 
 
-def test_keys_are_all_below_a_folder(artifacts: Artifacts) -> None:
+def test_keys_lists_a_folder_recursively(artifacts: Artifacts) -> None:
     for key in (KEY, "jobs/j1/pcm/0", "jobs/j10/source", "other/x"):
         artifacts.put(key, b"x")
     assert sorted(artifacts.keys("jobs/j1")) == ["jobs/j1/pcm/0", KEY]
     assert len(artifacts.keys("jobs")) == 3
 
 
-def test_a_deleted_folder_is_gone_and_no_other(artifacts: Artifacts) -> None:
+def test_deleting_a_folder_deletes_no_other(artifacts: Artifacts) -> None:
     for key in (KEY, "jobs/j1/pcm/0", "jobs/j10/source"):
         artifacts.put(key, b"x")
     artifacts.delete("jobs/j1")
@@ -128,7 +128,7 @@ def test_a_deleted_folder_is_gone_and_no_other(artifacts: Artifacts) -> None:
     assert artifacts.keys("jobs") == ["jobs/j10/source"]
 
 
-def test_a_deleted_artifact_is_gone_and_no_other(artifacts: Artifacts) -> None:
+def test_deleting_an_artifact_deletes_no_other(artifacts: Artifacts) -> None:
     for key in (KEY, "jobs/j1/source.2"):
         artifacts.put(key, b"x")
     artifacts.delete(KEY)
@@ -137,7 +137,7 @@ def test_a_deleted_artifact_is_gone_and_no_other(artifacts: Artifacts) -> None:
 
 
 @pytest.mark.parametrize("key", ["", "..", "../x", "jobs/../../x", "jobs/..", "/etc/passwd", "/"])
-def test_a_key_that_leads_outside_is_refused(artifacts: Artifacts, key: str, tmp_path: Path) -> None:
+def test_a_key_outside_the_storage_is_refused(artifacts: Artifacts, key: str, tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"not ours")
     for use in (artifacts.size, artifacts.read, artifacts.keys, artifacts.delete, artifacts.writer):
         with pytest.raises(ValueError, match="key"):
@@ -147,7 +147,7 @@ def test_a_key_that_leads_outside_is_refused(artifacts: Artifacts, key: str, tmp
     assert (tmp_path / "x").read_bytes() == b"not ours"
 
 
-def test_dots_in_a_name_are_only_dots(artifacts: Artifacts) -> None:
+def test_dots_in_a_name_are_allowed(artifacts: Artifacts) -> None:
     artifacts.put("jobs/a..b/...", b"x")
     assert artifacts.keys("jobs") == ["jobs/a..b/..."]
 
@@ -162,12 +162,12 @@ def test_a_descriptor_reads_and_seeks(artifacts: Artifacts) -> None:
         os.fstat(descriptor)
 
 
-def test_an_address_may_end_in_a_slash(tmp_path: Path) -> None:
+def test_the_uri_may_end_in_a_slash(tmp_path: Path) -> None:
     artifacts = Artifacts(f"{tmp_path.as_uri()}/")
     artifacts.put(KEY, b"x")
     assert artifacts.keys("jobs") == [KEY]
 
 
-def test_beyond_the_end_there_is_nothing(artifacts: Artifacts) -> None:
+def test_a_read_beyond_the_end_is_empty(artifacts: Artifacts) -> None:
     artifacts.put("jobs/a", b"12345")
     assert artifacts.read("jobs/a", 9) == b""

@@ -1,4 +1,4 @@
-"""How many clips a batch may hold, and a malloc that keeps what it has."""
+"""Batch sizes by memory, and a malloc that keeps freed memory."""
 
 from __future__ import annotations
 
@@ -8,22 +8,24 @@ import sys
 import pytest
 import torch
 
-from deployments.transcription.engines.batch_memory import CPU_BATCH, GPU_BATCH, MOST, clips_that_fit
+from deployments.transcription.engines.batch_memory import CPU_BATCH, GPU_BATCH, MAX_BATCH, clips_that_fit
 
 GB = 1 << 30
 
 
-def test_a_cpu_has_its_own_number() -> None:
+def test_a_cpu_has_a_fixed_batch_size() -> None:
     assert clips_that_fit("cpu", 3 * GB) == CPU_BATCH
 
 
-def test_a_gpu_of_which_torch_knows_nothing_has_a_modest_number(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_unknown_to_torch_has_a_small_batch_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert clips_that_fit("cuda", 3 * GB) == GPU_BATCH
 
 
-@pytest.mark.parametrize(("free", "weights", "clips"), [(76, 3, MOST), (5, 3, 6), (7, 0.1, MOST), (2, 3, 1), (0.5, 3, 1)])
-def test_a_gpu_takes_what_its_free_memory_holds(
+@pytest.mark.parametrize(
+    ("free", "weights", "clips"), [(76, 3, MAX_BATCH), (5, 3, 6), (7, 0.1, MAX_BATCH), (2, 3, 1), (0.5, 3, 1)]
+)
+def test_the_batch_size_of_a_gpu_depends_on_its_free_memory(
     monkeypatch: pytest.MonkeyPatch, free: float, weights: float, clips: int
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -32,10 +34,10 @@ def test_a_gpu_takes_what_its_free_memory_holds(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mallopt is glibc's")
-def test_memory_that_was_freed_stays_with_the_process() -> None:
+def test_freed_memory_stays_with_the_process() -> None:
     script = """
 import resource, threading
-from deployments.engines.memory import keep_memory
+from deployments.transcription.engines.batch_memory import keep_memory
 import numpy as np
 
 def faults():
@@ -44,10 +46,10 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 kept = keep_memory()
-found = [faults() for _ in range(3)]
-thread = threading.Thread(target=lambda: found.append(faults()))
+counts = [faults() for _ in range(3)]
+thread = threading.Thread(target=lambda: counts.append(faults()))
 thread.start(), thread.join()
-print(kept, *found)
+print(kept, *counts)
 """
     kept, first, *later = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True

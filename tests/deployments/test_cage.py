@@ -1,4 +1,4 @@
-"""ffmpeg may do nothing but decode: no file written, few opened, bounded memory, processor time and waiting."""
+"""The decoder's sandbox: no file written, few opened, bounded memory, CPU time and waiting."""
 
 from __future__ import annotations
 
@@ -11,64 +11,63 @@ from pathlib import Path
 import pytest
 
 from deployments.errors import CorruptMedia
-from deployments.transcoding import ffmpeg
-from deployments.transcoding.ffmpeg import OPEN_FILES, Decoder
+from deployments.transcoding import decoder as decoder_module
+from deployments.transcoding.decoder import OPEN_FILES, Decoder
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds another process")
 
-CAGED = f"import resource as r, time\nwhile r.getrlimit(r.RLIMIT_NOFILE)[0] != {OPEN_FILES}: time.sleep(0.01)\n"
-"""A program's beginning that waits until its limits are set, of which this is the last; others may be those of the shell
-that runs the tests."""
+# Start of a program that waits for its limits: this one is set last, and is unlike any limit of the shell.
+SANDBOXED = f"import resource as r, time\nwhile r.getrlimit(r.RLIMIT_NOFILE)[0] != {OPEN_FILES}: time.sleep(0.01)\n"
 
 
-async def spinning(monkeypatch: pytest.MonkeyPatch, program: str, seconds: float = 1.0) -> Decoder:
-    """A decoder that is a program of ours."""
-    monkeypatch.setattr(ffmpeg, "decode_command", lambda *_: [sys.executable, "-c", program])
+async def start(monkeypatch: pytest.MonkeyPatch, program: str, seconds: float = 1.0) -> Decoder:
+    """Start a decoder that runs a Python program instead of ffmpeg."""
+    monkeypatch.setattr(decoder_module, "decode_command", lambda *_: [sys.executable, "-c", program])
     with Path(os.devnull).open("rb") as nothing:  # noqa: ASYNC230
         return await Decoder.start("", nothing.fileno(), seconds)
 
 
-async def told(decoder: Decoder) -> str:
-    """All that it says, which comes as pairs of bytes."""
-    words = b""
-    while some := await decoder.read(1000):
-        words += some
+async def output(decoder: Decoder) -> str:
+    """Read all output; it comes in pairs of bytes."""
+    data = b""
+    while chunk := await decoder.read(1000):
+        data += chunk
     await decoder.stop()
-    return words.decode().strip()
+    return data.decode().strip()
 
 
 async def test_its_limits_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
     names = '("CPU", "AS", "FSIZE", "NOFILE", "CORE")'
-    program = f"{CAGED}print(*(r.getrlimit(getattr(r, 'RLIMIT_' + name))[0] for name in {names}), '  ')"
-    limits = [int(word) for word in (await told(await spinning(monkeypatch, program, 600.0))).split()]
-    assert limits == [138, ffmpeg.MEMORY_BYTES, 0, ffmpeg.OPEN_FILES, 0]
+    program = f"{SANDBOXED}print(*(r.getrlimit(getattr(r, 'RLIMIT_' + name))[0] for name in {names}), '  ')"
+    limits = [int(word) for word in (await output(await start(monkeypatch, program, 600.0))).split()]
+    assert limits == [138, decoder_module.MEMORY_BYTES, 0, OPEN_FILES, 0]
 
 
 async def test_it_writes_no_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    program = f"{CAGED}open({str(tmp_path / 'x')!r}, 'wb', buffering=0).write(b'x')"
-    assert not await told(await spinning(monkeypatch, program))
+    program = f"{SANDBOXED}open({str(tmp_path / 'x')!r}, 'wb', buffering=0).write(b'x')"
+    assert not await output(await start(monkeypatch, program))
     assert not (tmp_path / "x").read_bytes()
 
 
-async def test_it_has_no_more_memory_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
-    program = f"{CAGED}\ntry: bytearray({ffmpeg.MEMORY_BYTES})\nexcept MemoryError: print('bounded  ')"
-    assert await told(await spinning(monkeypatch, program)) == "bounded"
+async def test_its_memory_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = f"{SANDBOXED}\ntry: bytearray({decoder_module.MEMORY_BYTES})\nexcept MemoryError: print('bounded  ')"
+    assert await output(await start(monkeypatch, program)) == "bounded"
 
 
-async def test_a_source_that_takes_too_much_work_is_a_bad_source(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ffmpeg, "CPU_S", 1)
-    decoder = await spinning(monkeypatch, "while True: pass")
+async def test_a_source_that_takes_too_much_cpu_time_is_corrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoder_module, "CPU_S", 1)
+    decoder = await start(monkeypatch, "while True: pass")
     assert await decoder.read(100) == b""
     with pytest.raises(CorruptMedia, match="too much work"):
-        await decoder.verdict()
+        await decoder.check_exit()
     await decoder.stop()
 
 
 @pytest.mark.parametrize("times", [1, 4])
-async def test_ffmpeg_itself_does_not_hide_that_its_time_was_over(
+async def test_an_ffmpeg_that_catches_sigxcpu_is_still_reported(
     sample: Path, times: int, request: pytest.FixtureRequest
 ) -> None:
-    """It catches the signal, and ends as if it had been asked to; at the fourth it gives up at once."""
+    """ffmpeg catches the signal and exits as if asked to quit; at the fourth signal it exits at once."""
     program: str = request.getfixturevalue("ffmpeg")
     with sample.open("rb") as source:
         decoder = await Decoder.start(program, source.fileno(), 100.0)
@@ -78,20 +77,20 @@ async def test_ffmpeg_itself_does_not_hide_that_its_time_was_over(
         while await decoder.read(100_000):
             pass
         with pytest.raises(CorruptMedia, match="too much work"):
-            await decoder.verdict()
+            await decoder.check_exit()
         await decoder.stop()
 
 
-async def test_a_decoder_that_gives_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ffmpeg, "STALLED_S", 0.2)
-    decoder = await spinning(monkeypatch, "import time; time.sleep(600)")
+async def test_a_decoder_without_output_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoder_module, "STALLED_S", 0.2)
+    decoder = await start(monkeypatch, "import time; time.sleep(600)")
     with pytest.raises(CorruptMedia, match="too long"):
         await decoder.read(100)
     await decoder.stop()
 
 
-async def test_it_is_a_group_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    decoder = await spinning(monkeypatch, "import os; print(os.getpgrp() == os.getpid(), end='')")
+async def test_it_is_a_process_group_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = await start(monkeypatch, "import os; print(os.getpgrp() == os.getpid(), end='')")
     assert await decoder.read(2) == b"True"
-    await decoder.verdict()
+    await decoder.check_exit()
     await asyncio.wait_for(decoder.stop(), 10)

@@ -1,4 +1,4 @@
-"""Channels kept apart: each with its own sound, its own windows, and one order of all of them."""
+"""Separate channels: each with its own PCM and windows, in one order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from batching.types import SAMPLE_RATE, Window
 from deployments.errors import AudioTooLong, NoAudio, UnsupportedMedia
-from deployments.messages import Planned, TranscodeRequest
+from deployments.messages import TranscodeProgress, TranscodeRequest
 from deployments.storage import pcm
 from deployments.storage.artifacts import Artifacts
 from deployments.storage.pcm import channel_prefix, read_pcm, to_float
@@ -25,24 +25,26 @@ from tests.lib.recordings import recording, s16le, tone
 
 pytestmark = pytest.mark.usefixtures("memoized_vad")
 
-APART = TranscodeRequest("source/it", "pcm", 28.0, 3600.0, channels=True)
-MIXED = replace(APART, channels=False)
+SEPARATE = TranscodeRequest("source/it", "pcm", 28.0, 3600.0, channels=True)
+MIXED = replace(SEPARATE, channels=False)
 
 
-async def run(artifacts: Artifacts, ffmpeg: str, source: bytes, asked: TranscodeRequest = APART) -> list[Planned]:
-    """All that a transcoder says about a source."""
-    artifacts.put(asked.source_key, source)
-    return [planned async for planned in Transcoder(artifacts, ffmpeg).windows(asked)]
+async def run(
+    artifacts: Artifacts, ffmpeg: str, source: bytes, request: TranscodeRequest = SEPARATE
+) -> list[TranscodeProgress]:
+    """Transcode a source."""
+    artifacts.put(request.source_key, source)
+    return [progress async for progress in Transcoder(artifacts, ffmpeg).windows(request)]
 
 
-def windows_of(said: list[Planned], channel: int | None = None) -> list[Window]:
-    windows = [window for planned in said for window in planned.windows]
+def windows_of(messages: list[TranscodeProgress], channel: int | None = None) -> list[Window]:
+    windows = [window for progress in messages for window in progress.windows]
     return windows if channel is None else [window for window in windows if window.channel == channel]
 
 
 @pytest.fixture(scope="module")
 def voices(ffmpeg: str, sample: Path) -> tuple[bytes, bytes]:
-    """A half of the sample each."""
+    """Two halves of the sample recording."""
     whole = decode_at_once(ffmpeg, sample)
     half = len(whole) // 4 * 2
     return whole[:half], whole[half:]
@@ -50,75 +52,80 @@ def voices(ffmpeg: str, sample: Path) -> tuple[bytes, bytes]:
 
 @pytest.fixture(scope="module")
 def stereo(voices: tuple[bytes, bytes]) -> bytes:
-    """Both at once, one in each channel, three minutes long: the second pauses where the first does not."""
+    """Three minutes of both voices at once, one per channel: the second pauses where the first does not."""
     left, right = voices
     return side_by_side((left * 7)[: 2 * 170 * SAMPLE_RATE], (bytes(2 * 9 * SAMPLE_RATE) + right) * 5)
 
 
 async def test_each_channel_is_stored_as_it_was(artifacts: Artifacts, ffmpeg: str, voices: tuple[bytes, bytes]) -> None:
-    said = await run(artifacts, ffmpeg, side_by_side(*voices))
-    samples = round(said[-1].decoded_s * SAMPLE_RATE)
+    messages = await run(artifacts, ffmpeg, side_by_side(*voices))
+    samples = round(messages[-1].decoded_s * SAMPLE_RATE)
     for channel, voice in enumerate(voices):
         stored = read_pcm(artifacts, channel_prefix("pcm", channel), 0, samples)
         assert np.array_equal(stored[: len(voice) // 2], to_float(voice))
-    assert (said[-1].channels, said[-1].finished) == (2, True)
+    assert (messages[-1].channels, messages[-1].finished) == (2, True)
 
 
-async def test_a_channel_has_the_windows_that_it_would_have_alone(
+async def test_a_channel_has_the_same_windows_as_alone(
     artifacts: Artifacts, ffmpeg: str, stereo: bytes, voices: tuple[bytes, bytes]
 ) -> None:
     together = await run(artifacts, ffmpeg, stereo)
     samples = np.frombuffer(stereo[44:], "<i2").reshape(-1, 2)
     for channel in (0, 1):
         alone = await run(
-            artifacts, ffmpeg, side_by_side(samples[:, channel].tobytes()), replace(MIXED, pcm_prefix=f"alone{channel}")
+            artifacts,
+            ffmpeg,
+            side_by_side(samples[:, channel].tobytes()),
+            replace(MIXED, pcm_prefix=f"alone{channel}"),
         )
         assert [replace(w, channel=None, index=n) for n, w in enumerate(windows_of(together, channel))] == windows_of(alone)
 
 
-async def test_windows_count_up_by_start_with_their_audio_stored(artifacts: Artifacts, ffmpeg: str, stereo: bytes) -> None:
+async def test_windows_are_numbered_by_start_and_their_audio_is_stored(
+    artifacts: Artifacts, ffmpeg: str, stereo: bytes
+) -> None:
     artifacts.put("source/it", stereo)
     windows: list[Window] = []
-    async for planned in Transcoder(artifacts, ffmpeg).windows(replace(APART, longest_s=8.0)):
-        for window in planned.windows:
+    async for progress in Transcoder(artifacts, ffmpeg).windows(replace(SEPARATE, longest_s=8.0)):
+        for window in progress.windows:
             prefix = channel_prefix("pcm", window.channel)
             assert len(read_pcm(artifacts, prefix, window.start, window.end)) == window.end - window.start
-        windows += planned.windows
+        windows += progress.windows
     assert [window.index for window in windows] == list(range(len(windows)))
-    places = [(window.start, window.channel) for window in windows]
-    assert places == sorted(places, key=lambda place: (place[0], place[1] or 0))
+    order = [(window.start, window.channel) for window in windows]
+    assert order == sorted(order, key=lambda key: (key[0], key[1] or 0))
     assert {window.channel for window in windows} == {0, 1}
     assert all(window.seconds <= 8.0 for window in windows)
 
 
 @pytest.mark.parametrize("part_s", [60, 7])
-async def test_the_order_does_not_depend_on_how_the_sound_was_read(
+async def test_the_order_does_not_depend_on_chunk_sizes(
     artifacts: Artifacts, ffmpeg: str, stereo: bytes, part_s: int
 ) -> None:
     plans = []
     for chunk in (SAMPLE_RATE // 3, 5 * SAMPLE_RATE, 1000 * SAMPLE_RATE):
-        asked = replace(APART, longest_s=8.0, pcm_prefix=f"pcm{chunk}")
+        request = replace(SEPARATE, longest_s=8.0, pcm_prefix=f"pcm{chunk}")
         with patch.object(stage, "CHUNK_SAMPLES", chunk), patch.object(pcm, "PART_SAMPLES", part_s * SAMPLE_RATE):
-            plans.append(windows_of(await run(artifacts, ffmpeg, stereo, asked)))
+            plans.append(windows_of(await run(artifacts, ffmpeg, stereo, request)))
     assert len(plans[0]) > 20
     assert plans[0] == plans[1] == plans[2]
 
 
 async def test_the_first_windows_do_not_wait_for_the_end(artifacts: Artifacts, ffmpeg: str, stereo: bytes) -> None:
-    said = await run(artifacts, ffmpeg, stereo)
-    first = next(planned for planned in said if planned.windows)
+    messages = await run(artifacts, ffmpeg, stereo)
+    first = next(progress for progress in messages if progress.windows)
     assert first.decoded_s <= 65
     assert {window.channel for window in first.windows} == {0, 1}
 
 
-async def test_a_channel_that_says_nothing_holds_up_no_other(artifacts: Artifacts, ffmpeg: str, stereo: bytes) -> None:
+async def test_a_silent_channel_holds_up_no_other(artifacts: Artifacts, ffmpeg: str, stereo: bytes) -> None:
     samples = np.frombuffer(stereo[44:], "<i2").reshape(-1, 2)[:, 0].tobytes()
-    said = await run(artifacts, ffmpeg, side_by_side(bytes(len(samples)), samples))
-    assert next(planned for planned in said if planned.windows).decoded_s <= 65
-    assert {window.channel for window in windows_of(said)} == {1}
+    messages = await run(artifacts, ffmpeg, side_by_side(bytes(len(samples)), samples))
+    assert next(progress for progress in messages if progress.windows).decoded_s <= 65
+    assert {window.channel for window in windows_of(messages)} == {1}
 
 
-async def test_channels_that_are_the_same_have_the_same_windows(
+async def test_identical_channels_have_the_same_windows(
     artifacts: Artifacts, ffmpeg: str, voices: tuple[bytes, bytes]
 ) -> None:
     windows = windows_of(await run(artifacts, ffmpeg, side_by_side(voices[0], voices[0])))
@@ -127,20 +134,20 @@ async def test_channels_that_are_the_same_have_the_same_windows(
 
 
 async def test_one_channel_is_channel_0(artifacts: Artifacts, ffmpeg: str, sample: Path) -> None:
-    said = await run(artifacts, ffmpeg, sample.read_bytes())
+    messages = await run(artifacts, ffmpeg, sample.read_bytes())
     mixed = await run(artifacts, ffmpeg, sample.read_bytes(), replace(MIXED, pcm_prefix="mixed"))
-    assert said[-1].channels == 1
+    assert messages[-1].channels == 1
     assert mixed[-1].channels is None
-    assert windows_of(said) == [replace(window, channel=0) for window in windows_of(mixed)]
-    length = round(said[-1].decoded_s * SAMPLE_RATE)
+    assert windows_of(messages) == [replace(window, channel=0) for window in windows_of(mixed)]
+    length = round(messages[-1].decoded_s * SAMPLE_RATE)
     assert np.array_equal(read_pcm(artifacts, "pcm/c0", 0, length), read_pcm(artifacts, "mixed", 0, length))
 
 
 @pytest.mark.parametrize("channels", [3, 6, 8])
-async def test_more_channels_come_apart_whatever_the_layout(artifacts: Artifacts, ffmpeg: str, channels: int) -> None:
+async def test_more_channels_are_separated_in_any_layout(artifacts: Artifacts, ffmpeg: str, channels: int) -> None:
     tones = [s16le(tone(2.0, 300.0 + 100 * channel)) for channel in range(channels)]
-    said = await run(artifacts, ffmpeg, side_by_side(*tones))
-    assert (said[-1].channels, said[-1].decoded_s) == (channels, 2.0)
+    messages = await run(artifacts, ffmpeg, side_by_side(*tones))
+    assert (messages[-1].channels, messages[-1].decoded_s) == (channels, 2.0)
     for channel, sound in enumerate(tones):
         assert np.array_equal(read_pcm(artifacts, f"pcm/c{channel}", 0, 2 * SAMPLE_RATE), to_float(sound))
 
@@ -152,15 +159,15 @@ async def test_formats_keep_their_channels(
     count = {"stereo": 2, "5.1": 6, "7.1": 8}[layout]
     sines = "|".join(f"0.3*sin({300 + 100 * channel}*2*PI*t)" for channel in range(count))
     source = make(ffmpeg, tmp_path / name, "-f", "lavfi", "-i", f"aevalsrc={sines}:c={layout}:d=2:s=48000")
-    said = await run(artifacts, ffmpeg, source.read_bytes())
-    assert said[-1].channels == count
+    messages = await run(artifacts, ffmpeg, source.read_bytes())
+    assert messages[-1].channels == count
     loudest = [pitch(read_pcm(artifacts, f"pcm/c{channel}", 0, SAMPLE_RATE)) for channel in range(count)]
-    if name != "a.mka":  # its codec has an order of its own, and no high notes in the channel of low ones
+    if name != "a.mka":  # its codec reorders channels, and low-passes the LFE channel
         assert sorted(loudest) == [300 + 100 * channel for channel in range(count)]
 
 
 def pitch(sound: np.ndarray[tuple[int], np.dtype[np.float32]]) -> int:
-    """In hertz, of a second of sound."""
+    """Loudest frequency in hertz, of one second."""
     return int(np.argmax(np.abs(np.fft.rfft(sound[:SAMPLE_RATE]))))
 
 
@@ -173,7 +180,7 @@ async def test_too_many_channels_are_refused_by_name(artifacts: Artifacts, ffmpe
 
 
 @pytest.mark.parametrize(("source", "error"), [(side_by_side(b"", b""), NoAudio), (b"no sound", UnsupportedMedia)])
-async def test_what_holds_no_sound_is_refused_as_ever(
+async def test_a_source_without_audio_is_refused_as_usual(
     artifacts: Artifacts, ffmpeg: str, source: bytes, error: type[Exception]
 ) -> None:
     with pytest.raises(error):
@@ -181,16 +188,16 @@ async def test_what_holds_no_sound_is_refused_as_ever(
     assert artifacts.size(plan_key("pcm")) is None
 
 
-async def test_too_long_is_told_by_the_length_not_by_the_channels(artifacts: Artifacts, ffmpeg: str) -> None:
+async def test_the_length_limit_does_not_depend_on_channels(artifacts: Artifacts, ffmpeg: str) -> None:
     source = side_by_side(*[s16le(tone(3.0))] * 4)
-    assert (await run(artifacts, ffmpeg, source, replace(APART, max_audio_s=3.0)))[-1].decoded_s == 3.0
+    assert (await run(artifacts, ffmpeg, source, replace(SEPARATE, max_audio_s=3.0)))[-1].decoded_s == 3.0
     with pytest.raises(AudioTooLong):
-        await run(artifacts, ffmpeg, source, replace(APART, max_audio_s=2.5, pcm_prefix="short"))
+        await run(artifacts, ffmpeg, source, replace(SEPARATE, max_audio_s=2.5, pcm_prefix="short"))
 
 
-async def test_a_second_run_recalls_channels(artifacts: Artifacts, ffmpeg: str, voices: tuple[bytes, bytes]) -> None:
+async def test_a_second_run_loads_channels(artifacts: Artifacts, ffmpeg: str, voices: tuple[bytes, bytes]) -> None:
     first = await run(artifacts, ffmpeg, side_by_side(*voices))
-    second = [planned async for planned in Transcoder(artifacts, "/nowhere").windows(APART)]
+    second = [progress async for progress in Transcoder(artifacts, "/nowhere").windows(SEPARATE)]
     assert second == [replace(first[-1], windows=tuple(windows_of(first)))]
     assert {window.channel for window in second[0].windows} == {0, 1}
 
@@ -198,29 +205,29 @@ async def test_a_second_run_recalls_channels(artifacts: Artifacts, ffmpeg: str, 
 async def test_leaving_early_kills_the_decoder(artifacts: Artifacts, ffmpeg: str, stereo: bytes) -> None:
     artifacts.put("source/it", stereo)
     before = children()
-    async with aclosing(Transcoder(artifacts, ffmpeg).windows(APART)) as windows:
+    async with aclosing(Transcoder(artifacts, ffmpeg).windows(SEPARATE)) as windows:
         await anext(windows)
         assert len(children() - before) == 1
     assert children() == before
 
 
-async def test_a_call_has_its_two_sides(artifacts: Artifacts, ffmpeg: str) -> None:
+async def test_a_phone_call_has_speech_on_both_channels(artifacts: Artifacts, ffmpeg: str) -> None:
     call = recording("stereo/crafted_call_2ch_8k_mulaw.wav")
-    said = await run(artifacts, ffmpeg, call.read_bytes())
-    turns = list(spoken(call.with_name("crafted_call.rttm")))
+    messages = await run(artifacts, ffmpeg, call.read_bytes())
+    turns = list(turns_of(call.with_name("crafted_call.rttm")))
     for channel in (0, 1):
         for start, end in (turn[1:] for turn in turns if turn[0] == channel):
             inside = (
                 min(span.end, end) - max(span.start, start)
-                for window in windows_of(said, channel)
+                for window in windows_of(messages, channel)
                 for span in window.speech
                 if span.start < end and start < span.end
             )
             assert sum(inside) > 0.5 * (end - start)
 
 
-def spoken(rttm: Path) -> Iterator[tuple[int, int, int]]:
-    """Channel, start and end of turns, in samples."""
+def turns_of(rttm: Path) -> Iterator[tuple[int, int, int]]:
+    """(channel, start, end) of turns, in samples."""
     for line in rttm.read_text().splitlines():
         _, _, channel, start, length, *_ = line.split()
         first = int(float(start) * SAMPLE_RATE)

@@ -1,4 +1,4 @@
-"""What surrounds Whisper: the choice of a device, the cutting of its tokens, and words handed to their segments."""
+"""Parts of the Whisper engine: device choice, encoder context, timestamp tokens, word alignment."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from deployments.transcription.engines.token_timestamps import split_at_timestam
 
 
 @pytest.mark.parametrize(
-    ("cards", "wanted", "device"),
+    ("gpus", "requested", "device"),
     [(0, "auto", "cpu"), (0, "cpu", "cpu"), (1, "auto", "cuda"), (1, "cuda", "cuda"), (1, "cpu", "cpu")],
 )
-def test_devices_are_chosen(monkeypatch: pytest.MonkeyPatch, cards: int, wanted: str, device: str) -> None:
-    monkeypatch.setattr(ctranslate2, "get_cuda_device_count", lambda: cards)
-    assert choose_device(wanted) == device
+def test_devices_are_chosen(monkeypatch: pytest.MonkeyPatch, gpus: int, requested: str, device: str) -> None:
+    monkeypatch.setattr(ctranslate2, "get_cuda_device_count", lambda: gpus)
+    assert choose_device(requested) == device
 
 
-def test_cuda_without_a_card_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_cuda_without_a_gpu_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(ctranslate2, "get_cuda_device_count", lambda: 0)
     with pytest.raises(ModelUnavailable, match="cuda"):
         choose_device("cuda")
@@ -35,28 +35,28 @@ def test_cuda_without_a_card_is_refused_by_name(monkeypatch: pytest.MonkeyPatch,
 
 
 @pytest.mark.parametrize(
-    ("wanted", "device", "chosen"), [("int8", "cpu", "int8"), ("auto", "cuda", "float16"), ("float32", "cpu", "float32")]
+    ("requested", "device", "chosen"), [("int8", "cpu", "int8"), ("auto", "cuda", "float16"), ("float32", "cpu", "float32")]
 )
-def test_compute_types_are_chosen(wanted: str, device: str, chosen: str) -> None:
-    assert choose_compute_type(wanted, device) == chosen
+def test_compute_types_are_chosen(requested: str, device: str, chosen: str) -> None:
+    assert choose_compute_type(requested, device) == chosen
 
 
 @pytest.mark.parametrize(
     ("seconds", "context_s"),
     [(0.1, 10), (4.0, 10), (4.1, 12), (14.0, 20), (18.9, 25), (19.0, 25), (22.0, 26), (24.0, 28), (30.0, 30)],
 )
-def test_the_encoder_hears_silence_after_a_clip_but_no_more_than_it_needs(seconds: float, context_s: int) -> None:
+def test_the_encoder_context_is_a_clip_and_some_silence(seconds: float, context_s: int) -> None:
     assert context_frames(seconds) == context_frames(seconds, "ja") == 100 * context_s
 
 
-def test_the_encoder_needs_no_more_for_english() -> None:
-    found = [(context_frames(length / 10, "en"), context_frames(length / 10)) for length in range(301)]
-    assert all(english <= other for english, other in found)
-    assert any(english < other for english, other in found)
+def test_english_needs_no_more_context_than_other_languages() -> None:
+    contexts = [(context_frames(length / 10, "en"), context_frames(length / 10)) for length in range(301)]
+    assert all(english <= other for english, other in contexts)
+    assert any(english < other for english, other in contexts)
 
 
 def at(seconds: float) -> int:
-    """A timestamp's token, where the first is 1000."""
+    """Timestamp token; the first is 1000."""
     return 1000 + round(seconds / 0.02)
 
 
@@ -68,7 +68,7 @@ def at(seconds: float) -> int:
         ([at(0), 1, 2, at(2)], [(0, 2, [1, 2])], 2),
         ([at(1), 1, at(2), at(2), 2, at(4)], [(1, 2, [1]), (2, 4, [2])], 4),
         ([at(1), 1, at(2), at(3), 2, at(4)], [(1, 2, [1]), (3, 4, [2])], 4),
-        # What was still going on at the end has no end of its own.
+        # A sentence that goes on at the end has no end of its own.
         ([at(0), 1, at(2), at(2), 2], [(0, 2, [1]), (2, 10, [2])], None),
         ([1, 2], [(0, 10, [1, 2])], None),
         ([at(0), 1, at(2), at(2)], [(0, 2, [1])], 2),
@@ -76,23 +76,23 @@ def at(seconds: float) -> int:
         ([at(0), 1, at(20)], [(0, 10, [1])], 10),
     ],
 )
-def test_tokens_are_cut_at_timestamps(
+def test_tokens_are_split_at_timestamps(
     tokens: list[int], sentences: list[tuple[float, float, list[int]]], ends_at: float | None
 ) -> None:
-    found, end = split_at_timestamps(tokens, 1000, 10.0)
-    assert [words for _, _, words in found] == [words for _, _, words in sentences]
-    assert [begin for begin, _, _ in found] == pytest.approx([begin for begin, _, _ in sentences])
-    assert [stop for _, stop, _ in found] == pytest.approx([stop for _, stop, _ in sentences])
+    split, end = split_at_timestamps(tokens, 1000, 10.0)
+    assert [words for _, _, words in split] == [words for _, _, words in sentences]
+    assert [begin for begin, _, _ in split] == pytest.approx([begin for begin, _, _ in sentences])
+    assert [stop for _, stop, _ in split] == pytest.approx([stop for _, stop, _ in sentences])
     assert end == pytest.approx(ends_at)
 
 
 def aligned(*words: str) -> list[dict[str, Any]]:
-    """Words as faster-whisper aligns them, one a second."""
+    """Words as faster-whisper aligns them, one per second."""
     return [{"word": w, "start": float(i), "end": i + 0.5, "probability": 0.5} for i, w in enumerate(words)]
 
 
 @pytest.mark.parametrize(
-    ("texts", "words", "shared"),
+    ("texts", "words", "assigned"),
     [
         ([" one two", " three"], [" one", " two", " three"], [["one", "two"], ["three"]]),
         ([" Yes, it is."], [" Yes,", "", " it", " is.", ""], [["Yes,", "it", "is."]]),
@@ -101,12 +101,12 @@ def aligned(*words: str) -> list[dict[str, Any]]:
         ([], [" one"], []),
     ],
 )
-def test_words_go_to_the_segments_that_hold_them(texts: list[str], words: list[str], shared: list[list[str]]) -> None:
+def test_words_go_to_the_segments_that_hold_them(texts: list[str], words: list[str], assigned: list[list[str]]) -> None:
     segments = tuple(Segment(0, float(i), i + 1.0, text, 0.9, "en") for i, text in enumerate(texts))
     decode = with_words(Decode(segments, "en", -0.2, 0.0, 9, 2.0), aligned(*words))
-    assert [[word.text for word in segment.words or ()] for segment in decode.segments] == shared
+    assert [[word.text for word in segment.words or ()] for segment in decode.segments] == assigned
     assert [segment.text for segment in decode.segments] == texts
-    assert [segment.confidence for segment in decode.segments] == [0.5 if some else 0.9 for some in shared]
+    assert [segment.confidence for segment in decode.segments] == [0.5 if own else 0.9 for own in assigned]
     assert (decode.log_probability, decode.tokens, decode.ends_at) == (-0.2, 9, 2.0)
 
 
@@ -116,7 +116,7 @@ def test_words_keep_their_times() -> None:
 
 
 @pytest.mark.parametrize(
-    ("texts", "words", "shared"),
+    ("texts", "words", "assigned"),
     [
         (["甚至出现", "停滞"], ["甚", "至", "出", "现", "停", "滞"], [["甚", "至", "出", "现"], ["停", "滞"]]),
         ([" a half-hour I", " said"], [" a", " half", "-hour", " I", " said"], [["a", "half", "-hour", "I"], ["said"]]),
@@ -124,8 +124,8 @@ def test_words_keep_their_times() -> None:
     ],
 )
 def test_words_without_spaces_go_to_the_segments_that_hold_them(
-    texts: list[str], words: list[str], shared: list[list[str]]
+    texts: list[str], words: list[str], assigned: list[list[str]]
 ) -> None:
     segments = tuple(Segment(0, float(i), i + 1.0, text, 0.9) for i, text in enumerate(texts))
     decode = with_words(Decode(segments, "zh", -0.2, 0.0, 9, 2.0), aligned(*words))
-    assert [[word.text for word in segment.words or ()] for segment in decode.segments] == shared
+    assert [[word.text for word in segment.words or ()] for segment in decode.segments] == assigned

@@ -1,4 +1,4 @@
-"""ffmpeg on real files: what it decodes, what it refuses and how, and that it reads and leaves nothing else."""
+"""The decoder and real ffmpeg on real files: formats, errors, and no access to other files."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ import pytest
 
 from batching.types import SAMPLE_RATE
 from deployments.errors import CorruptMedia, NoAudio, UnsupportedMedia, WorkError
-from deployments.transcoding.ffmpeg import Decoder, NoFfmpeg, declared, decode_command, explain, find_ffmpeg
-from tests.lib.media import children, decode, heard, make, wav
+from deployments.transcoding.decoder import Decoder, declared_duration, explain
+from deployments.transcoding.ffmpeg import NoFfmpeg, decode_command, find_ffmpeg
+from tests.lib.media import children, decode, decode_floats, make, wav
 from tests.lib.recordings import recording, s16le, tone
 
 TONE = ("-f", "lavfi", "-i", "sine=440:duration=2")
@@ -30,7 +31,7 @@ async def test_the_sample_decodes_to_its_length(ffmpeg: str, sample: Path) -> No
     assert len(await decode(ffmpeg, sample)) / 2 / SAMPLE_RATE == pytest.approx(length, abs=0.001)
 
 
-async def test_no_more_is_decoded_than_asked_for(ffmpeg: str, sample: Path) -> None:
+async def test_no_more_is_decoded_than_requested(ffmpeg: str, sample: Path) -> None:
     assert len(await decode(ffmpeg, sample, seconds=2.5)) == 2.5 * SAMPLE_RATE * 2
 
 
@@ -43,7 +44,7 @@ async def test_samples_come_through_unchanged(ffmpeg: str, tmp_path: Path) -> No
     "name", ["a.mp3", "a.m4a", "a.flac", "a.ogg", "a.opus", "a.webm", "a.mkv", "a.aiff", "a.au", "a.ts"]
 )
 async def test_common_formats_decode(ffmpeg: str, tmp_path: Path, name: str) -> None:
-    audio = await heard(ffmpeg, make(ffmpeg, tmp_path / name, *TONE))
+    audio = await decode_floats(ffmpeg, make(ffmpeg, tmp_path / name, *TONE))
     assert len(audio) / SAMPLE_RATE == pytest.approx(2.0, abs=0.1)
     assert np.abs(audio).max() == pytest.approx(0.125, abs=0.02)
 
@@ -91,7 +92,7 @@ async def test_a_picture_is_refused_whatever_its_name(ffmpeg: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi"])
-async def test_a_video_without_sound_has_no_audio(ffmpeg: str, tmp_path: Path, name: str) -> None:
+async def test_a_video_without_an_audio_track_has_no_audio(ffmpeg: str, tmp_path: Path, name: str) -> None:
     with pytest.raises(NoAudio):
         await decode(ffmpeg, make(ffmpeg, tmp_path / name, *PICTURES))
 
@@ -102,7 +103,7 @@ async def test_a_header_with_nothing_after_it_has_no_audio(ffmpeg: str, tmp_path
         await decode(ffmpeg, tmp_path / "empty.wav")
 
 
-async def test_a_file_whose_sound_was_overwritten_is_corrupt(ffmpeg: str, tmp_path: Path) -> None:
+async def test_a_file_whose_audio_was_overwritten_is_corrupt(ffmpeg: str, tmp_path: Path) -> None:
     whole = make(ffmpeg, tmp_path / "a.m4a", *TONE).read_bytes()
     begin, end = whole.index(b"mdat") + 4, whole.index(b"moov") - 4
     assert end - begin > len(whole) // 2
@@ -112,7 +113,7 @@ async def test_a_file_whose_sound_was_overwritten_is_corrupt(ffmpeg: str, tmp_pa
 
 
 @pytest.mark.parametrize("name", ["a.flac", "a.mp3", "a.ogg", "a.wav", "a.mkv"])
-async def test_what_could_be_decoded_of_a_truncated_file_counts(ffmpeg: str, tmp_path: Path, name: str) -> None:
+async def test_the_decodable_part_of_a_truncated_file_counts(ffmpeg: str, tmp_path: Path, name: str) -> None:
     file = make(ffmpeg, tmp_path / name, "-f", "lavfi", "-i", "anoisesrc=duration=8:amplitude=0.3")
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     assert 2.5 < len(await decode(ffmpeg, file)) / 2 / SAMPLE_RATE < 5.5
@@ -120,7 +121,7 @@ async def test_what_could_be_decoded_of_a_truncated_file_counts(ffmpeg: str, tmp
 
 @asynccontextmanager
 async def decoding(program: str, descriptor: int) -> AsyncIterator[tuple[Decoder, int]]:
-    """A decoder and its process."""
+    """Run a decoder; yields it and its process id."""
     before = children()
     decoder = await Decoder.start(program, descriptor, 36_000)
     (pid,) = children() - before
@@ -130,19 +131,19 @@ async def decoding(program: str, descriptor: int) -> AsyncIterator[tuple[Decoder
     assert not psutil.pid_exists(pid)
 
 
-async def test_stopping_kills_a_decoder_that_has_more_to_give(ffmpeg: str, tmp_path: Path) -> None:
+async def test_stopping_kills_a_decoder_with_more_output(ffmpeg: str, tmp_path: Path) -> None:
     (tmp_path / "long.wav").write_bytes(wav(bytes(2 * 600 * SAMPLE_RATE)))
     with (tmp_path / "long.wav").open("rb") as file:
         async with decoding(ffmpeg, file.fileno()) as (decoder, pid):
             assert len(await decoder.read(SAMPLE_RATE)) == 2 * SAMPLE_RATE
-            # By then nothing more fits into the pipe and what asyncio keeps of it.
+            # By then the pipe and asyncio's buffer are full.
             while psutil.Process(pid).io_counters().write_chars < 200_000:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
             await asyncio.sleep(0.01)
             assert psutil.pid_exists(pid)
 
 
-async def test_stopping_kills_a_decoder_whose_source_stands_still(ffmpeg: str) -> None:
+async def test_stopping_kills_a_decoder_whose_source_stalls(ffmpeg: str) -> None:
     source, sink = os.pipe()
     try:
         async with decoding(ffmpeg, source) as (decoder, pid):
@@ -162,21 +163,21 @@ async def test_a_decoder_may_be_stopped_after_its_end_and_twice(ffmpeg: str, sam
         async with decoding(ffmpeg, file.fileno()) as (decoder, _):
             while await decoder.read(10 * SAMPLE_RATE):
                 pass
-            await decoder.verdict()
+            await decoder.check_exit()
             await decoder.stop()
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.mov"])
 async def test_a_track_that_begins_later_begins_with_silence(ffmpeg: str, tmp_path: Path, name: str) -> None:
     film = make(ffmpeg, tmp_path / name, *PICTURES, "-itsoffset", "2", *TONE, "-map", "0:v", "-map", "1:a")
-    audio = await heard(ffmpeg, film)
+    audio = await decode_floats(ffmpeg, film)
     assert len(audio) / SAMPLE_RATE == pytest.approx(4.0, abs=0.1)
     assert np.abs(audio[: int(1.9 * SAMPLE_RATE)]).max() < 0.001
     assert np.abs(audio[int(2.1 * SAMPLE_RATE) : int(2.3 * SAMPLE_RATE)]).max() > 0.1
 
 
 async def test_time_begins_where_the_only_track_begins(ffmpeg: str) -> None:
-    audio = await heard(ffmpeg, recording("nasty/m4a_starts_at_5s.m4a"))
+    audio = await decode_floats(ffmpeg, recording("nasty/m4a_starts_at_5s.m4a"))
     assert len(audio) / SAMPLE_RATE == pytest.approx(4.4, abs=0.1)
     assert np.abs(audio[:SAMPLE_RATE]).max() > 0.1
 
@@ -184,7 +185,7 @@ async def test_time_begins_where_the_only_track_begins(ffmpeg: str) -> None:
 @pytest.mark.parametrize(("right", "peak"), [("0", 0.25), ("0.5*sin(440*2*PI*t)", 0.5), ("-0.5*sin(440*2*PI*t)", 0.0)])
 async def test_two_channels_are_mixed(ffmpeg: str, tmp_path: Path, right: str, peak: float) -> None:
     both = f"aevalsrc=0.5*sin(440*2*PI*t)|{right}:d=1:s=16000"
-    audio = await heard(ffmpeg, make(ffmpeg, tmp_path / "a.wav", "-f", "lavfi", "-i", both))
+    audio = await decode_floats(ffmpeg, make(ffmpeg, tmp_path / "a.wav", "-f", "lavfi", "-i", both))
     assert np.abs(audio).max() == pytest.approx(peak, abs=0.01)
 
 
@@ -203,10 +204,10 @@ async def test_two_channels_are_mixed(ffmpeg: str, tmp_path: Path, right: str, p
         ("1 frames decoded; 0 decode errors", 0, None),
     ],
 )
-def test_logs_are_explained(log: str, status: int, error: type[WorkError] | None) -> None:
-    found = explain(f"before\n{log}\nafter", status)
-    assert (type(found) if found else None) is error
-    assert found is None or found.message.endswith(".")
+def test_logs_map_to_errors(log: str, status: int, error: type[WorkError] | None) -> None:
+    explained = explain(f"before\n{log}\nafter", status)
+    assert (type(explained) if explained else None) is error
+    assert explained is None or explained.message.endswith(".")
 
 
 @pytest.mark.parametrize(
@@ -220,11 +221,11 @@ def test_logs_are_explained(log: str, status: int, error: type[WorkError] | None
         ("", None),
     ],
 )
-def test_the_declared_length_is_read_in_the_log(line: str, seconds: float | None) -> None:
-    assert declared(f"Input #0, wav, from 'fd:':\n  Metadata:\n{line}\n  Stream #0:0: Audio\n") == seconds
+def test_the_declared_duration_is_parsed_from_the_log(line: str, seconds: float | None) -> None:
+    assert declared_duration(f"Input #0, wav, from 'fd:':\n  Metadata:\n{line}\n  Stream #0:0: Audio\n") == seconds
 
 
-async def test_the_declared_length_is_known_while_most_is_not_decoded(ffmpeg: str, tmp_path: Path) -> None:
+async def test_the_declared_duration_is_known_while_most_is_not_decoded(ffmpeg: str, tmp_path: Path) -> None:
     (tmp_path / "long.wav").write_bytes(wav(bytes(2 * 600 * SAMPLE_RATE)))
     with (tmp_path / "long.wav").open("rb") as file:
         decoder = await Decoder.start(ffmpeg, file.fileno(), 3600)
@@ -235,7 +236,7 @@ async def test_the_declared_length_is_known_while_most_is_not_decoded(ffmpeg: st
 
 
 def put_on_path(folder: Path, monkeypatch: pytest.MonkeyPatch, banner: str, protocols: str = "Input:\n  fd\n  file") -> str:
-    """A program named ffmpeg that says what it is told to say; it is all that there is on the PATH."""
+    """Make a fake ffmpeg the only program on the PATH."""
     program = folder / "ffmpeg"
     program.write_text(f"#!/bin/sh\ncase $1 in -version) echo '{banner}' ;; *) echo '{protocols}' ;; esac\n")
     program.chmod(0o755)
@@ -243,11 +244,13 @@ def put_on_path(folder: Path, monkeypatch: pytest.MonkeyPatch, banner: str, prot
     return str(program)
 
 
-@pytest.mark.parametrize(("version", "means"), [("8.1.3", "8.1.3"), ("n8.2-dev", "8.2.0"), ("10.0.1-0ubuntu1", "10.0.1")])
-def test_a_new_ffmpeg_on_the_path_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, means: str) -> None:
-    path = put_on_path(tmp_path, monkeypatch, f"ffmpeg version {version} Copyright (c)")
+@pytest.mark.parametrize(("banner", "version"), [("8.1.3", "8.1.3"), ("n8.2-dev", "8.2.0"), ("10.0.1-0ubuntu1", "10.0.1")])
+def test_a_new_ffmpeg_on_the_path_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, banner: str, version: str
+) -> None:
+    path = put_on_path(tmp_path, monkeypatch, f"ffmpeg version {banner} Copyright (c)")
     program = find_ffmpeg()
-    assert (program.path, program.version) == (path, means)
+    assert (program.path, program.version) == (path, version)
 
 
 @pytest.mark.parametrize(
@@ -261,7 +264,7 @@ def test_a_new_ffmpeg_on_the_path_is_used(tmp_path: Path, monkeypatch: pytest.Mo
         ("ffmpeg version 9.0.2 Copyright (c)", "file\n  pipe\n  fdx"),
     ],
 )
-def test_an_ffmpeg_that_is_not_safe_gives_way_to_the_packaged(
+def test_the_packaged_ffmpeg_is_used_instead_of_an_unsafe_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, banner: str, protocols: str
 ) -> None:
     put_on_path(tmp_path, monkeypatch, banner, protocols)

@@ -1,4 +1,4 @@
-"""An ffmpeg that was killed has not decoded its file, whatever it gave until then."""
+"""A killed ffmpeg has not decoded its file, whatever it wrote until then."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pytest
 
 from batching.types import SAMPLE_RATE
 from deployments.errors import StageLost
-from deployments.transcoding.ffmpeg import Decoder
+from deployments.transcoding.decoder import Decoder
 from tests.lib.media import children, wav
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-async def test_a_decoder_that_was_killed_did_not_decode_its_file(ffmpeg: str, tmp_path: Path, number: int) -> None:
+async def test_a_killed_decoder_did_not_decode_its_file(ffmpeg: str, tmp_path: Path, number: int) -> None:
     (tmp_path / "long.wav").write_bytes(wav(bytes(2 * 600 * SAMPLE_RATE)))
     before = children()
     with (tmp_path / "long.wav").open("rb") as file:
@@ -26,5 +26,5 @@ async def test_a_decoder_that_was_killed_did_not_decode_its_file(ffmpeg: str, tm
         while await decoder.read(SAMPLE_RATE):
             pass
         with pytest.raises(StageLost):
-            await decoder.verdict()
+            await decoder.check_exit()
         await decoder.stop()

@@ -1,4 +1,4 @@
-"""Features: with torch on any device what faster-whisper computes with numpy."""
+"""Log-mel features: torch computes the same as faster-whisper's numpy."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from tests.lib.media import decode_at_once
 
 
 @pytest.mark.parametrize("bands", [80, 128])
-def test_torch_computes_what_numpy_does(ffmpeg: str, sample: Path, bands: int) -> None:
+def test_torch_computes_the_same_as_numpy(ffmpeg: str, sample: Path, bands: int) -> None:
     speech = to_float(decode_at_once(ffmpeg, sample))
-    # Lengths that are whole frames, that are none, and a clip as long as the encoder's context.
+    # A length of whole frames, one that is not, and a clip as long as the encoder's context.
     clips = [speech[: 4 * SAMPLE_RATE], speech[77 : 77 + 33_333], 0.01 * speech[: 30 * SAMPLE_RATE]]
     extractor = FeatureExtractor(feature_size=bands)
-    wanted = features(extractor, "cpu")(clips, FRAMES)
-    found = torch_features(extractor.mel_filters, "cpu")(clips, FRAMES)
-    assert found.shape == wanted.shape == (3, bands, FRAMES)
-    for clip, one, other in zip(clips, wanted, found, strict=True):
-        # The last frame hears the clip's reflection there, and silence here.
-        sound = len(clip) * 100 // SAMPLE_RATE - 1
-        assert np.abs(one[:, :sound] - other[:, :sound]).max() < 2e-3
-        assert not other[:, sound + 2 :].any()
+    expected = features(extractor, "cpu")(clips, FRAMES)
+    actual = torch_features(extractor.mel_filters, "cpu")(clips, FRAMES)
+    assert actual.shape == expected.shape == (3, bands, FRAMES)
+    for clip, numpy_mel, torch_mel in zip(clips, expected, actual, strict=True):
+        # The last frame contains the clip's reflection in numpy, and silence in torch.
+        frames = len(clip) * 100 // SAMPLE_RATE - 1
+        assert np.abs(numpy_mel[:, :frames] - torch_mel[:, :frames]).max() < 2e-3
+        assert not torch_mel[:, frames + 2 :].any()
 
 
 def test_fewer_frames_are_the_first_ones(ffmpeg: str, sample: Path) -> None:

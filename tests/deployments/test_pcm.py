@@ -1,4 +1,4 @@
-"""Parts of PCM: what is written is what is read, wherever the borders fall."""
+"""PCM parts: writing and reading across part borders, and WAV files."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from deployments.storage.pcm import (
     PART_SAMPLES,
     WAV_HEADER_BYTES,
     PcmWriter,
-    apart,
     channel_prefix,
+    deinterleave,
     part_key,
     read_pcm,
     to_float,
@@ -28,7 +28,7 @@ from deployments.storage.pcm import (
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.integers(0, 25), max_size=12), st.data())
-def test_what_is_written_is_read(pieces: list[int], data: st.DataObject) -> None:
+def test_written_samples_are_read_back(pieces: list[int], data: st.DataObject) -> None:
     total = sum(pieces)
     start = data.draw(st.integers(0, total))
     end = data.draw(st.integers(start, total))
@@ -40,7 +40,7 @@ def test_what_is_written_is_read(pieces: list[int], data: st.DataObject) -> None
         for piece in pieces:
             writer.write(sound[written : written + piece].tobytes())
             written += piece
-            # Before the end, whole parts can be read, and all of those.
+            # Before the end, all whole parts can be read.
             assert writer.stored == written // 10 * 10
         writer.finish()
         assert writer.stored == total
@@ -61,7 +61,7 @@ def test_a_part_holds_a_minute(artifacts: Artifacts) -> None:
     assert across.tolist() == [0, 1, 2, 3]
 
 
-def test_nothing_written_is_nothing_stored(artifacts: Artifacts) -> None:
+def test_without_samples_nothing_is_stored(artifacts: Artifacts) -> None:
     writer = PcmWriter(artifacts, "pcm")
     writer.finish()
     assert artifacts.keys("pcm") == []
@@ -75,14 +75,14 @@ def test_samples_are_between_minus_one_and_one() -> None:
 
 @settings(deadline=None, max_examples=50)
 @given(st.integers(1, 4), st.integers(0, 60), st.data())
-def test_channels_are_one_wav_file_in_any_ranges(channels: int, samples: int, data: st.DataObject) -> None:
+def test_channels_are_one_wav_file_in_any_range(channels: int, samples: int, data: st.DataObject) -> None:
     sound = np.arange(samples * channels, dtype="<i2").tobytes()
     size = WAV_HEADER_BYTES + len(sound)
     start = data.draw(st.integers(0, size))
     length = data.draw(st.integers(0, size - start))
     with TemporaryDirectory() as folder, patch.object(pcm, "PART_SAMPLES", 12):
         artifacts = Artifacts(f"file://{folder}")
-        for channel, piece in enumerate(apart(sound, channels)):
+        for channel, piece in enumerate(deinterleave(sound, channels)):
             writer = PcmWriter(artifacts, channel_prefix("job/pcm", channel))
             writer.write(piece)
             writer.finish()

@@ -1,4 +1,4 @@
-"""Where somebody speaks: found in speech, loud or quiet; not in silence, tones and noise; however the sound arrives."""
+"""Voice activity detection: speech, loud or quiet; no silence, tones or noise; in chunks of any size."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from tests.lib.media import decode_at_once
 from tests.lib.recordings import Recording, recordings, tone
 
 Floats = NDArray[np.float32]
-UNSPOKEN = [r for r in recordings("nonspeech") if r.text == ""]
+NO_SPEECH = [r for r in recordings("nonspeech") if r.text == ""]
 
 
 @pytest.fixture(scope="module")
 def speech(ffmpeg: str, sample: Path) -> Floats:
-    """The sample's samples."""
+    """Decoded sample recording."""
     return to_float(decode_at_once(ffmpeg, sample))
 
 
 def spans_of(audio: Floats, chunk: int | None = None, sensitivity: Sensitivity | None = None) -> list[Span]:
-    """What is found in audio that arrives `chunk` samples at a time, or all at once."""
+    """Detect speech in audio fed `chunk` samples at a time, or at once."""
     detector = SpeechDetector(sensitivity)
     step = chunk or max(len(audio), 1)
-    found = [span for start in range(0, len(audio), step) for span in detector.feed(audio[start : start + step])]
-    return found + detector.finish()
+    spans = [span for start in range(0, len(audio), step) for span in detector.feed(audio[start : start + step])]
+    return spans + detector.finish()
 
 
-def marks(spans: list[Span], length: int) -> NDArray[np.bool_]:
-    """For each sample, whether it is speech."""
-    line = np.zeros(length, bool)
+def speech_mask(spans: list[Span], length: int) -> NDArray[np.bool_]:
+    """Mask of speech, one value per sample."""
+    mask = np.zeros(length, bool)
     for span in spans:
-        line[span.start : span.end] = True
-    return line
+        mask[span.start : span.end] = True
+    return mask
 
 
 def noise(seconds: float, loudness: float) -> Floats:
@@ -47,14 +47,14 @@ def noise(seconds: float, loudness: float) -> Floats:
 
 
 def test_every_sentence_is_found(speech: Floats, sample: Path) -> None:
-    line = marks(spans_of(speech), len(speech))
+    mask = speech_mask(spans_of(speech), len(speech))
     for turn in json.loads(sample.with_suffix(".json").read_text())["turns"]:
         start, end = int(turn["start"] * SAMPLE_RATE), int(turn["end"] * SAMPLE_RATE)
-        assert line[start:end].mean() > 0.75, turn["text"]
+        assert mask[start:end].mean() > 0.75, turn["text"]
 
 
 def test_the_long_pause_is_not_speech(speech: Floats) -> None:
-    assert not marks(spans_of(speech), len(speech))[int(28.6 * SAMPLE_RATE) : int(30.5 * SAMPLE_RATE)].any()
+    assert not speech_mask(spans_of(speech), len(speech))[int(28.6 * SAMPLE_RATE) : int(30.5 * SAMPLE_RATE)].any()
 
 
 def test_spans_are_in_order_and_inside_the_audio(speech: Floats) -> None:
@@ -85,14 +85,14 @@ def test_no_speech_is_found_where_there_is_none(audio: Floats) -> None:
 
 
 @pytest.mark.parametrize("chunk", [777, SAMPLE_RATE // 10, SAMPLE_RATE])
-def test_spans_do_not_depend_on_how_the_sound_arrives(speech: Floats, chunk: int) -> None:
+def test_spans_do_not_depend_on_chunk_sizes(speech: Floats, chunk: int) -> None:
     assert spans_of(speech, chunk) == spans_of(speech)
 
 
 @pytest.mark.parametrize("loudness", [0.01, 0.1, 3.0])
 def test_speech_is_found_whether_quiet_or_loud(speech: Floats, loudness: float) -> None:
-    usual = marks(spans_of(speech), len(speech))
-    scaled = marks(spans_of(np.clip(loudness * speech, -1, 1)), len(speech))
+    usual = speech_mask(spans_of(speech), len(speech))
+    scaled = speech_mask(spans_of(np.clip(loudness * speech, -1, 1)), len(speech))
     assert (usual == scaled).mean() > 0.95
 
 
@@ -102,58 +102,58 @@ def test_no_span_is_longer_than_allowed_and_none_is_lost_to_that(speech: Floats,
     assert max(span.end - span.start for span in cut) <= longest_s * SAMPLE_RATE
     assert len(cut) > len(spans_of(speech))
     # What lies between two pieces is a pause of one frame.
-    assert (marks(cut, len(speech)) == marks(spans_of(speech), len(speech))).mean() > 0.98
+    assert (speech_mask(cut, len(speech)) == speech_mask(spans_of(speech), len(speech))).mean() > 0.98
 
 
-class Scripted:
-    """Stands for the network: gives these probabilities, a frame each."""
+class ScriptedVad:
+    """Stub of the network with one probability per frame."""
 
     def __init__(self, *probabilities: float) -> None:
-        self.left = list(probabilities)
+        self.remaining = list(probabilities)
 
     def __call__(self, audio: Floats) -> Floats:
         frames = len(audio) // FRAME
-        given, self.left = self.left[:frames], self.left[frames:]
-        return np.array(given, np.float32)
+        probabilities, self.remaining = self.remaining[:frames], self.remaining[frames:]
+        return np.array(probabilities, np.float32)
 
 
-def frames_found(probabilities: list[float], longest: int) -> list[tuple[int, int]]:
-    """The spans, in frames, of speech that may last `longest` frames."""
+def spans_in_frames(probabilities: list[float], longest: int) -> list[tuple[int, int]]:
+    """Spans in frames, where speech may last `longest` frames."""
     limits = Sensitivity(longest_s=longest * FRAME / SAMPLE_RATE)
-    detector = SpeechDetector(limits, Scripted(*probabilities))
+    detector = SpeechDetector(limits, ScriptedVad(*probabilities))
     spans = detector.feed(np.ones(len(probabilities) * FRAME, np.float32)) + detector.finish()
     return [(span.start // FRAME, span.end // FRAME) for span in spans]
 
 
 def test_long_speech_is_cut_in_a_pause_of_a_frame_which_belongs_to_neither_piece() -> None:
-    line = [0.9] * 30
-    line[16] = 0.2
-    assert frames_found(line, 20) == [(0, 16), (17, 30)]
+    probabilities = [0.9] * 30
+    probabilities[16] = 0.2
+    assert spans_in_frames(probabilities, 20) == [(0, 16), (17, 30)]
 
 
-def test_a_pause_far_back_is_better_than_a_cut_in_a_word() -> None:
-    line = [0.9] * 30
-    line[6] = 0.2
-    assert frames_found(line, 20)[0] == (0, 6)
+def test_an_early_pause_is_better_than_a_cut_in_a_word() -> None:
+    probabilities = [0.9] * 30
+    probabilities[6] = 0.2
+    assert spans_in_frames(probabilities, 20)[0] == (0, 6)
 
 
 def test_speech_without_any_pause_is_cut_where_it_was_weakest_and_its_pieces_touch() -> None:
-    line = [0.9] * 30
-    line[17] = 0.6
-    assert frames_found(line, 20) == [(0, 17), (17, 30)]
+    probabilities = [0.9] * 30
+    probabilities[17] = 0.6
+    assert spans_in_frames(probabilities, 20) == [(0, 17), (17, 30)]
 
 
-def test_no_span_begins_before_what_was_said_to_be_heard(speech: Floats) -> None:
+def test_no_span_begins_before_the_analysed_position(speech: Floats) -> None:
     detector = SpeechDetector()
-    told = 0
+    position = 0
     for start in range(0, len(speech), SAMPLE_RATE):
         spans = detector.feed(speech[start : start + SAMPLE_RATE])
-        assert all(span.start >= told for span in spans)
-        assert told <= detector.heard <= start + SAMPLE_RATE
-        told = detector.heard
+        assert all(span.start >= position for span in spans)
+        assert position <= detector.analysed <= start + SAMPLE_RATE
+        position = detector.analysed
 
 
-@pytest.mark.parametrize("recording", UNSPOKEN, ids=lambda r: r.path.name)
-def test_recordings_without_speech_give_little(ffmpeg: str, recording: Recording) -> None:
+@pytest.mark.parametrize("recording", NO_SPEECH, ids=lambda r: r.path.name)
+def test_recordings_without_speech_have_few_false_positives(ffmpeg: str, recording: Recording) -> None:
     audio = to_float(decode_at_once(ffmpeg, recording.path))
-    assert marks(spans_of(audio), len(audio)).mean() < 0.02
+    assert speech_mask(spans_of(audio), len(audio)).mean() < 0.02

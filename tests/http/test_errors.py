@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from deployments import errors
-from deployments.errors import Deadly, WorkError
+from deployments.errors import PoisonPill, WorkError
 from serve_app.errors import STATUS, RequestError, not_found
 
 PROMISED = (
@@ -62,8 +62,8 @@ def test_the_work_knows_its_errors() -> None:
     [("source_unreachable", True), ("engine_failed", True), ("source_forbidden", False), ("corrupt_media", False)],
 )
 def test_only_what_may_pass_is_tried_again(code: str, transient: bool) -> None:
-    assert {kind.transient for kind in WORK if kind.code == code and kind is not Deadly} == {transient}
-    assert not Deadly.transient
+    assert {kind.transient for kind in WORK if kind.code == code and kind is not PoisonPill} == {transient}
+    assert not PoisonPill.transient
 
 
 @pytest.mark.parametrize("code", list(STATUS))

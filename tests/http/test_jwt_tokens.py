@@ -134,7 +134,7 @@ async def test_the_issuers_keys_are_fetched_once(site: WebServer) -> None:
     # A token of an unknown key has them fetched again, but not for every such token.
     for _ in range(3):
         assert await tokens.principal(signed("RS256", RSA, {"kid": "two"})) is None
-    assert site.asked == ["/jwks"]
+    assert site.paths == ["/jwks"]
 
 
 async def test_a_key_of_another_kind_signs_too(site: WebServer) -> None:
@@ -164,7 +164,7 @@ async def test_known_keys_are_good_while_the_issuer_is_away(site: WebServer, mon
     with pytest.raises(RequestError):
         await tokens.principal(signed("RS256", RSA, {"kid": "two"}))
     assert await tokens.principal(good)
-    assert len(site.asked) > 2
+    assert len(site.paths) > 2
 
 
 async def test_an_issuer_that_is_away_is_not_asked_for_every_token(site: WebServer) -> None:
@@ -173,7 +173,7 @@ async def test_an_issuer_that_is_away_is_not_asked_for_every_token(site: WebServ
     for kid in ("a", "b", "c"):
         with pytest.raises(RequestError):
             await tokens.principal(signed("RS256", RSA, {"kid": kid}))
-    assert len(site.asked) == 1
+    assert len(site.paths) == 1
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b"no json", b'{"keys": [{}]}'])

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from deployments.errors import SourceForbidden, SourceNotFound, SourceTooLarge
-from deployments.ingestion.buckets import Buckets, object_of
-from deployments.ingestion.safe_http import Allowed, SafeHttp
+from deployments.ingestion.allow_list import AllowList
+from deployments.ingestion.buckets import Buckets, parse_s3_url
+from deployments.ingestion.safe_http import SafeHttp
 from deployments.ingestion.stage import Ingestion
 from deployments.messages import FetchRequest
 from deployments.storage.artifacts import Artifacts
@@ -138,7 +139,7 @@ async def test_an_object_of_a_bucket_is_a_source(app: App, s3: Storage, sample: 
 )
 def test_what_is_no_object_is_refused(url: str) -> None:
     with pytest.raises(SourceForbidden):
-        object_of(url)
+        parse_s3_url(url)
 
 
 async def test_an_object_that_is_too_large_is_not_read(
@@ -147,7 +148,7 @@ async def test_an_object_that_is_too_large_is_not_read(
     credentials(s3, monkeypatch)
     bucket = s3.bucket()
     s3.client.put_object(Bucket=bucket, Key="x", Body=bytes(100))
-    allowed = Allowed.parse([f"s3://{bucket}"])
+    allowed = AllowList.parse([f"s3://{bucket}"])
     ingestion = Ingestion(artifacts, SafeHttp(allowed), Buckets(allowed))
     with pytest.raises(SourceTooLarge):
         await ingestion.fetch(FetchRequest(f"s3://{bucket}/x", "jobs/j/source", 99))

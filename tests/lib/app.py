@@ -10,10 +10,18 @@ from pathlib import Path
 
 from batching.types import Segment, Word
 from deployments.errors import EngineFailed
+from deployments.ingestion.allow_list import AllowList
 from deployments.ingestion.buckets import Buckets
-from deployments.ingestion.safe_http import Allowed, SafeHttp
+from deployments.ingestion.safe_http import SafeHttp
 from deployments.ingestion.stage import Ingestion
-from deployments.messages import FetchRequest, Planned, StoredSource, TranscodeRequest, TranscribeRequest, WindowResult
+from deployments.messages import (
+    FetchRequest,
+    StoredSource,
+    TranscodeProgress,
+    TranscodeRequest,
+    TranscribeRequest,
+    WindowResult,
+)
 from deployments.storage.artifacts import Artifacts
 from deployments.transcoding.stage import Transcoder
 from deployments.transcription.engines.base import EngineConfig
@@ -40,7 +48,7 @@ class PlainStages:
     """The stages as plain objects, with a gate before each decode for tests that need to look between two windows."""
 
     def __init__(self, artifacts: Artifacts, ffmpeg: str, allow: tuple[str, ...] = (), engine: str = "fake") -> None:
-        allowed = Allowed.parse(allow)
+        allowed = AllowList.parse(allow)
         self._ingestion = Ingestion(artifacts, SafeHttp(allowed), Buckets(allowed))
         self._transcoder = Transcoder(artifacts, ffmpeg)
         self._transcriber = Transcriber(artifacts, FakeEngine(EngineConfig("fake", engine, "")))
@@ -53,7 +61,7 @@ class PlainStages:
     async def fetch(self, request: FetchRequest) -> StoredSource:
         return await self._ingestion.fetch(request)
 
-    async def windows(self, request: TranscodeRequest) -> AsyncGenerator[Planned, None]:
+    async def windows(self, request: TranscodeRequest) -> AsyncGenerator[TranscodeProgress, None]:
         async with aclosing(self._transcoder.windows(request)) as plans:
             async for planned in plans:
                 yield planned
@@ -142,7 +150,7 @@ async def open_app(
         artifacts,
         MODELS,
         limits=Quotas(store, TenantLimits()),
-        allowed=Allowed.parse(allow),
+        allowed=AllowList.parse(allow),
         aliases={"whisper-1": "", "other": "second", "broken": "nothing"},
         result_ttl_s=3600,
         queue_limit=QUEUE_LIMIT,

@@ -8,16 +8,16 @@ from hashlib import sha1
 from unittest.mock import patch
 
 from deployments.transcoding import vad
-from deployments.transcoding.vad import Floats, SpeechModel
+from deployments.transcoding.vad import Floats, SileroVad
 
 OUTPUTS: dict[bytes, Floats] = {}  # by digest of all audio up to and including a call's
 
 
-class MemoizedSpeechModel:
-    """SpeechModel that runs only on audio it has no output for."""
+class MemoizedVad:
+    """Silero VAD that runs only on audio without a known output."""
 
     def __init__(self) -> None:
-        self._model: SpeechModel | None = None
+        self._model: SileroVad | None = None
         self._skipped: list[Floats] = []
         self._digest = b""
 
@@ -26,7 +26,7 @@ class MemoizedSpeechModel:
         self._skipped.append(audio)
         if self._digest not in OUTPUTS:
             # The model has a memory: it needs what was skipped, too.
-            self._model = self._model or SpeechModel()
+            self._model = self._model or SileroVad()
             OUTPUTS[self._digest] = [self._model(piece) for piece in self._skipped][-1]
             self._skipped.clear()
         return OUTPUTS[self._digest]
@@ -35,5 +35,5 @@ class MemoizedSpeechModel:
 @contextmanager
 def memoized_vad() -> Iterator[None]:
     """Let all new SpeechDetectors use the memoized model."""
-    with patch.object(vad, "SpeechModel", MemoizedSpeechModel):
+    with patch.object(vad, "SileroVad", MemoizedVad):
         yield

@@ -1,4 +1,4 @@
-"""Helpers that tests share: recordings, and the words in them."""
+"""Recordings for tests, and the word error rate."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from batching.types import SAMPLE_RATE
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "tests/samples/two_voices.flac"
+# Real recordings whose licences do not allow us to ship them; tests that need them are skipped without them.
 RECORDINGS = Path(os.environ.get("MURMUR_RECORDINGS") or ROOT.parent / "shared/audio")
-"""Real recordings that are not ours to ship; what needs them is skipped where they are absent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A line of the recordings' manifest."""
+    """Line of the recordings' manifest."""
 
     path: Path
     set: str
@@ -34,13 +34,13 @@ class Recording:
 
 
 def recordings(kind: str) -> list[Recording]:
-    """The recordings of a set, none where they are absent."""
+    """Recordings of a set; none if they are absent."""
     manifest = RECORDINGS / "manifest.jsonl"
     return [r for r in _read(manifest) if r.set == kind] if manifest.is_file() else []
 
 
 def recording(name: str) -> Path:
-    """A recording by its path among them; skips the test where it is absent."""
+    """Path of a recording; skips the test if it is absent."""
     path = RECORDINGS / name
     if not path.is_file():
         pytest.skip(f"the recording {name} is not here")
@@ -55,14 +55,14 @@ def _read(manifest: Path) -> Iterator[Recording]:
         )
 
 
-def word_error_rate(reference: str, heard: str) -> float:
-    """Wrong words per word of the reference, both normalised as Whisper's authors do it for English."""
-    normalised = EnglishTextNormalizer()
-    return float(jiwer.wer(normalised(reference), normalised(heard)))
+def word_error_rate(reference: str, hypothesis: str) -> float:
+    """Word error rate after Whisper's English text normalisation."""
+    normalise = EnglishTextNormalizer()
+    return float(jiwer.wer(normalise(reference), normalise(hypothesis)))
 
 
 def tone(seconds: float, hertz: float = 440.0, peak: float = 0.3) -> NDArray[np.float32]:
-    """A sine."""
+    """Sine wave."""
     time = np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
     return np.asarray(peak * np.sin(2 * np.pi * hertz * time), np.float32)
 

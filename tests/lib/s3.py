@@ -1,4 +1,4 @@
-"""An object storage that speaks S3, on loopback: moto's, over HTTP."""
+"""S3 server on loopback: moto over HTTP."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ KEY, SECRET, REGION = "AKIDMURMUR", "nothing-secret", "us-east-1"
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """A server of buckets."""
+    """Running S3 server."""
 
     host: str
 
     def bucket(self) -> str:
-        """The name of a new one."""
+        """Create a bucket."""
         name = f"b-{uuid4().hex[:12]}"
         self.client.create_bucket(Bucket=name)
         return name
 
     @property
     def client(self):  # type: ignore[no-untyped-def]
-        """boto3's client of it."""
+        """boto3 client."""
         return boto3.client(
             "s3",
             endpoint_url=f"http://{self.host}",
@@ -39,18 +39,18 @@ class Storage:
         )
 
     def uri(self) -> str:
-        """Of a new bucket, as MURMUR_STORAGE_URI would have it."""
-        where = f"endpoint_override={self.host}&scheme=http&region={REGION}"
-        return f"s3://{KEY}:{SECRET}@{self.bucket()}/artifacts?{where}"
+        """MURMUR_STORAGE_URI of a new bucket."""
+        query = f"endpoint_override={self.host}&scheme=http&region={REGION}"
+        return f"s3://{KEY}:{SECRET}@{self.bucket()}/artifacts?{query}"
 
     def artifacts(self) -> Artifacts:
-        """In a bucket of their own."""
+        """Artifacts in a new bucket."""
         return Artifacts(self.uri())
 
 
 @contextmanager
 def storage() -> Iterator[Storage]:
-    """Up, on a free port."""
+    """Run a server on a free port."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

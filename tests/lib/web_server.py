@@ -1,4 +1,4 @@
-"""A web server on loopback that says whatever a test wants it to say."""
+"""Web server on loopback with scripted responses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 
 
 def answer(status: int, body: bytes = b"", *headers: str) -> bytes:
-    lines = (f"HTTP/1.1 {status} Said", f"Content-Length: {len(body)}", *headers)
+    lines = (f"HTTP/1.1 {status} Scripted", f"Content-Length: {len(body)}", *headers)
     return "".join(f"{line}\r\n" for line in lines).encode() + b"\r\n" + body
 
 
@@ -18,14 +18,13 @@ def redirect(to: str) -> bytes:
 
 
 class WebServer:
-    """A server on loopback: it sends a path's bytes as they are, then hangs up. `/silent` never answers, `/endless` never
-    ends."""
+    """Sends a path's bytes as they are, then closes. `/silent` never responds, `/endless` never ends."""
 
     def __init__(self) -> None:
         self.replies = {"/song": answer(200, b"la la la")}
-        self.asked: list[str] = []
-        self.agents: list[str] = []
-        self.left = asyncio.Event()
+        self.paths: list[str] = []  # requested so far
+        self.agents: list[str] = []  # User-Agent headers
+        self.closed = asyncio.Event()  # set once a client has disconnected
         self.port = 0
 
     def url(self, path: str = "/song", host: str = "127.0.0.1") -> str:
@@ -34,7 +33,7 @@ class WebServer:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         path = head.split()[1]
-        self.asked.append(path)
+        self.paths.append(path)
         self.agents += re.findall(r"(?im)^user-agent: (.*?)\r$", head)
         with suppress(ConnectionError):
             if path == "/silent":
@@ -47,13 +46,13 @@ class WebServer:
             else:
                 writer.write(self.replies.get(path, answer(404)))
                 await writer.drain()
-        self.left.set()
+        self.closed.set()
         writer.close()
 
 
 @asynccontextmanager
 async def serving() -> AsyncIterator[WebServer]:
-    """A site, up and with a port."""
+    """Run a web server on a free port."""
     site = WebServer()
     server = await asyncio.start_server(site.serve, "127.0.0.1", 0)
     site.port = server.sockets[0].getsockname()[1]

@@ -19,9 +19,9 @@ from tests.lib.app import ME, App
 GUARD_S = 10
 
 
-def result(language: str | None, certainty: float, *, says: bool = True) -> WindowResult:
+def result(language: str | None, language_probability: float, *, says: bool = True) -> WindowResult:
     segments = (Segment(0, 0.0, 1.0, " word", 1.0, language),) if says else ()
-    return WindowResult(0, segments, language, "cpu", certainty)
+    return WindowResult(0, segments, language, "cpu", language_probability)
 
 
 class Recording:
@@ -50,7 +50,7 @@ class Recording:
                 await asyncio.sleep(0)
                 self._turns[index].set()
                 await asyncio.sleep(0)
-            return [(done.language, done.certainty) for done in await asyncio.gather(*self.tasks)]
+            return [(done.language, done.language_probability) for done in await asyncio.gather(*self.tasks)]
 
 
 @pytest.mark.parametrize("order", list(permutations(range(4))))
@@ -112,8 +112,8 @@ async def test_no_window_waits_for_the_first_and_one_in_doubt_follows_it(app: Ap
         done = await decode(model, request)
         if index == 2:
             others.set()
-            return replace(done, language=likely or "en", certainty=0.0 if likely else 0.3)
-        return replace(done, language="de", certainty=0.9)
+            return replace(done, language=likely or "en", language_probability=0.0 if likely else 0.3)
+        return replace(done, language="de", language_probability=0.9)
 
     app.stages.transcribe = transcribe  # type: ignore[method-assign]
     job = await app.ended(job_id := await app.submit(sample, JobSpec("fake", segment_duration=6.0)))

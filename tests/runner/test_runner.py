@@ -11,8 +11,8 @@ import orjson
 import pytest
 
 from batching.types import SAMPLE_RATE, Window
-from deployments.errors import Deadly, EngineFailed, StageAway, StageDied, StageLost
-from deployments.messages import Planned, TranscodeRequest, TranscribeRequest
+from deployments.errors import EngineFailed, PoisonPill, StageDied, StageLost, StageUnavailable
+from deployments.messages import TranscodeProgress, TranscodeRequest, TranscribeRequest
 from deployments.storage.artifacts import Artifacts
 from serve_app.errors import RequestError
 from serve_app.models.event import EventKind
@@ -72,7 +72,7 @@ async def test_words_that_only_sort_out_where_windows_overlap_are_not_told(app: 
     app.stages.trouble = lambda request: asked.append(request)
     plain = app.stages.windows
 
-    async def breathless(request: TranscodeRequest) -> AsyncGenerator[Planned, None]:
+    async def breathless(request: TranscodeRequest) -> AsyncGenerator[TranscodeProgress, None]:
         async for planned in plain(request):
             windows = tuple(replace(w, joined=w.index == 3, cut=w.end if w.index == 2 else None) for w in planned.windows)
             yield replace(planned, windows=windows)
@@ -170,7 +170,7 @@ async def test_a_model_that_fails_in_the_middle_leaves_the_rest_to_the_next(app:
     assert app.stages.decoded.count(0) == 1
 
 
-@pytest.mark.parametrize("problem", [Deadly("It kills."), StageAway("Nobody is there.")])
+@pytest.mark.parametrize("problem", [PoisonPill("It kills."), StageUnavailable("Nobody is there.")])
 async def test_a_model_that_kills_or_cannot_be_had_is_passed_over(app: App, sample: Path, problem: Exception) -> None:
     app.stages.trouble = lambda _: problem if app.stages.used[-1] == "fake" else None
     job = await app.ended(await app.submit(sample, JobSpec("fake", fallbacks=("second",), max_attempts=1)))
@@ -199,10 +199,10 @@ async def test_a_window_that_kills_its_workers_fails_its_job_and_no_other(app: A
 
     def trouble(request: TranscribeRequest) -> Exception | None:
         if request.options.prompt == "deadly" and request.window.index == 0:
-            deaths.append(request.alone)
+            deaths.append(request.exclusive)
             return StageDied("gone")
         # Whoever is not alone dies with it the first time.
-        return StageDied("gone") if len(deaths) == 1 and not request.alone else None
+        return StageDied("gone") if len(deaths) == 1 and not request.exclusive else None
 
     app.stages.trouble = trouble
     good = [await app.submit(sample, MANY_WINDOWS) for _ in range(2)]
@@ -216,7 +216,7 @@ async def test_a_window_that_kills_its_workers_fails_its_job_and_no_other(app: A
 async def test_workers_that_die_more_often_than_a_decoder_may_cost_a_job_nothing(app: App, sample: Path) -> None:
     windows, deaths = app.stages.windows, 0
 
-    async def shared(request: TranscodeRequest) -> AsyncGenerator[Planned, None]:
+    async def shared(request: TranscodeRequest) -> AsyncGenerator[TranscodeProgress, None]:
         nonlocal deaths
         deaths += 1
         if deaths <= LeaseRules().max_stalls:
@@ -237,10 +237,10 @@ async def test_a_decoder_that_always_dies_fails_the_job_by_its_stalls(app: App, 
     assert "workers" in job.error.message
 
 
-async def dying(request: TranscodeRequest) -> AsyncGenerator[Planned, None]:
+async def dying(request: TranscodeRequest) -> AsyncGenerator[TranscodeProgress, None]:
     if request:
         raise StageDied("gone")
-    yield Planned((), 0.0, finished=True)
+    yield TranscodeProgress((), 0.0, finished=True)
 
 
 async def test_an_error_of_ours_shows_nothing_of_it(app: App, sample: Path, caplog: pytest.LogCaptureFixture) -> None:

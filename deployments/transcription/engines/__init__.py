@@ -1,4 +1,4 @@
-"""The engines there are: a registry of lazy factories, so that choosing one imports no other."""
+"""Registry of engines. Factories are lazy: loading one engine imports no other."""
 
 from __future__ import annotations
 
@@ -23,5 +23,5 @@ ENGINES: dict[str, Callable[[EngineConfig], Engine]] = {"faster_whisper": _faste
 
 
 def load(config: EngineConfig) -> Engine:
-    """Load the engine that `config` names. ModelUnavailable where its weights or its device cannot be had."""
+    """Load an engine. Raises ModelUnavailable."""
     return ENGINES[config.engine](config)

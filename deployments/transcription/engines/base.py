@@ -1,4 +1,9 @@
-"""What an engine is: clips of audio in, text with times out, many at once. It knows no window, job or queue."""
+"""Engine protocol: batches of audio clips in, timed text out."""
+
+# An engine knows no windows, jobs or queues. To add one: implement `Engine` in a module of this package and register a
+# factory in `__init__.py`. The constructor takes an EngineConfig and raises ModelUnavailable where weights or device are
+# missing; `fake.py` is the smallest example. A batch whose `decode` raises is halved and run again, so running out of
+# memory needs no handling.
 
 from __future__ import annotations
 
@@ -9,78 +14,71 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from batching.quality import GREEDY, Try
+from batching.quality import GREEDY, Strategy
 from batching.types import Segment, Word
 from deployments.messages import DecodeOptions, EngineInfo
 
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """Which engine with which model on which device. `workers` batches run at once, `batch` clips at most in each (0: as
-    many as are good). Texts of a lower mean log-probability than `beam_below` are searched with a beam (None: as suits the
-    language)."""
+    """Engine settings."""
 
-    engine: str
+    engine: str  # name in the registry
     model: str
-    cache_dir: str
-    device: str = "auto"
+    cache_dir: str  # for weights
+    device: str = "auto"  # or "cpu", "cuda"
     compute_type: str = "auto"
-    workers: int = 1
-    batch: int = 0
-    beam_below: float | None = None
+    workers: int = 1  # batches decoded at once
+    batch: int = 0  # most clips in a batch, 0: the engine decides
+    beam_below: float | None = None  # beam search below this mean log-probability, None: by language and length
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """At most 30 s of audio, 16 kHz in [-1, 1], and how to decode it."""
+    """Input of a decode."""
 
-    audio: NDArray[np.float32]
+    audio: NDArray[np.float32]  # at most 30 s at 16 kHz, in [-1, 1]
     options: DecodeOptions
-    how: Try = GREEDY
+    strategy: Strategy = GREEDY
 
 
 @dataclass(frozen=True, slots=True)
 class Decode:
-    """What was heard in a clip. Times are seconds from the clip's start; `ends_at` is where the text stops, None where it
-    goes to the end; `log_probability` is the mean; `tokens` counts those of the text; `whole` says that the encoder had all
-    of its context, `capped` that the text has as many tokens as it was allowed. The probability of a language that was not
-    heard is 1 if it was given, 0 if it was assumed."""
+    """Result of a decode."""
 
-    segments: tuple[Segment, ...]
+    segments: tuple[Segment, ...]  # times in seconds from the clip's start; ids are not used
     language: str | None
-    log_probability: float
-    no_speech: float
-    tokens: int
-    ends_at: float | None = None
-    whole: bool = True
-    capped: bool = False
-    language_probability: float = 1.0
+    log_probability: float  # mean over the text's tokens
+    no_speech: float  # probability
+    tokens: int  # of the text
+    ends_at: float | None = None  # seconds at which the text stops before the clip does: the rest is decoded as well
+    full_context: bool = True  # whether the encoder had its full context
+    capped: bool = False  # whether the text reached its token limit
+    language_probability: float = 1.0  # 1 if the language was requested, 0 if it was assumed
 
     @property
     def text(self) -> str:
-        """All segments' text."""
         return "".join(segment.text for segment in self.segments)
 
 
 class Engine(Protocol):
-    """`decode` is called from `workers` threads at once, with at most `batch` clips, of `batch_s` seconds in all."""
+    """Loaded model; `decode` is called from several threads."""
 
     info: EngineInfo
-    workers: int
-    batch: int
-    batch_s: float
+    workers: int  # calls of `decode` at once; on a GPU one more, which prepares its input meanwhile
+    batch: int  # most clips per call
+    batch_s: float  # most audio per call in seconds; a single clip may exceed it
 
     def kind(self, clip: Clip) -> Hashable:
-        """What clips must have in common to share a batch."""
+        """Batching key: only clips of equal kind share a batch."""
         ...
 
     def decode(self, clips: Sequence[Clip]) -> list[Decode]:
-        """Decode clips, a result each, in order."""
+        """Decode a batch; one result per clip, in order."""
         ...
 
 
-def shifted(segment: Segment, seconds: float) -> Segment:
-    """The segment moved to a clock that started `seconds` earlier."""
+def shift_times(segment: Segment, seconds: float) -> Segment:
     words = segment.words and tuple(
         Word(w.text, round(w.start + seconds, 3), round(w.end + seconds, 3), w.confidence) for w in segment.words
     )

@@ -1,36 +1,33 @@
-"""What memory is there for a batch, and how a process keeps what its model's layers use again and again.
-
-An encoder's attention over 30 s takes tens of megabytes a layer. glibc's malloc maps so much anew each time and unmaps it
-after, and the kernel hands out every page again: on a virtual machine that was a third of the encoder's time.
-"""
+"""Memory for batches: batch size and malloc."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
 
-CPU_BATCH, GPU_BATCH, MOST = 8, 16, 64
-"""Clips in a batch: on a CPU; on a GPU of which nothing is known; at all."""
+# Most clips in a batch: on a CPU; on a GPU whose memory is unknown; on any GPU.
+CPU_BATCH, GPU_BATCH, MAX_BATCH = 8, 16, 64
+# GPU memory left free, and taken by a 30 s clip: a constant and a share of the weights. Estimated from the shapes of base
+# to large-v3 (attention over 1500 positions, the decoder's caches at a beam of 5). Where it is too low, a batch that does
+# not fit is halved.
 RESERVE_BYTES, CLIP_BYTES, CLIP_SHARE = 1 << 30, 64 << 20, 0.2
-"""What stays free on a GPU, and what a clip of 30 s takes there: so much and a share of the weights. An estimate from the
-shapes of base to large-v3 (attention over 1500 positions, the decoder's caches at a beam of 5); where it is too high, a
-batch that does not fit is halved."""
-TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8
-"""Parameters of glibc's mallopt(3)."""
+TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8  # parameters of mallopt(3)
 
 
 def keep_memory() -> bool:
-    """Tell malloc to grow one heap and to give nothing back. False where it is not glibc's."""
+    """Make malloc use one heap and return nothing to the kernel. False where it is not glibc's."""
+    # An encoder's attention over 30 s takes tens of megabytes a layer. glibc maps and unmaps that much each time, and
+    # the kernel faults in every page again: on a virtual machine a third of the encoder's time.
     if sys.platform != "linux":
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    # A thread's own heap ends at 64 MB and would map what is larger: all threads share the one that does not.
-    wanted = ((ARENA_MAX, 1), (MMAP_MAX, 0), (TRIM_THRESHOLD, 2**31 - 1))
-    return mallopt is not None and all(mallopt(parameter, value) for parameter, value in wanted)
+    # A thread's own arena ends at 64 MB and maps larger blocks: one arena for all threads.
+    parameters = ((ARENA_MAX, 1), (MMAP_MAX, 0), (TRIM_THRESHOLD, 2**31 - 1))
+    return mallopt is not None and all(mallopt(parameter, value) for parameter, value in parameters)
 
 
 def clips_that_fit(device: str, weights_bytes: int) -> int:
-    """How many clips of 30 s a batch may hold, for a model that is loaded."""
+    """Most 30 s clips in a batch, once the model is loaded."""
     if device != "cuda":
         return CPU_BATCH
     import torch
@@ -38,4 +35,4 @@ def clips_that_fit(device: str, weights_bytes: int) -> int:
     if not torch.cuda.is_available():
         return GPU_BATCH
     free_bytes, _ = torch.cuda.mem_get_info()
-    return max(1, min(MOST, int((free_bytes - RESERVE_BYTES) / (CLIP_BYTES + CLIP_SHARE * weights_bytes))))
+    return max(1, min(MAX_BATCH, int((free_bytes - RESERVE_BYTES) / (CLIP_BYTES + CLIP_SHARE * weights_bytes))))

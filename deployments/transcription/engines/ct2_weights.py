@@ -1,8 +1,7 @@
-"""Weights read from a `model.bin` of CTranslate2, for what computes with them in its stead.
+"""Reader of CTranslate2's `model.bin`."""
 
-The layout is that of `ctranslate2.specs.model_spec.ModelSpec`, version 6: a head, variables one after another (name,
-dimensions, type, bytes), then names that stand for the variables of other names.
-"""
+# The layout is that of `ctranslate2.specs.model_spec.ModelSpec`, version 6: a header, variables one after another (name,
+# dimensions, type, bytes), then aliases.
 
 from __future__ import annotations
 
@@ -15,73 +14,65 @@ from torch import Tensor
 
 VERSION = 6
 TYPES = (torch.float32, torch.int8, torch.int16, torch.int32, torch.float16, torch.bfloat16)
-SCALE = "_scale"
-"""Ends the name of what a weight in int8 was multiplied with, row by row."""
+SCALE = "_scale"  # suffix of the variable that holds the row scales of an int8 weight
 
 
 def read_weights(path: Path, prefix: str) -> dict[str, Tensor]:
-    """The variables whose names begin with `prefix`, without it, as float32 (whole numbers that are no weights as they are).
-    ValueError where the file is of another version."""
-    stored = _stored(path)
-    wanted = {name.removeprefix(prefix): variable for name, variable in stored.items() if name.startswith(prefix)}
+    """Variables below a prefix: weights as float32, other integers unchanged. ValueError for another layout version."""
+    selected = {n.removeprefix(prefix): variable for n, variable in _variables(path).items() if n.startswith(prefix)}
     return {
-        name: _plain(variable, wanted.get(name + SCALE)) for name, variable in wanted.items() if not name.endswith(SCALE)
+        name: _dequantise(variable, selected.get(name + SCALE))
+        for name, variable in selected.items()
+        if not name.endswith(SCALE)
     }
 
 
 class _Variable(NamedTuple):
-    """Where it lies in the file, which is mapped and not read before it is asked for."""
-
-    data: Tensor
-    kind: torch.dtype
+    data: Tensor  # bytes of the memory-mapped file
+    dtype: torch.dtype
     shape: list[int]
 
     def tensor(self) -> Tensor:
-        return self.data.clone().view(self.kind).reshape(self.shape)
+        return self.data.clone().view(self.dtype).reshape(self.shape)
 
 
 class _Reader:
-    """Goes through a file."""
-
     def __init__(self, path: Path) -> None:
         self._data = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
-        self._at = 0
+        self._position = 0
 
     def take(self, size: int) -> Tensor:
-        """The next bytes."""
-        self._at += size
-        return self._data[self._at - size : self._at]
+        self._position += size
+        return self._data[self._position - size : self._position]
 
-    def number(self, kind: str) -> int:
-        """The next number, of a kind that `struct` knows."""
-        layout = struct.Struct(f"<{kind}")
+    def integer(self, code: str) -> int:
+        """Integer in a format of `struct`."""
+        layout = struct.Struct(f"<{code}")
         return int(layout.unpack(self.take(layout.size).numpy().tobytes())[0])
 
     def name(self) -> str:
-        """The next name; a zero ends it."""
-        return self.take(self.number("H")).numpy().tobytes()[:-1].decode()
+        return self.take(self.integer("H")).numpy().tobytes()[:-1].decode()  # without the final zero
 
     def variable(self) -> _Variable:
-        """The next variable."""
-        shape = [self.number("I") for _ in range(self.number("B"))]
-        kind = TYPES[self.number("B")]
-        return _Variable(self.take(self.number("I")), kind, shape)
+        shape = [self.integer("I") for _ in range(self.integer("B"))]
+        dtype = TYPES[self.integer("B")]
+        return _Variable(self.take(self.integer("I")), dtype, shape)
 
 
-def _stored(path: Path) -> dict[str, _Variable]:
+def _variables(path: Path) -> dict[str, _Variable]:
     reader = _Reader(path)
-    if (version := reader.number("I")) != VERSION:
+    if (version := reader.integer("I")) != VERSION:
         raise ValueError(f"{path.name} is of version {version} of CTranslate2's models, not {VERSION}")
-    reader.name()
-    reader.number("I")
-    stored = {reader.name(): reader.variable() for _ in range(reader.number("I"))}
-    for _ in range(reader.number("I")):
-        name = reader.name()
-        stored[name] = stored[reader.name()]
-    return stored
+    reader.name()  # of the specification
+    reader.integer("I")  # its revision
+    variables = {reader.name(): reader.variable() for _ in range(reader.integer("I"))}
+    for _ in range(reader.integer("I")):
+        alias = reader.name()
+        variables[alias] = variables[reader.name()]
+    return variables
 
 
-def _plain(variable: _Variable, scale: _Variable | None) -> Tensor:
+def _dequantise(variable: _Variable, scale: _Variable | None) -> Tensor:
     tensor = variable.tensor()
     if scale is None:
         return tensor.float() if tensor.is_floating_point() else tensor

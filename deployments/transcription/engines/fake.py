@@ -1,8 +1,6 @@
-"""An engine without a model, for tests and for measuring everything else: its text is a fingerprint of the audio.
+"""Engine without a model, for tests and load benchmarks: its text is a checksum of the audio."""
 
-The model's name may carry a pace: `fake-100` decodes at a hundred times real time, `fake` as fast as it can. A clip of
-which `DOOM` is the prompt kills the process, as a broken driver would; one with `FAIL` raises.
-"""
+# The model's name may set a speed: `fake-100` decodes at 100 times real time, `fake` as fast as it can.
 
 from __future__ import annotations
 
@@ -18,33 +16,32 @@ from deployments.transcription.engines.base import Clip, Decode, EngineConfig
 
 SEGMENT_S = 5.0
 BATCH, BATCH_S = 4, 30.0
+# Prompts that kill the process, as a broken driver does, and that raise.
 DOOM, FAIL = "fake engine: die", "fake engine: raise"
 
 
 class FakeEngine:
-    """Five-second segments whose words are checksums: the same audio gives the same text, other audio other text."""
+    """Segments of five seconds, each one word: the CRC of its audio."""
 
     def __init__(self, config: EngineConfig) -> None:
         self.info = EngineInfo(config.model, "cpu", "none", ("en", "de", "fr"))
         self.workers = config.workers
         self.batch = config.batch or BATCH
         self.batch_s = self.batch * BATCH_S
-        pace = config.model.partition("-")[2]
-        self._pace = float(pace) if pace else None
+        speed = config.model.partition("-")[2]
+        self._speed = float(speed) if speed else None
 
     def kind(self, clip: Clip) -> Hashable:
-        """All share that ask for the same."""
-        return clip.how
+        return clip.strategy
 
     def decode(self, clips: Sequence[Clip]) -> list[Decode]:
-        """See the class."""
-        if self._pace:
-            time.sleep(sum(len(clip.audio) for clip in clips) / SAMPLE_RATE / self._pace)
+        if self._speed:
+            time.sleep(sum(len(clip.audio) for clip in clips) / SAMPLE_RATE / self._speed)
         for clip in clips:
             if clip.options.prompt == DOOM:
                 os.kill(os.getpid(), signal.SIGKILL)
             if clip.options.prompt == FAIL:
-                raise RuntimeError("told to fail")
+                raise RuntimeError("the prompt requests a failure")
         return [self._decode(clip) for clip in clips]
 
     def _decode(self, clip: Clip) -> Decode:
@@ -53,8 +50,8 @@ class FakeEngine:
         segments = []
         for start in range(0, len(clip.audio), step):
             piece = clip.audio[start : start + step]
-            mark = f"{zlib.crc32(piece.tobytes()):08x}"
+            checksum = f"{zlib.crc32(piece.tobytes()):08x}"
             begin, end = start / SAMPLE_RATE, (start + len(piece)) / SAMPLE_RATE
-            words = (Word(mark, begin, end, 1.0),) if clip.options.word_timestamps else None
-            segments.append(Segment(0, begin, end, f" {mark}", 1.0, language, words))
+            words = (Word(checksum, begin, end, 1.0),) if clip.options.word_timestamps else None
+            segments.append(Segment(0, begin, end, f" {checksum}", 1.0, language, words))
         return Decode(tuple(segments), language, -0.1, 0.0, len(segments))

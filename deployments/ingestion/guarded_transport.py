@@ -1,0 +1,122 @@
+"""HTTP transport that connects to checked addresses only, against SSRF and DNS rebinding."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from ipaddress import ip_address
+from typing import Any
+
+import httpcore
+import httpx
+
+from deployments.errors import SourceForbidden, SourceUnreachable
+from deployments.ingestion.allow_list import Address, AllowList, is_public
+
+PORTS = (80, 443)
+
+
+class GuardedBackend(httpcore.AsyncNetworkBackend):
+    """Resolves a host once, checks every address, and connects to one of those."""
+
+    def __init__(self, allowed: AllowList, inner: httpcore.AsyncNetworkBackend) -> None:
+        self._allowed = allowed
+        self._inner = inner
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """Connect to the first address that can be reached. Raises SourceForbidden, SourceUnreachable."""
+        addresses = await self._resolve(host, port)
+        if not self._allowed.has_host(host, port):
+            for address in addresses:
+                self._check(address, port)
+        for address in addresses[:-1]:
+            with suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
+                return await self._inner.connect_tcp(str(address), port, timeout, local_address, socket_options)
+        return await self._inner.connect_tcp(str(addresses[-1]), port, timeout, local_address, socket_options)
+
+    async def connect_unix_socket(self, *_: Any, **__: Any) -> httpcore.AsyncNetworkStream:
+        """Raise SourceForbidden."""
+        raise SourceForbidden("Sources are fetched over the network only.")
+
+    async def sleep(self, seconds: float) -> None:
+        await self._inner.sleep(seconds)
+
+    def _check(self, address: Address, port: int) -> None:
+        if self._allowed.has_address(address):
+            return
+        if not is_public(address):
+            raise SourceForbidden("The address is not a public one: give a URL that anybody can reach.")
+        if port not in PORTS:
+            raise SourceForbidden(f"Only ports 80 and 443 are reached, not {port}.")
+
+    @staticmethod
+    async def _resolve(host: str, port: int) -> list[Address]:
+        try:
+            entries = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError):
+            raise SourceUnreachable("The source's host name could not be resolved: check the URL.") from None
+        # Without the scope that an address may carry (fe80::1%eth0).
+        return [ip_address(str(entry[4][0]).partition("%")[0]) for entry in entries]
+
+
+class GuardedTransport(httpx.AsyncBaseTransport):
+    """httpx transport over an httpcore pool."""
+
+    # httpx.AsyncHTTPTransport takes no network backend.
+
+    def __init__(self, allowed: AllowList, tls: ssl.SSLContext) -> None:
+        backend = GuardedBackend(allowed, httpcore.AnyIOBackend())
+        self._pool = httpcore.AsyncConnectionPool(ssl_context=tls, network_backend=backend)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request. Raises httpx.TransportError."""
+        url = request.url
+        outgoing = httpcore.Request(
+            request.method,
+            httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
+            headers=request.headers.raw,
+            content=request.stream,
+            extensions=request.extensions,
+        )
+        with _as_httpx_errors():
+            response = await self._pool.handle_async_request(outgoing)
+        return httpx.Response(
+            response.status, headers=response.headers, stream=_Body(response), extensions=response.extensions
+        )
+
+    async def aclose(self) -> None:
+        await self._pool.aclose()
+
+
+class _Body(httpx.AsyncByteStream):
+    def __init__(self, response: httpcore.Response) -> None:
+        self._response = response
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        with _as_httpx_errors():
+            async for chunk in self._response.aiter_stream():
+                yield chunk
+
+    async def aclose(self) -> None:
+        with _as_httpx_errors():
+            await self._response.aclose()
+
+
+@contextmanager
+def _as_httpx_errors() -> Iterator[None]:
+    # httpx has an error of the same name for each of httpcore's.
+    try:
+        yield
+    except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol) as error:
+        kind: type[httpx.TransportError] = getattr(httpx, type(error).__name__)
+        raise kind(str(error)) from error

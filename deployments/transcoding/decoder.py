@@ -1,0 +1,166 @@
+"""Decoder: sandboxed ffmpeg process, from a file descriptor to 16 kHz PCM."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import resource
+import signal
+import sys
+from contextlib import suppress
+
+from deployments.errors import CorruptMedia, NoAudio, StageDied, UnsupportedMedia, WorkError
+from deployments.transcoding.ffmpeg import decode_command
+
+log = logging.getLogger(__name__)
+
+LOG_BYTES = 16_384  # kept from each end of ffmpeg's log
+# CPU time limit: a base, and seconds per second of audio. An hour of FLAC takes less than 1 s, of film or for an MP3 copy
+# some tens.
+CPU_S, CPU_PER_S, MP3_CPU_PER_S = 120, 0.03, 0.03
+MEMORY_BYTES, OPEN_FILES = 2 << 30, 32
+# ffmpeg catches SIGXCPU and exits as if it had been asked to quit.
+CPU_LIMIT_REACHED = re.compile(rf"received signal {signal.SIGXCPU:d}\b|Received > 3 system signals")
+MOST_CHANNELS = 8  # 7.1 surround; more channels are studio tracks
+STALLED_S = 300.0  # timeout of a read
+
+
+class Decoder:
+    """ffmpeg process. Use: `read_header`, `read` to the end, `check_exit`; `stop` in any case."""
+
+    def __init__(self, process: asyncio.subprocess.Process, separate: bool = False) -> None:
+        assert process.stdout
+        assert process.stderr
+        self._process = process
+        self._out = process.stdout
+        self._log = bytearray()
+        self._logging = asyncio.create_task(self._keep_log(process.stderr))
+        self.channels = 1 if separate else None  # number of separate channels, None for a mix
+        self.samples = 0  # read so far, per channel
+        self.declared_s: float | None = None  # duration that the source's header declares
+
+    @classmethod
+    async def start(
+        cls, program: str, descriptor: int, seconds: float, *, separate: bool = False, mp3: int | None = None
+    ) -> Decoder:
+        """Decode at most `seconds` of the source at `descriptor`; see `decode_command`."""
+        # A reader of the pipe `mp3` must read to its end: ffmpeg blocks on it.
+        process = await asyncio.create_subprocess_exec(
+            *decode_command(program, seconds, separate, mp3),
+            stdin=descriptor,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            pass_fds=() if mp3 is None else (mp3,),
+            # A process group to kill as a whole; not a session, inside which alone Linux would weigh its niceness.
+            preexec_fn=os.setpgrp,
+            env={},
+        )
+        limit_resources(process.pid, seconds, mp3 is not None)
+        return cls(process, separate)
+
+    async def read_header(self) -> None:
+        """Read the number of separate channels. Raises UnsupportedMedia for too many."""
+        if self.channels is None:
+            return
+        await self._exactly(12)
+        while (head := await self._exactly(8)) and head[:4] != b"data":
+            chunk = await self._exactly(int.from_bytes(head[4:], "little"))
+            if head[:4] == b"fmt ":
+                self.channels = int.from_bytes(chunk[2:4], "little")
+        if self.channels > MOST_CHANNELS:
+            raise UnsupportedMedia(
+                f"The source has {self.channels} channels, but {MOST_CHANNELS} at most can be kept apart: send fewer."
+            )
+
+    async def read(self, samples: int) -> bytes:
+        """Read interleaved s16le samples, fewer at the end. Raises CorruptMedia on a timeout."""
+        frame = 2 * (self.channels or 1)
+        data = await self._exactly(samples * frame)
+        self.samples += len(data) // frame
+        return data[: len(data) - len(data) % frame]
+
+    async def _exactly(self, length: int) -> bytes:
+        try:
+            async with asyncio.timeout(STALLED_S):
+                return await self._out.readexactly(length)
+        except asyncio.IncompleteReadError as short:
+            return short.partial
+        except TimeoutError:
+            raise CorruptMedia("The source takes too long to decode: send it in another format.") from None
+
+    async def check_exit(self) -> None:
+        """Wait for the exit. Raises CorruptMedia, NoAudio, StageDied, UnsupportedMedia."""
+        status = await self._process.wait()
+        await self._logging
+        text = self._log.decode(errors="replace")
+        if status == -signal.SIGXCPU or CPU_LIMIT_REACHED.search(text):
+            raise CorruptMedia("The source takes too much work to decode: send it in another format.")
+        if status < 0 or "Exiting normally, received signal" in text:
+            last_line = text.strip().rpartition("\n")[2]
+            log.warning("ffmpeg was killed, status %d after %d samples: %s", status, self.samples, last_line)
+            raise StageDied("The decoder was stopped before its end: try the job again.")
+        # What could be decoded of a damaged source counts.
+        if self.samples == 0 and (error := explain(text, status)):
+            raise error
+
+    async def stop(self) -> None:
+        """Kill the process group, if it still runs."""
+        if self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+        # asyncio's `wait` returns only once the pipes are at their end: drain a full one.
+        while await self._out.read(65_536):
+            pass
+        await self._process.wait()
+        await self._logging
+
+    async def _keep_log(self, stream: asyncio.StreamReader) -> None:
+        while chunk := await stream.read(65_536):
+            self._log += chunk
+            if self.declared_s is None:
+                self.declared_s = declared_duration(self._log.decode(errors="replace"))
+            if len(self._log) > 2 * LOG_BYTES:  # a damaged source can log without end
+                del self._log[LOG_BYTES:-LOG_BYTES]
+
+
+def limit_resources(pid: int, seconds: float, mp3: bool = False) -> None:
+    """Sandbox a decoder by rlimits (Linux only): memory, CPU time, files."""
+    # From outside with prlimit: between fork and exec, the child of a large parent needs more than these limits itself.
+    if sys.platform != "linux":
+        return
+    cpu_s = int(CPU_S + seconds * (CPU_PER_S + MP3_CPU_PER_S * mp3))
+    for limit, soft, hard in (
+        # At the soft limit of CPU time the signal (SIGXCPU) names the reason, at the hard one (SIGKILL) it does not.
+        (resource.RLIMIT_CPU, cpu_s, cpu_s + 5),
+        (resource.RLIMIT_AS, MEMORY_BYTES, MEMORY_BYTES),
+        (resource.RLIMIT_FSIZE, 0, 0),
+        (resource.RLIMIT_CORE, 0, 0),
+        (resource.RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES),
+    ):
+        with suppress(ProcessLookupError, ValueError, PermissionError):  # it has exited, or has stricter limits already
+            resource.prlimit(pid, limit, (soft, hard))
+
+
+def declared_duration(log: str) -> float | None:
+    """Parse the declared duration in seconds from ffmpeg's log."""
+    # Metadata of the source cannot spoof it: no tag is printed with this indentation.
+    match = re.search(r"^  Duration: (\d+):(\d\d):(\d\d\.\d+),", log, re.MULTILINE)
+    return int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3]) if match else None
+
+
+def explain(log: str, status: int) -> WorkError | None:
+    """Error for an ffmpeg without output; None if the source is merely shorter than a sample."""
+    if "matches no streams" in log or "does not contain any stream" in log:
+        return NoAudio("The source has no audio track: send a file that holds sound.")
+    if "Error opening input" in log:
+        return UnsupportedMedia(
+            "The source is not audio or video in a format that can be read: send WAV, MP3, M4A, FLAC, OGG, WebM or the like."
+        )
+    counts = re.search(r"(\d+) frames decoded; (\d+) decode errors", log)
+    if status != 0 or (counts and int(counts[2])):
+        return CorruptMedia("The source is damaged, and no audio in it could be decoded: send an intact file.")
+    if counts and int(counts[1]):
+        return None
+    return NoAudio("The source holds no audio: its length is zero.")
