@@ -4,8 +4,6 @@ AUDIO ?= tests/samples/two_voices.flac
 PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(shell $(p) -c \
 	'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $(p))))
 BIN := .venv/bin
-# Tests that start Ray (service) or load Whisper.
-SLOW := 'tests/service/*' '*/test_faster_whisper*' '*encoder*' '*/test_gpu_bench*'
 
 .PHONY: help setup demo serve test test-fast lint format bench clean
 .DEFAULT_GOAL := help
@@ -41,11 +39,11 @@ serve: setup
 
 test: setup
 	@echo '== running the tests'
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-fast: setup
 	@echo '== running the tests that start neither Ray nor Whisper'
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(addprefix --ignore-glob=,$(SLOW))
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not ray and not whisper'
 
 lint: setup
 	@$(BIN)/ruff check .

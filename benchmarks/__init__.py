@@ -1,7 +1,7 @@
-"""Measurements of the whole service and of its engine, side by side in one run; README.md holds their tables."""
+"""Benchmarks; README.md describes them and holds results."""
 
 import os
 
-# Before numpy is imported: OpenBLAS' threads would take the cores from the engine's, and a process that forks ffmpeg while
-# they work hangs.
+# Before numpy is imported: OpenBLAS' threads would compete with the engine's, and a process that forks ffmpeg while they
+# run can hang.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

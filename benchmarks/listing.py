@@ -1,10 +1,6 @@
-"""Does a page of a long list cost more than one of a short list?
+"""Latency of pages of Koldan's job list, by length of the list. Exit status 1 if a goal is missed.
 
-    python -m benchmarks.listing [--jobs N] [--rounds N]
-
-Koldan's list through the API over a socket, before a Valkey that holds 100 jobs of one owner and N (100,000) of another:
-the first and the last page of twenty, by time of creation, of the end, and by state, in turns. Nobody works on the jobs; a
-part of them has ended. Exit status 1 where the median of a page among many is more than twice that of the same among few.
+python -m benchmarks.listing [--jobs N] [--rounds N]
 """
 
 from __future__ import annotations
@@ -24,7 +20,7 @@ from uuid import uuid4
 import httpx
 import uvicorn
 
-from benchmarks.lib.harness import say, table
+from benchmarks.lib.harness import echo, table
 from deployments.ingestion.allow_list import AllowList
 from deployments.storage.artifacts import Artifacts
 from serve_app.dialects.base import ApiContext
@@ -46,7 +42,7 @@ from serve_app.store.connection import connect
 from serve_app.store.redis_store import Store
 from serve_app.store.webhook_outbox import Outbox
 
-MOST, FEW, SIZE, WARMING = 2.0, 100, 20, 10
+MAX_RATIO, FEW, PAGE_SIZE, WARM_UP = 2.0, 100, 20, 10
 QUERIES = {
     "by creation": {"sort": "creationDate,desc"},
     "by end": {"sort": "completionDate,desc"},
@@ -56,16 +52,16 @@ QUERIES = {
 
 
 async def fill(store: Store, owner: str, count: int) -> None:
-    """Jobs of one owner, each with a file; of ten, eight have ended, one of them badly."""
-    asked = KoldanTranscriptionOptions.model_validate({"model": "m", "language": KoldanLanguageOptions()})
+    """Create jobs of one owner; 8 of 10 have ended, one of them failed."""
+    options = KoldanTranscriptionOptions.model_validate({"model": "m", "language": KoldanLanguageOptions()})
 
-    async def one(number: int) -> None:
+    async def submit(number: int) -> None:
         file = File(str(uuid4()), owner, "t", f"talk {number}", size=1)
-        spec = replace(to_spec(asked, None, None, file=file.id), dialect="koldan", requested_model="m")
+        spec = replace(to_spec(options, None, None, file=file.id), dialect="koldan", requested_model="m")
         await store.jobs.submit(str(uuid4()), owner, "t", spec, ttl_s=86_400, file=file)
 
     for start in range(0, count, 64):
-        await asyncio.gather(*(one(number) for number in range(start, min(start + 64, count))))
+        await asyncio.gather(*(submit(number) for number in range(start, min(start + 64, count))))
     for number in range(count):
         claim = await store.leases.claim("bench")
         assert claim
@@ -76,8 +72,8 @@ async def fill(store: Store, owner: str, count: int) -> None:
 
 
 @asynccontextmanager
-async def served(store: Store, url: str, root: Path) -> AsyncIterator[str]:
-    """The API over a socket; its URL."""
+async def serve(store: Store, url: str, root: Path) -> AsyncIterator[str]:
+    """Serve the API over a socket; yields its URL."""
     artifacts, redis = Artifacts((root / "artifacts").as_uri()), connect(url)
     limits, events = Quotas(store, TenantLimits()), EventStreams(store, artifacts)
     catalog = ModelCatalog([Model("m", ("en",))])
@@ -86,7 +82,7 @@ async def served(store: Store, url: str, root: Path) -> AsyncIterator[str]:
     api = create_api(context, Auth(ApiKeys(redis), limits, required=True), store, events, version="0")
     server = uvicorn.Server(uvicorn.Config(api, port=0, log_level="error", lifespan="off"))
     serving = asyncio.create_task(server.serve())
-    while not server.started:  # noqa: ASYNC110 - uvicorn tells nobody
+    while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
         await asyncio.sleep(0.01)
     yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     server.should_exit = True
@@ -95,7 +91,6 @@ async def served(store: Store, url: str, root: Path) -> AsyncIterator[str]:
 
 
 async def measure(many: int, rounds: int) -> float:
-    """Print the table; the greatest ratio."""
     with TemporaryDirectory(prefix="murmur-bench-", dir="/tmp") as folder:
         root = Path(folder)
         valkey = Valkey(root / "data", root)
@@ -107,9 +102,9 @@ async def measure(many: int, rounds: int) -> float:
             for owner, count in (("few", FEW), ("many", many)):
                 began = time.perf_counter()
                 await fill(store, owner, count)
-                say(f"{count} jobs made in {time.perf_counter() - began:.0f} s")
+                echo(f"{count} jobs created in {time.perf_counter() - began:.0f} s")
                 keys[owner] = await ApiKeys(redis).create(owner, "t", ["speech:transcriptions:read"])
-            async with served(store, valkey.url, root) as url, httpx.AsyncClient(base_url=url, timeout=60) as http:
+            async with serve(store, valkey.url, root) as url, httpx.AsyncClient(base_url=url, timeout=60) as http:
                 return await compare(http, keys, {"few": FEW, "many": many}, rounds)
         finally:
             await store.close()
@@ -117,42 +112,41 @@ async def measure(many: int, rounds: int) -> float:
 
 
 async def compare(http: httpx.AsyncClient, keys: dict[str, str], counts: dict[str, int], rounds: int) -> float:
-    """Ask for the pages in turns."""
+    """Print the table; the greatest ratio."""
     rows, worst = [], 0.0
     for name, query in QUERIES.items():
-        share = 8 if "status" in query else 10
-        for which in ("first", "last"):
+        share = 8 if "status" in query else 10  # tenths of the jobs that the query matches
+        for position in ("first", "last"):
             times: dict[str, list[float]] = {owner: [] for owner in keys}
-            for turn in range(rounds + WARMING):
+            for turn in range(rounds + WARM_UP):
                 for owner, key in keys.items():
-                    page = 0 if which == "first" else counts[owner] * share // 10 // SIZE - 1
-                    asked = {**query, "size": str(SIZE), "page": str(page)}
+                    page = 0 if position == "first" else counts[owner] * share // 10 // PAGE_SIZE - 1
+                    params = {**query, "size": str(PAGE_SIZE), "page": str(page)}
                     began = time.perf_counter()
-                    answer = await http.get(PREFIX, params=asked, headers={"X-API-Key": key})
-                    if turn >= WARMING:
+                    response = await http.get(PREFIX, params=params, headers={"X-API-Key": key})
+                    if turn >= WARM_UP:
                         times[owner].append((time.perf_counter() - began) * 1000)
-                    told = answer.raise_for_status().json()
-                    if told["size"] != SIZE or told["total"] != counts[owner] * share // 10:
-                        raise RuntimeError(f"{name}, {which} page of {owner}: {told['size']} of {told['total']}")
-            middle = {owner: median(found) for owner, found in times.items()}
-            ratio = middle["many"] / middle["few"]
+                    body = response.raise_for_status().json()
+                    if body["size"] != PAGE_SIZE or body["total"] != counts[owner] * share // 10:
+                        raise RuntimeError(f"{name}, {position} page of {owner}: {body['size']} of {body['total']}")
+            medians = {owner: median(values) for owner, values in times.items()}
+            ratio = medians["many"] / medians["few"]
             worst = max(worst, ratio)
             p99 = quantiles(times["many"], n=100)[98]
-            rows.append((name, which, *(f"{middle[o]:.2f} ms" for o in keys), f"{p99:.2f} ms", f"{ratio:.2f}"))
+            rows.append((name, position, *(f"{medians[owner]:.2f} ms" for owner in keys), f"{p99:.2f} ms", f"{ratio:.2f}"))
     head = ("list", "page", f"{counts['few']} jobs, p50", f"{counts['many']} jobs, p50", "p99", "ratio of p50")
-    table(f"A page of {SIZE} ({rounds} times each in turns)", head, rows)
+    table(f"Pages of {PAGE_SIZE} ({rounds} requests each, in turn)", head, rows)
     return worst
 
 
 def main() -> int:
-    """Measure; the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=100)
     arguments = parser.parse_args()
     worst = asyncio.run(measure(arguments.jobs, arguments.rounds))
-    say(f"\nthe greatest ratio is {worst:.2f}; goal: at most {MOST:g}")
-    return int(worst > MOST)
+    echo(f"\nthe greatest ratio is {worst:.2f}; goal: at most {MAX_RATIO:g}")
+    return int(worst > MAX_RATIO)
 
 
 if __name__ == "__main__":

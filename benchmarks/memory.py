@@ -1,10 +1,6 @@
-"""Does memory stay the same however long the recording is?
+"""Peak memory of every process of the service, by length of the recording. Exit status 1 if a goal is missed.
 
-    python -m benchmarks.memory [--audio FILE]
-
-Peak resident memory of every process of the service, for ten minutes and for hours of the same: speech, looped, with the
-fake engine (the model's own memory does not depend on it), and digital silence. Each case has a fresh service. Exit status
-1 if a process takes over 1.2 times as much for the long one.
+python -m benchmarks.memory [--audio FILE]
 """
 
 from __future__ import annotations
@@ -19,41 +15,40 @@ from tempfile import TemporaryDirectory
 
 import psutil
 
-from benchmarks.lib.harness import SAMPLE, looped, say, service, silence, table
+from benchmarks.lib.harness import SAMPLE, echo, looped, service, silence, table
 
 SHORT_S = 600
 SPEECH_S, SILENCE_S = 2 * 3600, 4 * 3600
-MOST = 1.2
-EVERY_S = 0.2
+MAX_RATIO = 1.2
+POLL_S = 0.2
 MB = 1e6
 
 
-class Peaks:
-    """Watches all descendants of this process; `bytes` holds the peak of each kind of them."""
+class PeakMonitor:
+    """Polls all descendants of this process; `bytes` holds peaks by kind."""
 
     def __init__(self) -> None:
         self.bytes: dict[str, int] = {}
-        self._over = threading.Event()
+        self._stop = threading.Event()
 
-    def watch(self) -> None:
-        """Look until `end`."""
-        known: dict[int, tuple[psutil.Process, str]] = {}
-        looks = 0
-        while not self._over.wait(EVERY_S):
-            looks += 1
-            # A whole look costs; ffmpeg comes and goes, the others stay.
-            if looks % 10 == 1:
-                known = {p.pid: (p, kind(p)) for p in psutil.Process().children(recursive=True)}
-            for process, name in known.values():
+    def run(self) -> None:
+        """Poll until `stop`."""
+        processes: dict[int, tuple[psutil.Process, str]] = {}
+        polls = 0
+        while not self._stop.wait(POLL_S):
+            polls += 1
+            # Listing processes is expensive, and only ffmpeg is short-lived.
+            if polls % 10 == 1:
+                processes = {p.pid: (p, kind(p)) for p in psutil.Process().children(recursive=True)}
+            for process, name in processes.values():
                 self.bytes[name] = max(self.bytes.get(name, 0), peak(process))
 
-    def end(self) -> None:
-        """Look no more."""
-        self._over.set()
+    def stop(self) -> None:
+        self._stop.set()
 
 
 def kind(process: psutil.Process) -> str:
-    """What a process is: its title without what differs from run to run."""
+    """Title of a process without what differs from run to run."""
     with suppress(psutil.Error):
         words = process.cmdline() or [""]
         if words[0].startswith("ray::"):
@@ -67,7 +62,7 @@ def kind(process: psutil.Process) -> str:
 
 
 def peak(process: psutil.Process) -> int:
-    """Its peak resident memory in bytes: the kernel's own count where there is one, else what it has now."""
+    """Peak resident memory in bytes."""
     status = Path(f"/proc/{process.pid}/status")
     with suppress(OSError, StopIteration):
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
@@ -78,51 +73,50 @@ def peak(process: psutil.Process) -> int:
 
 
 @contextmanager
-def watched() -> Iterator[Peaks]:
-    """Peaks of what runs meanwhile."""
-    peaks = Peaks()
-    thread = threading.Thread(target=peaks.watch, daemon=True)
+def peak_monitor() -> Iterator[PeakMonitor]:
+    """Record peaks in the background."""
+    monitor = PeakMonitor()
+    thread = threading.Thread(target=monitor.run, daemon=True)
     thread.start()
     try:
-        yield peaks
+        yield monitor
     finally:
-        peaks.end()
+        monitor.stop()
         thread.join()
 
 
 def measure(recording: Path) -> dict[str, int]:
-    """Peaks of every process of a fresh service that transcribes `recording`."""
-    with service(engine="fake", models="fake") as client, watched() as peaks:
+    """Peaks in bytes of a new service that transcribes a recording."""
+    with service(engine="fake", models="fake") as client, peak_monitor() as monitor:
         job_id = client.submit_file(recording, {}, lambda _: None)["id"]
         last = [data for _, data in client.events(job_id)][-1]
         if last["phase"] != "completed":
             raise RuntimeError(f"{recording.name}: {last}")
         segments = len(client.transcript(job_id, "text").splitlines())
-    say(f"{recording.stem}: {segments} segments")
-    return peaks.bytes
+    echo(f"{recording.stem}: {segments} segments")
+    return monitor.bytes
 
 
 def compare(title: str, short: Path, long: Path) -> float:
-    """Print the table for two recordings; the greatest ratio."""
-    before, after = measure(short), measure(long)
-    names = sorted(before.keys() & after.keys(), key=lambda name: -after[name])
-    ratios = {name: after[name] / before[name] for name in names if before[name]}
-    rows = [(n, f"{before[n] / MB:.0f} MB", f"{after[n] / MB:.0f} MB", f"{ratio:.2f}") for n, ratio in ratios.items()]
-    table(title, ("process", short.stem, long.stem, f"ratio (goal: at most {MOST})"), rows)
+    """Print the table; the greatest ratio."""
+    of_short, of_long = measure(short), measure(long)
+    names = sorted(of_short.keys() & of_long.keys(), key=lambda name: -of_long[name])
+    ratios = {name: of_long[name] / of_short[name] for name in names if of_short[name]}
+    rows = [(n, f"{of_short[n] / MB:.0f} MB", f"{of_long[n] / MB:.0f} MB", f"{ratio:.2f}") for n, ratio in ratios.items()]
+    table(title, ("process", short.stem, long.stem, f"ratio (goal: at most {MAX_RATIO})"), rows)
     return max(ratios.values())
 
 
 def main() -> int:
-    """Measure; the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--audio", type=Path, default=SAMPLE, help="speech to loop")
     audio = parser.parse_args().audio
     with TemporaryDirectory() as name:
         folder = Path(name)
         speech = [looped(audio, s, folder / f"speech, {s / 60:g} min.mp3") for s in (SHORT_S, SPEECH_S)]
-        quiet = [silence(s, folder / f"silence, {s / 60:g} min.flac") for s in (SHORT_S, SILENCE_S)]
-        greatest = max(compare("Peak memory, speech", *speech), compare("Peak memory, silence", *quiet))
-    return int(greatest > MOST)
+        silent = [silence(s, folder / f"silence, {s / 60:g} min.flac") for s in (SHORT_S, SILENCE_S)]
+        greatest = max(compare("Peak memory, speech", *speech), compare("Peak memory, silence", *silent))
+    return int(greatest > MAX_RATIO)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,16 @@
-"""What several tests need: a storage, a real Valkey, the recordings."""
+"""Fixtures shared by all tests, and their distribution over processes."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+import httpx
 import pytest
-from xdist.scheduler import LoadFileScheduling
+from redis import Redis
 
 from deployments.storage.artifacts import Artifacts
 from deployments.transcoding.ffmpeg import find_ffmpeg
@@ -17,71 +19,124 @@ from serve_app.models.lease import LeaseRules
 from serve_app.store.connection import connect
 from serve_app.store.redis_store import Store
 from tests.lib.app import App, open_app
+from tests.lib.memoized_vad import memoized_vad
 from tests.lib.recordings import SAMPLE
 from tests.lib.s3 import Storage, storage
 
-CLUSTER = {"test_cli", "test_cluster", "test_vendors"}
-"""Files whose tests share the `cluster` of the session."""
+if TYPE_CHECKING:
+    from tests.lib.shared_api import SharedApi
+
+# Tests that start Ray, by fixture and by file, and files that load Whisper: `make test-fast` leaves them out.
+RAY_FIXTURES = {"cluster", "edge"}
+RAY_FILES = {"test_chaos", "test_graph", "test_up"}
+WHISPER_FILES = {
+    "test_bf16_encoder",
+    "test_faster_whisper",
+    "test_faster_whisper_channels",
+    "test_faster_whisper_parts",
+    "test_gpu_bench",
+}
+# Files with a test that takes many seconds: begun early, it keeps no process waiting at the end.
+LONG_FILES = {"test_fuzzed", "test_koldan_states", "test_store_model_based", "test_suspended"}
+# Polling intervals, and the longest delay before a retry.
+SHORT_WAITS_S = {
+    "runner.IDLE_S": 0.1,
+    "runner.LONGEST_DELAY_S": 0.2,
+    "summaries.IDLE_S": 0.1,
+    "webhook_sender.IDLE_S": 0.1,
+}
 
 
-class Rooms(LoadFileScheduling):  # type: ignore[misc] # it has no types
-    """Tests of a file keep together, and those of the cluster, so that it is started once."""
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by marks, and xdist reads groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests as `ray` or `whisper`, and group those that xdist runs in one process."""
+    for item in items:
+        file, fixtures = item.path.stem, set(getattr(item, "fixturenames", ()))
+        shared = RAY_FIXTURES & fixtures
+        if shared or file in RAY_FILES:
+            item.add_marker(pytest.mark.ray)
+        if file in WHISPER_FILES:
+            item.add_marker(pytest.mark.whisper)
+        # A test with a store of its own goes to any process. The others of a file are quick, or share its fixtures.
+        if shared or file in RAY_FILES or "store" not in fixtures:
+            item.add_marker(pytest.mark.xdist_group(*shared or (file,)))
+    items.sort(key=lambda item: item.path.stem not in LONG_FILES)
 
-    def _split_scope(self, nodeid: str) -> str:
-        file = Path(super()._split_scope(nodeid))
-        return "cluster" if file.stem in CLUSTER else str(file)
+
+@pytest.fixture(scope="session", autouse=True)
+def _short_waits() -> Iterator[None]:
+    """Shorten what tests of one process would otherwise wait for."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, seconds in SHORT_WAITS_S.items():
+            patch.setattr(f"serve_app.runner.{name}", seconds)
+        # Each SafeHttp loads the CA bundle, which takes 20 ms.
+        patch.setattr(httpx, "create_ssl_context", cache(httpx.create_ssl_context))
+        yield
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Rooms:
-    """What tests run together in one process, where there are several."""
-    return Rooms(config, log)
+@pytest.fixture(scope="session")
+def shared_api() -> SharedApi:
+    """The application of this process; `bind` it to the objects of a test."""
+    from tests.lib.shared_api import SharedApi
+
+    return SharedApi()
+
+
+@pytest.fixture(name="memoized_vad")
+def _memoized_vad() -> Iterator[None]:
+    """Run the VAD once on each recording, for tests that do not test it."""
+    with memoized_vad():
+        yield
 
 
 @pytest.fixture(scope="session")
 def s3() -> Iterator[Storage]:
-    """A server of buckets."""
+    """S3 server (moto), once per process."""
     with storage() as server:
         yield server
 
 
 @pytest.fixture
 def artifacts(tmp_path: Path) -> Artifacts:
-    """A storage in a folder of the test's own."""
+    """Empty storage in a temporary folder."""
     return Artifacts((tmp_path / "artifacts").as_uri())
 
 
 @pytest.fixture(scope="session")
 def ffmpeg() -> str:
-    """The ffmpeg that the product finds."""
+    """Path of the ffmpeg that the product finds."""
     return find_ffmpeg().path
 
 
 @pytest.fixture(scope="session")
 def sample() -> Path:
-    """The shipped recording."""
+    """Path of the shipped recording."""
     return SAMPLE
 
 
 @pytest.fixture(scope="session")
 def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    """A real server, started as `murmur up` starts it."""
+    """Valkey server, started as `murmur up` starts it."""
     # A socket's path holds 107 bytes; pytest's folders may be longer than that.
     with tempfile.TemporaryDirectory(prefix="murmur-test-", dir="/tmp") as run_dir:
         server = Valkey(tmp_path_factory.mktemp("valkey"), Path(run_dir))
         server.start()
+        # No test cuts the power: an fsync for each write would take most of a test's time.
+        with Redis.from_url(server.url) as redis:
+            redis.config_set("appendfsync", "no")
         yield server
         server.stop()
 
 
 @pytest.fixture
 def leases() -> LeaseRules:
-    """Those of a worker that a busy machine does not make look dead."""
+    """Leases long enough not to expire on a busy machine."""
     return LeaseRules(lease_s=30.0)
 
 
 @pytest.fixture
 async def store(valkey: Valkey, leases: LeaseRules) -> AsyncIterator[Store]:
-    """An empty store."""
+    """Empty store."""
     redis = connect(valkey.url)
     await redis.flushall()
     store = Store(redis, leases)
@@ -91,6 +146,6 @@ async def store(valkey: Valkey, leases: LeaseRules) -> AsyncIterator[Store]:
 
 @pytest.fixture
 async def app(store: Store, artifacts: Artifacts, ffmpeg: str) -> AsyncIterator[App]:
-    """The core without Ray, with its Runner working."""
+    """Application core without Ray, with its Runner started."""
     async with open_app(store, artifacts, ffmpeg) as app:
         yield app

@@ -1,5 +1,4 @@
-"""A FastAPI route that takes what a submit takes and does nothing with it, as Serve would have anyone write it: what ours is
-measured against. Imports Ray: only for those who have set its environment."""
+"""FastAPI route that only parses a submit's body: the baseline of `benchmarks.submit`."""
 
 from __future__ import annotations
 
@@ -11,36 +10,35 @@ api = FastAPI()
 
 
 class Source(BaseModel):
-    """Where the audio lies."""
+    """Location of the audio."""
 
     url: str
 
 
-class Request(BaseModel):
-    """A job, as far as this goes."""
+class JobRequest(BaseModel):
+    """Body of a submit."""
 
     source: Source
 
 
 class Accepted(BaseModel):
-    """What is answered."""
+    """Body of the response."""
 
     id: str
     phase: str
 
 
 @api.post("/v1/jobs", status_code=202)
-async def submit(asked: Request, response: Response) -> Accepted:
-    """Accepts."""
-    response.headers["Location"] = f"/v1/jobs/{len(asked.source.url)}"
+async def submit(body: JobRequest, response: Response) -> Accepted:
+    response.headers["Location"] = f"/v1/jobs/{len(body.source.url)}"
     return Accepted(id="0", phase="queued")
 
 
-class Bare:
-    """Serves the route."""
+class BareRoute:
+    """Deployment of the route."""
 
 
 def build() -> serve.Application:
-    """The application, on the terms of our own Ingress."""
-    deployment = serve.deployment(serve.ingress(api)(Bare))
+    """Application with the deployment options of our own Ingress."""
+    deployment = serve.deployment(serve.ingress(api)(BareRoute))
     return deployment.options(ray_actor_options={"num_cpus": 0.1}, max_ongoing_requests=4096).bind()

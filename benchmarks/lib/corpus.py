@@ -1,5 +1,4 @@
-"""Recordings with their references, and how far a text is from one. They are not shipped: MURMUR_RECORDINGS names their
-folder, in which `manifest.jsonl` has a line for each."""
+"""Recordings with reference texts from MURMUR_RECORDINGS/manifest.jsonl, and the word error rate."""
 
 from __future__ import annotations
 
@@ -18,13 +17,14 @@ from whisper_normalizer.english import EnglishTextNormalizer
 from benchmarks.lib.harness import ROOT, SAMPLE, concatenate, looped
 
 RECORDINGS = Path(os.environ.get("MURMUR_RECORDINGS") or ROOT.parent / "shared/audio")
-BY_LETTER = ("zh", "ja", "ko")
-"""Languages whose words are not apart, or are put apart in many ways: their letters are counted."""
+# Languages without word boundaries, or with ambiguous ones: characters are counted instead of words.
+CHARACTER_LANGUAGES = ("zh", "ja", "ko")
+LOOPS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A line of the manifest."""
+    """Line of the manifest."""
 
     path: Path
     set: str
@@ -34,7 +34,7 @@ class Recording:
 
 
 def recordings(kind: str) -> list[Recording]:
-    """The recordings of a set, none where they are absent."""
+    """Recordings of a set; empty without a manifest."""
     manifest = RECORDINGS / "manifest.jsonl"
     return [r for r in _read(manifest) if r.set == kind] if manifest.is_file() else []
 
@@ -52,24 +52,23 @@ def _read(manifest: Path) -> Iterator[Recording]:
 
 
 def short_clips() -> list[Recording]:
-    """Utterances of LibriSpeech; where they are absent, the shipped sample some times over."""
+    """Utterances of LibriSpeech, or copies of the shipped sample."""
     clips = [r for r in recordings("short") if "librispeech" in str(r.path)]
     return clips or [_sample() for _ in range(6)]
 
 
 def long_files(folder: Path) -> list[Recording]:
-    """Long recordings with their text; where they are absent, the shipped sample looped, which is put into `folder`."""
-    found = [r for r in recordings("long") if r.text]
-    if found:
-        return found
-    once = _sample()
-    times = 5
-    path = looped(once.path, times * once.duration_s, folder / "looped.mp3")
-    return [replace(once, path=path, text=" ".join([once.text or ""] * times), duration_s=times * once.duration_s)]
+    """Long recordings with reference text, or the shipped sample looped."""
+    long = [r for r in recordings("long") if r.text]
+    if long:
+        return long
+    sample = _sample()
+    duration_s = LOOPS * sample.duration_s
+    path = looped(sample.path, duration_s, folder / "looped.mp3")
+    return [replace(sample, path=path, text=" ".join([sample.text or ""] * LOOPS), duration_s=duration_s)]
 
 
 def joined(clips: Sequence[Recording], path: Path) -> Recording:
-    """Recordings one after another as one."""
     concatenate([clip.path for clip in clips], path)
     text = " ".join(clip.text or "" for clip in clips)
     return replace(clips[0], path=path, text=text, duration_s=sum(clip.duration_s for clip in clips))
@@ -81,14 +80,15 @@ def _sample() -> Recording:
 
 
 def error_rate(recordings: Iterable[Recording], texts: Iterable[str]) -> float:
-    """Wrong words per word of the references (letters, in some languages), over all, normalised as Whisper's authors do."""
+    """Word error rate over all recordings, after the Whisper normaliser."""
     pairs = [_normalised(r.language or "en", r.text or "", text) for r, text in zip(recordings, texts, strict=True)]
-    references, heard = map(list, zip(*pairs, strict=True))
-    return float(jiwer.wer(references, heard))
+    references, hypotheses = map(list, zip(*pairs, strict=True))
+    return float(jiwer.wer(references, hypotheses))
 
 
 def _normalised(language: str, *texts: str) -> list[str]:
-    """Where letters count, each is made a word."""
     normalise = EnglishTextNormalizer() if language == "en" else BasicTextNormalizer()
-    plain = [normalise(zhconv.convert(text, "zh-cn") if language == "zh" else text) for text in texts]
-    return [" ".join(re.sub(r"\s", "", text)) for text in plain] if language in BY_LETTER else plain
+    normalised = [normalise(zhconv.convert(text, "zh-cn") if language == "zh" else text) for text in texts]
+    if language in CHARACTER_LANGUAGES:  # jiwer counts words: make each character one
+        return [" ".join(re.sub(r"\s", "", text)) for text in normalised]
+    return normalised

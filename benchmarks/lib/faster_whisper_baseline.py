@@ -1,9 +1,6 @@
-"""faster-whisper by itself, as one calls it: what the product is measured against.
+"""Baseline: faster-whisper by its public API; prints a `Measurement` as JSON.
 
-    python -m benchmarks.lib.faster_whisper_baseline FILE... --how greedy|beam|batched-8 [--vad] [--language en]
-
-prints one line of JSON: seconds taken, texts, segments. Every way of hearing runs in a process of its own, because what one
-does to its memory and threads must not help or hurt the next; loading and a first file are not counted.
+python -m benchmarks.lib.faster_whisper_baseline FILE... --method greedy|beam|batched-8 [--vad] [--language en]
 """
 
 from __future__ import annotations
@@ -27,45 +24,47 @@ CORES = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_coun
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """How long it took to hear recordings, their texts, and into how many segments each fell."""
+class Measurement:
+    """Seconds for a set of recordings; text and number of segments of each."""
 
     took_s: float
     texts: list[str]
     segments: list[int]
 
 
-def tell(heard: Heard) -> None:
-    """To the process that asked."""
-    print(json.dumps(asdict(heard)), flush=True)
+def print_json(measurement: Measurement) -> None:
+    print(json.dumps(asdict(measurement)), flush=True)
 
 
-def ask(how: str, paths: Sequence[Path], *options: str) -> Heard:
-    """Hear recordings in a new process: `ours` is our engine, all else a way of faster-whisper's."""
-    module = ["benchmarks.lib.bare_engine"] if how == "ours" else ["benchmarks.lib.faster_whisper_baseline", "--how", how]
+# A new process: memory and threads of one method must not affect the next.
+def measure_in_process(method: str, paths: Sequence[Path], *options: str) -> Measurement:
+    """Measure `ours` or a method of faster-whisper in a new process."""
+    module = ["benchmarks.lib.faster_whisper_baseline", "--method", method]
+    if method == "ours":
+        module = ["benchmarks.lib.bare_engine"]
     command = [sys.executable, "-m", *module, *map(str, paths), *options]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True)
-    return Heard(**json.loads(done.stdout.splitlines()[-1]))
+    process = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True)
+    return Measurement(**json.loads(process.stdout.splitlines()[-1]))
 
 
-def hear(paths: Sequence[Path], how: str, language: str | None, vad: bool) -> Heard:
-    """One recording after another, which is how it is used."""
-    transcribe = way(how, vad)
+def measure(paths: Sequence[Path], method: str, language: str | None, vad: bool) -> Measurement:
+    """Transcribe one recording after another, after a warm-up."""
+    transcribe = load_method(method, vad)
     transcribe(min(paths, key=lambda path: path.stat().st_size), language)
     began = time.perf_counter()
-    heard = [transcribe(path, language) for path in paths]
-    return Heard(time.perf_counter() - began, [text for text, _ in heard], [count for _, count in heard])
+    results = [transcribe(path, language) for path in paths]
+    took_s = time.perf_counter() - began
+    return Measurement(took_s, [text for text, _ in results], [count for _, count in results])
 
 
-def way(how: str, vad: bool) -> Callable[[Path, str | None], tuple[str, int]]:
-    """`greedy` and `beam` (its default, 5) go window after window; `batched-N` is its batched pipeline, greedy, which has a
-    filter for silence of its own."""
+def load_method(method: str, vad: bool) -> Callable[[Path, str | None], tuple[str, int]]:
+    """Load `greedy`, `beam` (of 5) or `batched-N`; the function returns text and number of segments."""
     from faster_whisper import BatchedInferencePipeline, WhisperModel
 
     model: Any = WhisperModel(str(locate("base", str(CACHE))), device="cpu", compute_type="int8", cpu_threads=CORES)
-    options: dict[str, Any] = {"beam_size": 5 if how == "beam" else 1}
-    if how.startswith("batched"):
-        model, options["batch_size"] = BatchedInferencePipeline(model), int(how.partition("-")[2])
+    options: dict[str, Any] = {"beam_size": 5 if method == "beam" else 1}
+    if method.startswith("batched"):  # it always filters by its own VAD
+        model, options["batch_size"] = BatchedInferencePipeline(model), int(method.partition("-")[2])
     else:
         options["vad_filter"] = vad
 
@@ -77,14 +76,13 @@ def way(how: str, vad: bool) -> Callable[[Path, str | None], tuple[str, int]]:
 
 
 def main() -> int:
-    """Hear and tell."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", type=Path, nargs="+")
-    parser.add_argument("--how", default="greedy")
+    parser.add_argument("--method", default="greedy")
     parser.add_argument("--language")
     parser.add_argument("--vad", action="store_true")
     arguments = parser.parse_args()
-    tell(hear(arguments.paths, arguments.how, arguments.language, arguments.vad))
+    print_json(measure(arguments.paths, arguments.method, arguments.language, arguments.vad))
     return 0
 
 

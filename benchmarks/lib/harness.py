@@ -1,4 +1,4 @@
-"""What benchmarks share: a service of their own, recordings of any length, and a table that says where it was measured."""
+"""Harness: services, recordings of any length, and Markdown tables."""
 
 from __future__ import annotations
 
@@ -24,18 +24,17 @@ SAMPLE = ROOT / "tests/samples/two_voices.flac"
 
 
 def looped(source: Path, seconds: float, target: Path, *, start_s: float = 0.0) -> Path:
-    """`source` again and again from `start_s` on until `seconds` are full, as 64 kb/s MP3."""
-    once = _ffmpeg("-i", source, "-vn", "-ac", 1, "-ar", 16000, target.with_suffix(".wav"))
-    return _ffmpeg("-stream_loop", -1, "-i", once, "-ss", start_s, "-t", seconds, "-b:a", "64k", target)
+    """Loop `source` from `start_s` on to `seconds`, as 64 kb/s MP3."""
+    decoded = _ffmpeg("-i", source, "-vn", "-ac", 1, "-ar", 16000, target.with_suffix(".wav"))
+    return _ffmpeg("-stream_loop", -1, "-i", decoded, "-ss", start_s, "-t", seconds, "-b:a", "64k", target)
 
 
 def silence(seconds: float, target: Path) -> Path:
-    """Digital silence, as FLAC: a small file that decodes to a large one."""
+    """Write digital silence as FLAC."""
     return _ffmpeg("-f", "lavfi", "-i", "anullsrc=r=16000:cl=mono", "-t", seconds, target)
 
 
 def concatenate(sources: Sequence[Path], target: Path) -> Path:
-    """Recordings one after another, as FLAC."""
     inputs = [part for source in sources for part in ("-i", source)]
     return _ffmpeg(*inputs, "-filter_complex", f"concat=n={len(sources)}:v=0:a=1", "-ar", 16000, "-ac", 1, target)
 
@@ -47,23 +46,23 @@ def _ffmpeg(*arguments: object) -> Path:
 
 @contextmanager
 def service(**settings: Any) -> Iterator[Client]:
-    """A service for this measurement alone, and a client of it."""
+    """Start a service for one measurement; yields its client."""
     with local_service(**settings) as running, Client(running.url) as client:
         yield client
 
 
 @contextmanager
 def local_service(**settings: Any) -> Iterator[LocalService]:
-    """The service itself, for those who look into it."""
+    """Start a service for one measurement."""
     with TemporaryDirectory(prefix="murmur-bench-") as data_dir:
-        given = {"data_dir": data_dir, "port": free_port(), "dashboard_port": free_port(), **settings}
-        with LocalService(Settings.model_validate(given)) as running:
+        values = {"data_dir": data_dir, "port": free_port(), "dashboard_port": free_port(), **settings}
+        with LocalService(Settings.model_validate(values)) as running:
             yield running
 
 
 def free_port() -> int:
-    """A port of loopback that nobody has now, nor is given unasked while a service starts: those are above 32768 on Linux,
-    and between 10002 and 19999 Ray's workers listen."""
+    """Find a free loopback port."""
+    # Outside of the ephemeral ports (above 32768 on Linux) and of those of Ray's workers (10002 to 19999).
     while True:
         port = random.randrange(20_000, 32_000)
         with socket.socket() as probe, suppress(OSError):
@@ -72,17 +71,21 @@ def free_port() -> int:
 
 
 def table(title: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a Markdown table, with the machine, the commit and the command below it."""
-    say(f"\n### {title}\n")
-    for row in (head, ["---"] * len(head), *rows):
-        say("| " + " | ".join(map(str, row)) + " |")
+    """Print a Markdown table with machine, commit and command."""
+    echo(f"\n### {title}\n")
+    markdown(head, rows)
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
-    command = "python -m " + " ".join([f"benchmarks.{Path(sys.argv[0]).stem}", *(Path(a).name for a in sys.argv[1:])])
-    say(f"\n{_processor()}, {cores} cores, Python {platform.python_version()}; commit {_commit()}; `{command}`")
+    words = [f"benchmarks.{Path(sys.argv[0]).stem}", *(Path(argument).name for argument in sys.argv[1:])]
+    machine = f"{_processor()}, {cores} cores, Python {platform.python_version()}"
+    echo(f"\n{machine}; commit {_commit()}; `python -m {' '.join(words)}`")
 
 
-def say(line: str) -> None:
-    """A line on standard output, at once."""
+def markdown(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    for row in (head, ["---"] * len(head), *rows):
+        echo("| " + " | ".join(map(str, row)) + " |")
+
+
+def echo(line: str) -> None:
     print(line, flush=True)
 
 
@@ -93,5 +96,5 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    ask = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
-    return subprocess.run(ask, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "unknown"

@@ -1,4 +1,4 @@
-"""Many jobs of several customers at once, each followed to its end and compared with what it must be."""
+"""Load scenario: concurrent jobs of several tenants, followed to the end and compared with the expected transcripts."""
 
 from __future__ import annotations
 
@@ -8,111 +8,107 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.lib.results import Tally
-from benchmarks.lib.resuming_reader import Witness
-from benchmarks.lib.tenant_client import Customer, Refused
+from benchmarks.lib.results import OutcomeCounts
+from benchmarks.lib.resuming_reader import ResumingReader
+from benchmarks.lib.tenant_client import Refused, TenantClient
 
-OPTIONS = {"segment_duration": "10"}
-"""Several windows even of a short recording."""
-AT_ONCE = 48
-"""Jobs that are sent or followed at once; of few jobs a quarter, so that some are sent late."""
-COUNT_S = 60.0
-"""How long it may take to list the jobs afterwards: replicas may still be on their way back."""
+OPTIONS = {"segment_duration": "10"}  # several windows even of a short recording
+CONCURRENCY = 48  # jobs in flight; at most a quarter of all, so that some are sent late
+LIST_TIMEOUT_S = 60.0  # replicas may still be restarting when the jobs are listed
 
 
-def untimed(transcript: dict[str, Any]) -> dict[str, Any]:
-    """A transcript without what its decodes took, which is another each time."""
-    kept = [{name: value for name, value in each.items() if name != "decode_s"} for each in transcript["segments"]]
-    return {**transcript, "segments": kept}
+def without_timings(transcript: dict[str, Any]) -> dict[str, Any]:
+    """Drop `decode_s`, which differs from run to run."""
+    segments = [{key: value for key, value in s.items() if key != "decode_s"} for s in transcript["segments"]]
+    return {**transcript, "segments": segments}
 
 
-class Storm:
-    """`jobs` jobs, each of one of `recordings`, sent by `customers` in turns. The tally says what became of them."""
+class LoadScenario:
+    """Sends `jobs` jobs by `clients` in turn; `counts` holds the outcome."""
 
-    def __init__(self, customers: Sequence[Customer], recordings: Sequence[Path], jobs: int) -> None:
-        self._customers = customers
+    def __init__(self, clients: Sequence[TenantClient], recordings: Sequence[Path], jobs: int) -> None:
+        self._clients = clients
         self._recordings = recordings
         self._expected: dict[Path, Any] = {}
-        self._known: dict[Customer, set[str]] = {customer: set() for customer in customers}
+        self._accepted: dict[TenantClient, set[str]] = {client: set() for client in clients}
         self._open: set[str] = set()
         self._numbers = iter(range(jobs))
         self._ended = 0
-        self.tally = Tally(jobs)
+        self.counts = OutcomeCounts(jobs)
 
     def progress(self) -> float:
-        """The share of the jobs that have ended, 0 to 1."""
-        return self._ended / self.tally.jobs
+        """Share of the jobs that have ended, 0 to 1."""
+        return self._ended / self.counts.jobs
 
-    async def calm(self) -> None:
-        """Learn what the transcript of each recording is, undisturbed."""
-        await asyncio.gather(*(self._learn(self._customers[0], recording) for recording in self._recordings))
+    async def learn_expected(self) -> None:
+        """Transcribe each recording once, undisturbed."""
+        await asyncio.gather(*(self._learn(self._clients[0], recording) for recording in self._recordings))
 
-    async def rage(self) -> None:
-        """Send and follow all jobs to their ends."""
+    async def run(self) -> None:
+        """Send all jobs and follow each."""
         began = time.monotonic()
-        at_once = min(AT_ONCE, max(len(self._customers), self.tally.jobs // 4))
+        concurrency = min(CONCURRENCY, max(len(self._clients), self.counts.jobs // 4))
         try:
             async with asyncio.TaskGroup() as group:
-                for number in range(at_once):
-                    group.create_task(self._order(self._customers[number % len(self._customers)]))
+                for number in range(concurrency):
+                    group.create_task(self._work(self._clients[number % len(self._clients)]))
         finally:
-            self.tally.duration_s = time.monotonic() - began
+            self.counts.duration_s = time.monotonic() - began
 
-    async def count(self) -> None:
-        """Compare the jobs that are there with those that were accepted."""
+    async def compare_lists(self) -> None:
+        """Compare each tenant's list of jobs with its accepted jobs."""
         try:
-            async with asyncio.timeout(COUNT_S):
-                for customer in self._customers:
-                    self._compare(customer, await customer.jobs())
+            async with asyncio.timeout(LIST_TIMEOUT_S):
+                for client in self._clients:
+                    self._compare(client, await client.jobs())
         except TimeoutError:
-            self.tally.wrong.append(f"the jobs could not be listed in {COUNT_S:.0f} s")
-        self.tally.repeats = sum(customer.repeats for customer in self._customers)
-        self.tally.twice = sum(customer.twice for customer in self._customers)
+            self.counts.faults.append(f"the jobs could not be listed in {LIST_TIMEOUT_S:.0f} s")
+        self.counts.retries = sum(client.retries for client in self._clients)
+        self.counts.sent_twice = sum(client.sent_twice for client in self._clients)
 
-    def _compare(self, customer: Customer, listed: list[str]) -> None:
+    def _compare(self, client: TenantClient, listed: list[str]) -> None:
         if len(listed) != len(set(listed)):
-            self.tally.wrong.append("a job is listed twice")
-        known = self._known[customer]
-        self.tally.lost += len((known - set(listed)) | (known & self._open))
-        self.tally.unasked += len(set(listed) - known)
+            self.counts.faults.append("a job is listed twice")
+        accepted = self._accepted[client]
+        self.counts.lost += len((accepted - set(listed)) | (accepted & self._open))
+        self.counts.unexpected += len(set(listed) - accepted)
 
-    async def _learn(self, customer: Customer, recording: Path) -> None:
-        job_id = await customer.submit(recording, f"calm-{recording.stem}", OPTIONS)
-        self._known[customer].add(job_id)
-        await Witness(customer.http, job_id).follow()
-        self._expected[recording] = untimed(await customer.transcript(job_id))
+    async def _learn(self, client: TenantClient, recording: Path) -> None:
+        job_id = await client.submit(recording, f"undisturbed-{recording.stem}", OPTIONS)
+        self._accepted[client].add(job_id)
+        await ResumingReader(client.http, job_id).follow()
+        self._expected[recording] = without_timings(await client.transcript(job_id))
 
-    async def _order(self, customer: Customer) -> None:
-        """Send one job after another, and follow each to its end."""
+    async def _work(self, client: TenantClient) -> None:
         for number in self._numbers:
             recording = self._recordings[number % len(self._recordings)]
             try:
-                job_id = await customer.submit(recording, f"storm-{number}", OPTIONS)
-                if job_id in self._known[customer]:
-                    self.tally.wrong.append(f"{job_id} was given for two jobs")
-                self._known[customer].add(job_id)
+                job_id = await client.submit(recording, f"job-{number}", OPTIONS)
+                if job_id in self._accepted[client]:
+                    self.counts.faults.append(f"{job_id} is the id of two jobs")
+                self._accepted[client].add(job_id)
                 self._open.add(job_id)
-                self.tally.accepted += 1
-                await self._follow(customer, job_id, recording)
+                self.counts.accepted += 1
+                await self._follow(client, job_id, recording)
                 self._open.discard(job_id)
             except Refused as refusal:
-                self.tally.wrong.append(str(refusal))
+                self.counts.faults.append(str(refusal))
             self._ended += 1
 
-    async def _follow(self, customer: Customer, job_id: str, recording: Path) -> None:
-        witness, tally = Witness(customer.http, job_id), self.tally
-        await witness.follow()
-        tally.segments += len(witness.segments)
-        tally.doubled += witness.doubled
-        tally.disordered += witness.disordered
-        tally.reconnects += witness.reconnects
-        tally.wrong += [f"{job_id}: {what}" for what in witness.wrong]
-        if witness.ended != "completed":
-            tally.failed += 1
-            tally.wrong.append(f"{job_id}: {witness.ended}, {witness.error}")
+    async def _follow(self, client: TenantClient, job_id: str, recording: Path) -> None:
+        reader, counts = ResumingReader(client.http, job_id), self.counts
+        await reader.follow()
+        counts.segments += len(reader.segments)
+        counts.duplicated += reader.duplicated
+        counts.out_of_order += reader.out_of_order
+        counts.reconnects += reader.reconnects
+        counts.faults += [f"{job_id}: {fault}" for fault in reader.faults]
+        if reader.phase != "completed":
+            counts.failed += 1
+            counts.faults.append(f"{job_id}: {reader.phase}, {reader.error}")
             return
-        tally.completed += 1
+        counts.completed += 1
         expected = self._expected[recording]
-        kept = untimed(await customer.transcript(job_id))
-        told = untimed({"segments": witness.segments})
-        tally.differing += kept != expected or told["segments"] != expected["segments"]
+        stored = without_timings(await client.transcript(job_id))
+        streamed = without_timings({"segments": reader.segments})
+        counts.differing += stored != expected or streamed["segments"] != expected["segments"]

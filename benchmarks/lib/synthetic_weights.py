@@ -1,9 +1,4 @@
-"""Whisper models of the published shapes with random weights, made on the spot, and the engine that bears with them: what
-they say is nonsense, what they cost is not. Layers have arrays of their own in the file, so that none is nearer to the
-processor than a trained one's would be; the values in them are the same, which no time depends on.
-
-Text is made likelier than times and the end, which a trained model does as well: else it would tell times only.
-"""
+"""Whisper models of the published shapes with random weights, and an engine that decodes a fixed number of tokens."""
 
 from __future__ import annotations
 
@@ -30,43 +25,43 @@ from deployments.transcription.engines.faster_whisper import FasterWhisper
 from deployments.transcription.engines.mel import FRAMES
 
 Result = TypeVar("Result")
-POSITIONS, TEXT_POSITIONS = 1500, 448
-"""Of the encoder's context (30 s), and of the decoder's."""
-END = 50_257
-"""The end of the text, and the first token that is no text."""
-TIMES = 1501
+POSITIONS, TEXT_POSITIONS = 1500, 448  # of the encoder's context (30 s), and of the decoder's
+END = 50_257  # end of text, the first token that is no text
+TIMES = 1501  # timestamp tokens
+# Standard deviation of text logits, and of all other weights. The wide one puts the likeliest text token above all
+# timestamps, as in a trained model: otherwise only timestamps would be decoded.
 SPREAD, NARROW = 3.0, 0.02
-"""Standard deviation of the logits of text, which puts its likeliest token above all times; and of other weights."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Layers of the encoder and the decoder, their width and heads, mel bands, and tokens of the vocabulary."""
+    """Dimensions of a Whisper model."""
 
-    encoder: int
-    decoder: int
+    encoder: int  # layers
+    decoder: int  # layers
     width: int
     heads: int
     mels: int
     vocabulary: int
 
     def encoder_flops(self) -> float:
-        """Floating point operations for one window: two convolutions, and in each layer the projections (12 width² a
-        position) and the attention of every position to every other."""
+        """Floating point operations of one window."""
+        # Two convolutions; per layer the projections (12 width² per position) and self-attention.
         convolutions = 2 * 3 * self.width * (2 * POSITIONS * self.mels + POSITIONS * self.width)
         layer = 2 * 12 * POSITIONS * self.width**2 + 4 * POSITIONS**2 * self.width
         return float(convolutions + self.encoder * layer)
 
-    def crossing_flops(self) -> float:
-        """What the decoder does once for a window, before its first token: keys and values of what was encoded."""
+    def cross_attention_flops(self) -> float:
+        """Floating point operations of cross-attention keys and values of one window."""
         return float(self.decoder * 2 * 2 * POSITIONS * self.width**2)
 
     def step_bytes(self, batch: int, tokens: int, bytes_each: int) -> float:
-        """Bytes that the decoder reads for one token of each window: its weights once (14 width² a layer, the vocabulary),
-        and for every window keys and values of what was encoded and of the text so far (on average half of it)."""
+        """Bytes that the decoder reads for one token of each window."""
+        # Weights once (14 width² per layer, the vocabulary); per window the keys and values of the encoder's output and of
+        # the text so far, on average half of it.
         weights = 14 * self.decoder * self.width**2 + self.vocabulary * self.width
-        remembered = 2 * self.decoder * self.width * (POSITIONS + tokens / 2)
-        return float(bytes_each * (weights + batch * remembered))
+        key_values = 2 * self.decoder * self.width * (POSITIONS + tokens / 2)
+        return float(bytes_each * (weights + batch * key_values))
 
 
 SHAPES = {
@@ -77,27 +72,28 @@ SHAPES = {
 }
 
 
-class _Values:
-    """Arrays of float16, one for each size asked for."""
+# Layers have arrays of their own in the file, so that caches help no more than with trained weights. Arrays of a size have
+# equal values, on which no time depends.
+class _RandomArrays:
+    """Arrays of float16, one per size."""
 
     def __init__(self) -> None:
         self._random = np.random.default_rng(0)
-        self._made: dict[tuple[int, ...], NDArray[np.float16]] = {}
+        self._arrays: dict[tuple[int, ...], NDArray[np.float16]] = {}
 
     def __call__(self, *size: int) -> NDArray[np.float16]:
-        if size not in self._made:
-            self._made[size] = self.drawn(NARROW, *size)
-        return self._made[size]
+        if size not in self._arrays:
+            self._arrays[size] = self.draw(NARROW, *size)
+        return self._arrays[size]
 
-    def drawn(self, deviation: float, *size: int) -> NDArray[np.float16]:
-        """New values."""
+    def draw(self, deviation: float, *size: int) -> NDArray[np.float16]:
         return (self._random.standard_normal(size, np.float32) * np.float32(deviation)).astype(np.float16)
 
 
 def random_weights(shape: Shape, directory: Path) -> Path:
-    """Write a model of `shape` that faster-whisper loads without a network."""
+    """Write a model of `shape` that faster-whisper loads offline."""
     tokens = _tokens(shape.vocabulary)
-    spec = _spec(shape, _Values())
+    spec = _spec(shape, _RandomArrays())
     spec.register_vocabulary(tokens)
     spec.config.suppress_ids = list(range(END + 1, len(tokens) - TIMES))
     spec.config.suppress_ids_begin = [END]
@@ -111,14 +107,14 @@ def random_weights(shape: Shape, directory: Path) -> Path:
     return directory
 
 
-def _spec(shape: Shape, values: _Values) -> Any:
+def _spec(shape: Shape, values: _RandomArrays) -> Any:
     spec: Any = WhisperSpec(shape.encoder, shape.heads, shape.decoder, shape.heads)
     width = shape.width
     for convolution, bands in ((spec.encoder.conv1, shape.mels), (spec.encoder.conv2, width)):
         convolution.weight, convolution.bias = values(width, bands, 3), values(width)
     spec.encoder.position_encodings.encodings = values(POSITIONS, width)
     spec.decoder.position_encodings.encodings = values(TEXT_POSITIONS, width)
-    embeddings = values.drawn(SPREAD / math.sqrt(width), shape.vocabulary, width)
+    embeddings = values.draw(SPREAD / math.sqrt(width), shape.vocabulary, width)
     embeddings[END:] = 0
     spec.decoder.embeddings.weight = spec.decoder.projection.weight = embeddings
     for stack in (spec.encoder, spec.decoder):
@@ -133,14 +129,14 @@ def _spec(shape: Shape, values: _Values) -> Any:
     return spec
 
 
-def _attention(spec: Any, values: _Values, width: int, *projections: int) -> None:
-    """Queries, keys and values are projected as one, or the queries alone and then keys and values; last the output is."""
+# Projections are 3 (fused queries, keys and values) or 1, 2 (queries; keys and values); the output projection follows.
+def _attention(spec: Any, values: _RandomArrays, width: int, *projections: int) -> None:
     _norm(spec.layer_norm, width)
     for linear, times in zip(spec.linear, (*projections, 1), strict=True):
         _linear(linear, values, times * width, width)
 
 
-def _linear(spec: Any, values: _Values, outputs: int, inputs: int) -> None:
+def _linear(spec: Any, values: _RandomArrays, outputs: int, inputs: int) -> None:
     spec.weight, spec.bias = values(outputs, inputs), values(outputs)
 
 
@@ -153,18 +149,17 @@ def _languages(vocabulary: int) -> int:
 
 
 def _tokens(vocabulary: int) -> list[str]:
-    """All tokens in order: bytes, made-up words, the empty text (by which CTranslate2 tells a model of many languages), what
-    steers the decoder, times."""
+    # CTranslate2 recognises a multilingual model by the empty text's token.
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = [*(f"Ġw{number}" for number in range(END - len(letters) - 1)), ""]
     languages = [f"<|{code}|>" for code in _LANGUAGE_CODES[: _languages(vocabulary)]]
     after = ("translate", "transcribe", "startoflm", "startofprev", "nocaptions", "notimestamps")
-    steering = ["<|endoftext|>", "<|startoftranscript|>", *languages, *(f"<|{name}|>" for name in after)]
-    return [*letters, *words, *steering, *(f"<|{number * 0.02:.2f}|>" for number in range(TIMES))]
+    control = ["<|endoftext|>", "<|startoftranscript|>", *languages, *(f"<|{name}|>" for name in after)]
+    return [*letters, *words, *control, *(f"<|{number * 0.02:.2f}|>" for number in range(TIMES))]
 
 
 def _tokenizer(tokens: list[str]) -> Any:
-    """Byte-level, without merges: it writes text letter by letter, and reads any token."""
+    # Byte-level without merges: encodes byte by byte, decodes any token.
     tokenizer: Any = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens[:END])}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -172,8 +167,8 @@ def _tokenizer(tokens: list[str]) -> Any:
     return tokenizer
 
 
-class Endless:
-    """A CTranslate2 model whose texts have `tokens` tokens each; ValueError where one has not."""
+class FixedLengthModel:
+    """CTranslate2 model that generates exactly `tokens` tokens per text."""
 
     def __init__(self, model: Any, end: int, tokens: int) -> None:
         self._model, self._end, self._tokens = model, end, tokens
@@ -182,23 +177,25 @@ class Endless:
         return getattr(self._model, name)
 
     def generate(self, encoded: Any, prompts: Sequence[Sequence[int]], **options: Any) -> list[Any]:
-        """As the model's, but for when to stop."""
+        """Generate with the end of text suppressed. Raises ValueError."""
         options["suppress_tokens"] = [*options["suppress_tokens"], self._end]
-        # CTranslate2 leaves the text half of this, or what the prompt does not take of it.
+        # CTranslate2 limits the text to half of this, or to what the prompt leaves of it.
         options["max_length"] = max(2 * self._tokens, max(map(len, prompts)) + self._tokens)
         results: list[Any] = self._model.generate(encoded, prompts, **options)
         if any(len(result.sequences_ids[0]) != self._tokens for result in results):
-            raise ValueError(f"a text has not the {self._tokens} tokens that were asked for")
+            raise ValueError(f"a text does not have {self._tokens} tokens")
         return results
 
 
-class FixedLength(FasterWhisper):
-    """The engine, made to say `tokens` tokens about every clip and to leave it at that."""
+class FixedLengthEngine(FasterWhisper):
+    """Engine that decodes `tokens` tokens per clip, without fallback, search or alignment."""
 
     def __init__(self, config: EngineConfig, tokens: int) -> None:
         super().__init__(config)
         self.tokens = tokens
-        self._model.model = Endless(self._model.model, self._model.hf_tokenizer.token_to_id("<|endoftext|>"), tokens)
+        self._model.model = FixedLengthModel(
+            self._model.model, self._model.hf_tokenizer.token_to_id("<|endoftext|>"), tokens
+        )
         self.reference: Any = BatchedInferencePipeline(self._model)
 
     def _token_limit(self, clips: Sequence[Clip]) -> int:  # noqa: ARG002
@@ -208,13 +205,13 @@ class FixedLength(FasterWhisper):
 
     def _align(self, *_: object) -> None: ...
 
-    def has(self, shape: Shape) -> bool:
-        """Whether the model may be of that shape; how many layers it has cannot be asked."""
+    def matches(self, shape: Shape) -> bool:
+        """Whether mel bands and width are those of a shape."""
         encoded = self._encode(self._features([np.zeros(SAMPLE_RATE, np.float32)], FRAMES))
         return (self._model.model.n_mels, encoded.shape[2]) == (shape.mels, shape.width)
 
-    def parts(self, clips: Sequence[Clip]) -> tuple[float, float, float]:
-        """Seconds for the features, the encoder and the decoder of a batch, one after another."""
+    def stage_times_s(self, clips: Sequence[Clip]) -> tuple[float, float, float]:
+        """Seconds of features, encoder and decoder of a batch."""
         mel, features_s = timed(lambda: self._features([clip.audio for clip in clips], FRAMES), self.info.device)
         encoded, encoder_s = timed(lambda: self._encode(mel), self.info.device)
         tokenizers = [self._tokenizer("transcribe", "en")] * len(clips)
@@ -223,14 +220,14 @@ class FixedLength(FasterWhisper):
 
 
 def timed(run: Callable[[], Result], device: str) -> tuple[Result, float]:
-    """What it gives, and the seconds until the device has nothing left to do."""
-    _finish(device)
+    """Run; the result, and the seconds until the device is idle."""
+    _synchronize(device)
     began = time.perf_counter()
     result = run()
-    _finish(device)
+    _synchronize(device)
     return result, time.perf_counter() - began
 
 
-def _finish(device: str) -> None:
+def _synchronize(device: str) -> None:
     if device == "cuda":
         torch.cuda.synchronize()

@@ -23,6 +23,8 @@ from deployments.transcoding.stage import Transcoder, plan_key
 from tests.lib.media import children, decode_at_once, make, side_by_side
 from tests.lib.recordings import recording, s16le, tone
 
+pytestmark = pytest.mark.usefixtures("memoized_vad")
+
 SEPARATE = TranscodeRequest("source/it", "pcm", 28.0, 3600.0, channels=True)
 MIXED = replace(SEPARATE, channels=False)
 

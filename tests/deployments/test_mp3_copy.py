@@ -30,6 +30,8 @@ from tests.deployments.test_cage import SANDBOXED
 from tests.lib.media import children, decode_at_once, make, side_by_side, wav
 from tests.lib.recordings import s16le, tone
 
+pytestmark = pytest.mark.usefixtures("memoized_vad")
+
 MP3 = "listening.mp3"
 REQUEST = TranscodeRequest("source/it", "pcm", 28.0, 3600.0, listening_key=MP3)
 

@@ -21,6 +21,8 @@ from deployments.transcoding.stage import Transcoder, plan_key
 from tests.lib.media import children, decode_at_once, make, wav
 from tests.lib.recordings import Recording, recordings, s16le, tone
 
+pytestmark = pytest.mark.usefixtures("memoized_vad")
+
 NASTY = [r for r in recordings("nasty") if "4_hours" not in r.path.name]
 REFUSALS = (UnsupportedMedia, CorruptMedia, NoAudio)
 

@@ -37,6 +37,7 @@ from serve_app.models.principal import Principal
 from serve_app.runner.runner import Runner, RunnerLimits
 from serve_app.runner.sweeper import Sweeper
 from serve_app.store.redis_store import Store
+from tests.lib.memoized_vad import memoized_vad
 
 ME = Principal("me", "t")
 QUEUE_LIMIT = 20
@@ -157,7 +158,8 @@ async def open_app(
     await events.start()
     await runner.start()
     try:
-        yield App(jobs, store, events, artifacts, stages, runner)
+        with memoized_vad():
+            yield App(jobs, store, events, artifacts, stages, runner)
     finally:
         await runner.stop()
         await events.stop()

@@ -14,7 +14,6 @@ from deployments.storage.artifacts import Artifacts
 from serve_app.dialects import key_headers
 from serve_app.dialects.base import ApiContext
 from serve_app.http.auth import Auth
-from serve_app.ingress import create_api
 from serve_app.jobs.deliveries import Deliveries
 from serve_app.jobs.event_stream import EventStreams
 from serve_app.jobs.quotas import Quotas, TenantLimits
@@ -25,6 +24,7 @@ from serve_app.store.redis_store import Store
 from serve_app.store.webhook_outbox import Outbox
 from tests.lib.app import App, open_app
 from tests.lib.murmur_process import Up, up
+from tests.lib.shared_api import SharedApi
 
 MAX_UPLOAD_BYTES = 8 << 20
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -42,7 +42,9 @@ class Served:
 
 
 @pytest.fixture
-async def served(valkey: Valkey, store: Store, artifacts: Artifacts, ffmpeg: str) -> AsyncIterator[Served]:
+async def served(
+    valkey: Valkey, store: Store, artifacts: Artifacts, ffmpeg: str, shared_api: SharedApi
+) -> AsyncIterator[Served]:
     """Serve the API with the fake engine. Sources on loopback may be fetched."""
     async with open_app(store, artifacts, ffmpeg, allow=("127.0.0.0/8",)) as app:
         redis = connect(valkey.url)
@@ -56,7 +58,7 @@ async def served(valkey: Valkey, store: Store, artifacts: Artifacts, ffmpeg: str
         own = Store(redis)
         auth = Auth(ApiKeys(redis), Quotas(own, TenantLimits()), required=False, hosts=LOOPBACK, key_headers=key_headers())
         events = EventStreams(own, artifacts)
-        api = create_api(context, auth, own, events, version="0")
+        api = shared_api.bind(context, auth, own)
         await events.start()
         server = uvicorn.Server(uvicorn.Config(api, port=0, log_level="warning", lifespan="off"))
         serving = asyncio.create_task(server.serve())

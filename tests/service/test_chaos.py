@@ -13,8 +13,8 @@ from benchmarks.lib.process_killer import KINDS
 def test_jobs_survive_killed_processes(sample: Path) -> None:
     # Only descendants are killed: a separate process protects the services of other tests.
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        tally = pool.submit(chaos, sample, jobs=12, kills=len(KINDS), seed=1, deadline_s=120.0).result()
-    assert tally.wrong == []
-    assert tally.clean, tally.rows()
-    assert set(tally.kills) == set(KINDS)
-    assert tally.segments > tally.jobs
+        counts = pool.submit(chaos, sample, jobs=12, kills=len(KINDS), seed=1, deadline_s=120.0).result()
+    assert counts.faults == []
+    assert counts.passed, counts.rows()
+    assert set(counts.kills) == set(KINDS)
+    assert counts.segments > counts.jobs

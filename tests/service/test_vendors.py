@@ -13,7 +13,7 @@ import httpx
 import httpx_sse
 import pytest
 
-from benchmarks.poll import site
+from benchmarks.poll import serve_sample
 from tests.lib.murmur_process import Up
 from tests.lib.recordings import SAMPLE, word_error_rate
 from tests.lib.slow_upload import END, fields, file, posting
@@ -29,7 +29,7 @@ SPEECH_IS_CHEAP = "/v2/jobs/"
 @pytest.fixture(scope="module")
 def audio() -> Iterator[str]:
     """URL of the sample."""
-    with site() as url:
+    with serve_sample() as url:
         yield url
 
 

@@ -47,7 +47,6 @@ class Routes:
     def __init__(self, context: ApiContext) -> None:
         self._context = context
         self._jobs = context.jobs.for_dialect("shift", "tj_{.hex}")
-        self._drive_uri = context.settings("shift", ShiftSettings).stage_drive_uri
         self._sizes: dict[str, dict[str, int]] = {}
 
     async def create(self, request: Request, principal: CanWrite, trace: Traced, key: IdempotencyKey = None) -> Response:
@@ -56,7 +55,9 @@ class Routes:
             raise RequestError("malformed", "Send application/json.")
         body = validated(ShiftJobRequest, without_blanks(await read_json(request.stream())))
         async with self._jobs.draft(principal, key, trace) as draft:
-            job = await draft.submit(to_spec(body, principal, self._drive_uri))
+            job = await draft.submit(
+                to_spec(body, principal, self._context.settings("shift", ShiftSettings).stage_drive_uri)
+            )
         return await self._respond(request, job, 202)
 
     async def all(self, request: Request, principal: CanRead) -> Response:
