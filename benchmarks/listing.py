@@ -24,12 +24,14 @@ from benchmarks.lib.harness import echo, table
 from deployments.ingestion.allow_list import AllowList
 from deployments.storage.artifacts import Artifacts
 from serve_app.dialects.base import ApiContext
-from serve_app.dialects.koldan.routes import PREFIX, LanguageOptions, TranscriptionOptions, to_spec
+from serve_app.dialects.koldan.routes import PREFIX
+from serve_app.dialects.koldan.translate import to_spec
+from serve_app.dialects.koldan.wire_requests import KoldanLanguageOptions, KoldanTranscriptionOptions
 from serve_app.http.auth import Auth
 from serve_app.ingress import create_api
 from serve_app.jobs.deliveries import Deliveries
 from serve_app.jobs.event_stream import EventStreams
-from serve_app.jobs.model_catalog import Model
+from serve_app.jobs.model_catalog import Model, ModelCatalog
 from serve_app.jobs.quotas import Quotas, TenantLimits
 from serve_app.jobs.service import Jobs
 from serve_app.local.valkey import Valkey
@@ -51,7 +53,7 @@ QUERIES = {
 
 async def fill(store: Store, owner: str, count: int) -> None:
     """Create jobs of one owner; 8 of 10 have ended, one of them failed."""
-    options = TranscriptionOptions.model_validate({"model": "m", "language": LanguageOptions()})
+    options = KoldanTranscriptionOptions.model_validate({"model": "m", "language": KoldanLanguageOptions()})
 
     async def submit(number: int) -> None:
         file = File(str(uuid4()), owner, "t", f"talk {number}", size=1)
@@ -74,7 +76,8 @@ async def serve(store: Store, url: str, root: Path) -> AsyncIterator[str]:
     """Serve the API over a socket; yields its URL."""
     artifacts, redis = Artifacts((root / "artifacts").as_uri()), connect(url)
     limits, events = Quotas(store, TenantLimits()), EventStreams(store, artifacts)
-    jobs = Jobs(store, events, artifacts, (Model("m", ("en",)),), limits=limits, allowed=AllowList(), result_ttl_s=86_400)
+    catalog = ModelCatalog([Model("m", ("en",))])
+    jobs = Jobs(store, events, artifacts, catalog, quotas=limits, allowed=AllowList(), result_ttl_s=86_400)
     context = ApiContext(jobs, Deliveries(Outbox(redis)), artifacts, 1, 30.0)
     api = create_api(context, Auth(ApiKeys(redis), limits, required=True), store, events, version="0")
     server = uvicorn.Server(uvicorn.Config(api, port=0, log_level="error", lifespan="off"))

@@ -1,4 +1,4 @@
-"""Errors of requests, and the table of error codes with their HTTP status."""
+"""Errors of requests, and error codes with their HTTP status."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ STATUS = {
 
 
 class StoreUnavailable(Exception):
-    """Redis cannot be reached, or does not reply in time."""
+    """Redis cannot be reached or does not reply in time."""
 
 
 class RequestError(Exception):
-    """A request is refused. `code` is one of STATUS; `fields` are pairs of a field at fault and what is wrong with it."""
+    """A request is refused."""
 
     def __init__(
         self,
-        code: str,
+        code: str,  # a key of STATUS
         message: str,
-        fields: tuple[tuple[str, str], ...] = (),
+        fields: tuple[tuple[str, str], ...] = (),  # (field, what is wrong with it)
         retry_after_s: int | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
@@ -60,21 +60,20 @@ class RequestError(Exception):
 
     @property
     def status(self) -> int:
-        """The HTTP status."""
         return STATUS[self.code]
 
     @property
     def plain_status(self) -> int:
-        """HTTP status for APIs that answer 400 to every invalid request."""
+        """HTTP status in APIs that answer 400 to every invalid request."""
         return 400 if self.status in (415, 422) else self.status
 
     @property
     def headers(self) -> dict[str, str]:
-        """Response headers that accompany the error in every dialect."""
+        """Response headers, alike in every dialect."""
         wait = {"Retry-After": str(self.retry_after_s)} if self.retry_after_s is not None else {}
         return wait | self._headers | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})
 
 
 def not_found() -> RequestError:
-    """Error for a job that does not exist or is not the caller's, which look the same from outside."""
+    """Error for a job that does not exist or is not the caller's."""
     return RequestError("not_found", "There is no such job.")

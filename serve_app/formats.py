@@ -1,4 +1,4 @@
-"""A transcript → text, srt, vtt, tsv or json."""
+"""Transcript → text, srt, vtt, tsv or json."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ from serve_app.models.event import dump_segment
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A way to write a transcript: its file's ending, its content type, and how."""
+    """A file format for transcripts."""
 
-    suffix: str
+    suffix: str  # of files, without a dot
     content_type: str
     render: Callable[[Transcript], str]
 
 
-def clock(seconds: float, mark: str = ".") -> str:
-    """`HH:MM:SS.mmm`, with `mark` before the milliseconds."""
+def clock(seconds: float, separator: str = ".") -> str:
+    """Seconds → `HH:MM:SS.mmm`."""
     total = round(seconds * 1000)
-    return f"{total // 3_600_000:02}:{total // 60_000 % 60:02}:{total // 1000 % 60:02}{mark}{total % 1000:03}"
+    return f"{total // 3_600_000:02}:{total // 60_000 % 60:02}:{total // 1000 % 60:02}{separator}{total % 1000:03}"
 
 
 def srt_cue(number: int, segment: Segment) -> str:
-    """One SubRip cue; they are numbered from 1, in the order of time."""
+    """SubRip cue; numbers start at 1."""
     return f"{number}\n{clock(segment.start, ',')} --> {clock(segment.end, ',')}\n{_one_line(segment)}\n"
 
 
 def vtt_cue(segment: Segment) -> str:
-    """One WebVTT cue. A cue's text may hold neither an arrow nor a tag."""
+    """WebVTT cue."""
+    # The text may contain neither `-->` nor tags.
     text = _one_line(segment).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return f"{clock(segment.start)} --> {clock(segment.end)}\n{text}\n"
 
@@ -54,7 +55,7 @@ def _vtt(transcript: Transcript) -> str:
 
 
 def _tsv(transcript: Transcript) -> str:
-    """Milliseconds, as Whisper's own tool writes them."""
+    # Times in milliseconds, as the openai-whisper CLI writes them.
     rows = (f"{round(s.start * 1000)}\t{round(s.end * 1000)}\t{_one_line(s)}\n" for s in transcript.segments)
     return "start\tend\ttext\n" + "".join(rows)
 

@@ -1,4 +1,4 @@
-"""What the parts of the service write down: a line an event, to one file, as text or as JSON."""
+"""Log file shared by all processes of a one-machine service."""
 
 from __future__ import annotations
 
@@ -11,40 +11,39 @@ from pathlib import Path
 import orjson
 
 NAME = "murmur.log"
-LARGEST = 64 << 20
+MAX_BYTES = 64 << 20
 OURS = ("serve_app", "deployments")
-NAMED = re.compile(r"\b(job_id|request_id|webhook_id)=([^\s]+)")
+IDS = re.compile(r"\b(job_id|request_id|webhook_id)=([^\s]+)")
 TEXT = "%(asctime)s %(levelname)s %(process)d %(name)s %(message)s"
 
 
 class JsonLines(logging.Formatter):
-    """A record as a JSON object; what its message names as `job_id=...` is a field as well."""
+    """Formats a record as a JSON object; ids in the message (`job_id=...`) become fields."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """See the class."""
         message = record.getMessage()
-        told = {
+        fields = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "logger": record.name,
             "process": record.process,
             "message": message,
-            **dict(NAMED.findall(message)),
+            **dict(IDS.findall(message)),
         }
         if record.exc_info:
-            told["exception"] = self.formatException(record.exc_info)
-        return orjson.dumps(told).decode()
+            fields["exception"] = self.formatException(record.exc_info)
+        return orjson.dumps(fields).decode()
 
 
 def log_to_file(data_dir: Path, style: str) -> None:
-    """Have all that the house says appended to its log as well. Lines are short, and each is one write: many processes
-    share the file; one who finds it moved away begins a new one."""
+    """Add a handler that appends to the log file."""
+    # Many processes share the file: each line is one short write. WatchedFileHandler reopens the file after a rotation.
     handler = _handler(data_dir, style)
     for package in OURS:
         logger = logging.getLogger(package)
-        for old in [h for h in logger.handlers if isinstance(h, WatchedFileHandler)]:
-            logger.removeHandler(old)
-            old.close()
+        for previous in [h for h in logger.handlers if isinstance(h, WatchedFileHandler)]:
+            logger.removeHandler(previous)
+            previous.close()
         logger.addHandler(handler)
 
 
@@ -56,8 +55,8 @@ def _handler(data_dir: Path, style: str) -> logging.Handler:
     return handler
 
 
-def turn_over(data_dir: Path) -> None:
-    """Put a log that has grown large aside, in the place of the one before it."""
+def rotate_log(data_dir: Path) -> None:
+    """Rename a large log file to `.log.1`, replacing the previous one."""
     log = data_dir / "logs" / NAME
-    if log.is_file() and log.stat().st_size > LARGEST:
+    if log.is_file() and log.stat().st_size > MAX_BYTES:
         log.replace(log.with_suffix(".log.1"))

@@ -1,8 +1,4 @@
-"""The composition root: settings → plain classes, wrapped as Serve deployments and bound into one application.
-
-This is the only file that wraps. What a replica needs beyond its settings (a Redis client, an engine) it makes itself,
-when it starts, where it runs.
-"""
+"""Composition root: the Serve application from the settings; the only file that wraps classes as deployments."""
 
 from __future__ import annotations
 
@@ -13,6 +9,7 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
 from deployments.transcription.engines.batch_memory import CPU_BATCH
 from deployments.transcription.weights import languages, locate
+from serve_app.dialects import dialect_settings
 from serve_app.jobs.model_catalog import Model
 from serve_app.ray_serve.replicas import (
     IngestionReplica,
@@ -28,46 +25,46 @@ DRAIN_S = 8.0
 
 
 def find_models(settings: Settings) -> tuple[Model, ...]:
-    """The models on offer, each of whose weights is there now. ModelUnavailable for one that cannot be had."""
+    """Locate (or download) the weights of every configured model. ModelUnavailable."""
     if settings.engine == "fake":
         return tuple(Model(name, ("de", "en", "fr")) for name in settings.models)
     return tuple(Model(name, languages(locate(name, str(settings.cache_dir)))) for name in settings.models)
 
 
 def build(settings: Settings, models: tuple[Model, ...] | None = None) -> serve.Application:
-    """The application: Ingress ▶ Runner ▶ Ingestion, Transcoder and one Transcriber a model."""
+    """Build the graph: Ingress ▶ Runner ▶ Ingestion, Transcoder and one Transcriber per model."""
     models = models or find_models(settings)
-    ingestion = _deployed(
-        IngestionReplica, "Ingestion", 0.1, _range(settings, "ingestion", target=8), max_ongoing_requests=32
+    ingestion = _deployment(
+        IngestionReplica, "Ingestion", 0.1, _scale(settings, "ingestion", target=8), max_ongoing_requests=32
     ).bind(settings)
-    transcoder = _deployed(
-        TranscoderReplica, "Transcoder", 0.2, _range(settings, "transcoder", target=2), max_ongoing_requests=4
+    transcoder = _deployment(
+        TranscoderReplica, "Transcoder", 0.2, _scale(settings, "transcoder", target=2), max_ongoing_requests=4
     ).bind(settings)
     in_flight = (settings.engine_workers or usable_cores()) * (settings.batch_size or CPU_BATCH) * 2
     transcribers = {
-        model.id: _deployed(
+        model.id: _deployment(
             TranscriberReplica,
             "Transcriber" if len(models) == 1 else f"Transcriber-{model.id.replace('/', '-')}",
             0.5,
-            _range(settings, "transcriber", target=in_flight),
+            _scale(settings, "transcriber", target=in_flight),
             gpus=settings.transcriber_gpus,
             max_ongoing_requests=1024,
         ).bind(settings, model.id)
         for model in models
     }
-    runner = _deployed(
-        RunnerReplica, "Runner", 0.1, _range(settings, "runner", policy="serve_app.ray_serve.autoscaling:by_load")
+    runner = _deployment(
+        RunnerReplica, "Runner", 0.1, _scale(settings, "runner", policy="serve_app.ray_serve.autoscaling:by_load")
     ).bind(settings, ingestion, transcoder, transcribers)
     ingress = serve.ingress()(IngressReplica)
-    return _deployed(ingress, "Ingress", 0.1, _range(settings, "ingress", target=500), max_ongoing_requests=4096).bind(
-        settings, models, transcribers, runner
+    return _deployment(ingress, "Ingress", 0.1, _scale(settings, "ingress", target=500), max_ongoing_requests=4096).bind(
+        settings, models, transcribers, runner, dialect_settings()
     )
 
 
-def _deployed(
-    kind: Any, name: str, cpus: float, scale: AutoscalingConfig, *, gpus: float = 0.0, max_ongoing_requests: int = 16
+def _deployment(
+    replica: Any, name: str, cpus: float, scale: AutoscalingConfig, *, gpus: float = 0.0, max_ongoing_requests: int = 16
 ) -> Any:
-    return serve.deployment(kind).options(
+    return serve.deployment(replica).options(
         name=name,
         ray_actor_options={"num_cpus": cpus, "num_gpus": gpus},
         autoscaling_config=scale,
@@ -79,9 +76,9 @@ def _deployed(
     )
 
 
-def _range(settings: Settings, stage: str, *, target: int | None = None, policy: str | None = None) -> AutoscalingConfig:
-    least, most = getattr(settings, f"{stage}_min_replicas"), getattr(settings, f"{stage}_max_replicas")
-    bounds = {"min_replicas": least, "max_replicas": max(least, most or usable_cores() // 2)}
+def _scale(settings: Settings, stage: str, *, target: int | None = None, policy: str | None = None) -> AutoscalingConfig:
+    minimum, maximum = getattr(settings, f"{stage}_min_replicas"), getattr(settings, f"{stage}_max_replicas")
+    bounds = {"min_replicas": minimum, "max_replicas": max(minimum, maximum or usable_cores() // 2)}
     if policy:
         return AutoscalingConfig(**bounds, policy=AutoscalingPolicy(policy_function=policy))
     return AutoscalingConfig(**bounds, target_ongoing_requests=target)

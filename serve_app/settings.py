@@ -1,9 +1,12 @@
-"""Every MURMUR_ variable, once. They are read at the root; what a part needs of them it is handed."""
+"""MURMUR_ variables, but for those of single dialects. Read once, by the composition root, which hands each part what it
+needs."""
 
 from __future__ import annotations
 
+import json
 import os
-import re
+from collections.abc import Collection, Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,127 +20,135 @@ Weights = Annotated[dict[str, Annotated[float, Field(gt=0, le=1000)]], NoDecode]
 
 
 def _home(variable: str, fallback: str) -> Path:
-    """Where the desktop's conventions (XDG base directories) want files of a kind."""
+    """Directory by the XDG base directory specification."""
     return Path(os.environ.get(variable) or Path.home() / fallback) / "murmur"
 
 
-PLACES = r"s3://[a-z0-9.-]+|gs://[a-z0-9._-]+|file://|https?://[^/{}?#\s]+"
-DRIVE = re.compile(rf"({PLACES})/([^{{}}?#\s]|\{{(session_id|file_id|tenant|owner)\}})+")
+# Schedule suggested by the Standard Webhooks specification: 75.5 hours in all.
 RETRIES_S = (5.0, 300.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0)
-"""The waits that the specification suggests: 75 hours and a half in all."""
+PREFIX = "MURMUR_"
+OTHER_VARIABLES = (
+    "MURMUR_SERVER",
+    "MURMUR_API_KEY",
+    "MURMUR_RECORDINGS",
+    "MURMUR_GOLDEN",
+)  # read by the client and the tests
+
+
+class UnknownVariable(ValueError):
+    """A MURMUR_ variable that nothing reads."""
 
 
 class Settings(BaseSettings):
-    """Settings of the service. Each can be set in the environment as MURMUR_ and its name in capitals."""
+    """Settings of the service; the variable of each is MURMUR_ and its name in capitals."""
 
-    model_config = SettingsConfigDict(env_prefix="MURMUR_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
 
-    host: str = Field("127.0.0.1", description="Address to serve on.")
-    port: int = Field(8080, ge=1, le=65535, description="Port to serve on.")
-    dashboard: bool = Field(True, description="Whether the Ray dashboard is served; it is ten processes.")
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8080, ge=1, le=65535, description="Port to listen on.")
+    dashboard: bool = Field(True, description="Start the Ray dashboard (ten processes).")
     dashboard_port: int = Field(8265, ge=1, le=65535, description="Port of the Ray dashboard; the next free one if taken.")
     data_dir: Path = Field(
         default_factory=lambda: _home("XDG_DATA_HOME", ".local/share"),
         description="Directory for the embedded Valkey's data, artifacts and logs.",
     )
     cache_dir: Path = Field(
-        default_factory=lambda: _home("XDG_CACHE_HOME", ".cache"), description="Directory for unpacked model weights."
+        default_factory=lambda: _home("XDG_CACHE_HOME", ".cache"),
+        description="Directory for unpacked and downloaded model weights.",
     )
-    redis_url: str = Field("", description="Redis or Valkey to keep jobs in; empty starts an embedded Valkey.")
+    redis_url: str = Field("", description="Redis or Valkey server for jobs; empty starts an embedded Valkey.")
     ray_address: str = Field("", description="Ray cluster to join; empty starts Ray on this machine.")
-    storage_uri: str = Field("", description="Where artifacts go: file://, s3:// or gs://; empty for the data directory.")
+    storage_uri: str = Field("", description="Storage for artifacts: file://, s3:// or gs://; empty for the data directory.")
 
-    log_format: Literal["text", "json"] = Field("text", description="How the log under the data directory is written.")
-    models: Words = Field(("base",), description="Models on offer, separated by commas; the first is the default.")
+    log_format: Literal["text", "json"] = Field("text", description="Format of the log file.")
+    models: Words = Field(("base",), description="Models to offer, separated by commas; the first is the default.")
     model_aliases: Annotated[dict[str, str], NoDecode] = Field(
         {"whisper-1": "", "qwen3-asr": ""},
-        description="Names that stand for a model, as in `a=base,b=`; the default for none.",
+        description="Aliases of models, e.g. `a=base,b=`; an empty value stands for the default model.",
     )
     engine: Literal["faster_whisper", "fake"] = Field("faster_whisper", description="Engine; `fake` is for tests.")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Device the models run on.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Device to run the models on.")
     compute_type: str = Field(
         "auto",
-        description="CTranslate2's; auto is float16 on a GPU, int8 on a CPU, int8_bfloat16 on one with AMX.",
+        description="CTranslate2 compute type; auto is float16 on a GPU, int8 on a CPU, int8_bfloat16 on a CPU with AMX.",
     )
     beam_below: float | None = Field(
         None,
         le=0,
-        description="A beam searches texts of a lower mean log-probability; 0 for all, unset for what suits the language.",
+        description="Log-probability below which beam search decodes again; 0 for all text, unset to suit the language.",
     )
-    engine_workers: int = Field(0, ge=0, description="Batches a replica decodes at once; 0 for one a CPU core.")
+    engine_workers: int = Field(0, ge=0, description="Batches that a replica decodes at once; 0 for one per CPU core.")
     batch_size: int = Field(
-        0, ge=0, le=256, description="Windows in a batch, at most; 0 for 8 on a CPU, and on a GPU for what its memory holds."
+        0,
+        ge=0,
+        le=256,
+        description="Maximum windows per batch; 0 for 8 on a CPU, and on a GPU for as many as its memory holds.",
     )
 
     fetch_allow: Words = Field(
         (),
-        description="Hosts, host:port pairs, CIDRs that may be reached although they are private; s3://BUCKET to read from.",
+        description="Private hosts, host:port pairs and CIDRs that may be fetched from, and buckets as s3://BUCKET.",
     )
-    public_url: str = Field("", description="URL that clients reach the service by, for links; empty for the request's own.")
-    stage_drive_uri: str = Field(
-        "",
-        description="Where files of Shift's drives lie: `s3://bucket/{tenant}/{session_id}/{file_id}`, say; or nowhere.",
-    )
-    shift_transcription_runner_mode: str = Field(
-        "deployment",
-        validation_alias="SHIFT_TRANSCRIPTION_RUNNER_MODE",
-        description="Shift's own variable, without the prefix: `deployment` is how jobs run here; `k8s-job` is refused.",
-    )
+    public_url: str = Field("", description="Base URL for links in responses; empty for that of the request.")
     summary_base_url: str = Field(
-        "", description="Base URL of an OpenAI-compatible API that writes summaries; empty for none."
+        "", description="Base URL of an OpenAI-compatible API that writes summaries; empty disables them."
     )
-    summary_model: str = Field("", description="Its model.")
-    summary_key: SecretStr = Field(SecretStr(""), description="Its key.")
-    summary_prompts: dict[str, str] = Field(
-        {}, description="Prompts by id, as JSON; `{transcript}` in them stands for what was said."
+    summary_model: str = Field("", description="Model that writes summaries.")
+    summary_key: SecretStr = Field(SecretStr(""), description="API key for the model that writes summaries.")
+    summary_prompts: Annotated[dict[str, str], NoDecode] = Field(
+        {}, description="Prompts by id, as a JSON object; `{transcript}` in them is replaced by the transcript."
     )
-    api_keys_required: bool = Field(False, description="Answer only requests with an API key (see `murmur keys`).")
-    jwt_issuer: str = Field("", description="Issuer whose JSON Web Tokens are taken as well as keys; empty for none.")
+    api_keys_required: bool = Field(False, description="Require an API key for every request (see `murmur keys`).")
+    jwt_issuer: str = Field("", description="Issuer whose JSON Web Tokens are accepted beside API keys; empty for none.")
     jwt_audience: str = Field("", description="Audience that a token must name.")
     jwt_secret: SecretStr = Field(SecretStr(""), description="Shared secret of tokens signed with HS256, HS384 or HS512.")
-    jwt_jwks_url: str = Field("", description="Where the issuer's public keys (JWK set) are, for tokens signed with those.")
-    jwt_tenant_claim: str = Field("tenant", description="Claim of a token that names the tenant; `default` without it.")
-    allow_anonymous: bool = Field(False, description="Serve beyond loopback without API keys.")
+    jwt_jwks_url: str = Field("", description="URL of the issuer's JWK set, for tokens signed with asymmetric keys.")
+    jwt_tenant_claim: str = Field(
+        "tenant", description="Claim that names the tenant; a token without it belongs to `default`."
+    )
+    allow_anonymous: bool = Field(False, description="Allow listening beyond loopback without API keys.")
     allowed_hosts: Words = Field(
         ("localhost", "127.0.0.1", "::1"),
-        description="Names in Host and Origin that requests are answered for, against web pages that aim here; * for any.",
+        description="Allowed names in Host and Origin while no key is required, against DNS rebinding; * for any.",
     )
-    max_audio_s: float = Field(86_400.0, gt=0, description="Longest audio accepted, in seconds, by what was decoded.")
-    max_upload_bytes: int = Field(2 << 30, gt=0, description="Largest upload or fetched source, in bytes.")
+    max_audio_s: float = Field(86_400.0, gt=0, description="Maximum length of a recording, in seconds of decoded audio.")
+    max_upload_bytes: int = Field(2 << 30, gt=0, description="Maximum size of an upload or a fetched source, in bytes.")
     webhook_retries_s: Annotated[tuple[float, ...], NoDecode] = Field(
-        RETRIES_S, description="Seconds to wait before each further try of a webhook; after the last it is given up."
+        RETRIES_S, description="Delay before each retry of a webhook, in seconds; after the last retry it is a dead letter."
     )
-    result_ttl_s: float = Field(604_800.0, gt=0, description="Seconds that a job and its results are kept after its end.")
-    stream_grace_s: float = Field(600.0, gt=0, description="Seconds that Redis keeps a job's events after its end.")
-    sse_max_age_s: float = Field(600.0, gt=0, description="Age in seconds at which an event stream ends, to be resumed.")
+    result_ttl_s: float = Field(604_800.0, gt=0, description="Seconds to keep a job and its results after its end.")
+    stream_grace_s: float = Field(600.0, gt=0, description="Seconds to keep a job's events in Redis after its end.")
+    sse_max_age_s: float = Field(
+        600.0, gt=0, description="Maximum age of an event stream, in seconds; clients then reconnect and resume."
+    )
 
-    lease_s: float = Field(30.0, gt=0, description="Seconds after which a silent worker's jobs go to another.")
-    runner_jobs: int = Field(32, ge=1, description="Jobs that one Runner replica works on at once.")
-    windows_in_flight: int = Field(16, ge=1, description="Windows of one job that are in flight at once.")
-    tenant_queued_jobs: int = Field(10_000, ge=0, description="Jobs of one tenant that wait at once; 0 for no limit.")
-    tenant_running_jobs: int = Field(0, ge=0, description="Jobs of one tenant that run at once; 0 for no cap.")
+    lease_s: float = Field(30.0, gt=0, description="Seconds without a heartbeat after which a worker's jobs are reassigned.")
+    runner_jobs: int = Field(32, ge=1, description="Maximum concurrent jobs per Runner replica.")
+    windows_in_flight: int = Field(16, ge=1, description="Maximum windows in flight per job.")
+    tenant_queued_jobs: int = Field(10_000, ge=0, description="Maximum queued jobs per tenant; 0 for no limit.")
+    tenant_running_jobs: int = Field(0, ge=0, description="Maximum running jobs per tenant; 0 for no limit.")
 
-    tenant_requests_per_minute: int = Field(0, ge=0, description="Requests of one tenant a minute; 0 for no limit.")
+    tenant_requests_per_minute: int = Field(
+        0, ge=0, description="Rate limit per tenant, in requests per minute; 0 for no limit."
+    )
     tenant_minutes_per_month: float = Field(
-        0.0, ge=0, description="Minutes of audio heard for one tenant a calendar month (UTC); 0 for no limit."
+        0.0, ge=0, description="Minutes of audio transcribed per tenant and calendar month (UTC); 0 for no limit."
     )
-    tenant_weights: Weights = Field(
-        {}, description="Turns that tenants have for one of the others', as in `acme=3,lab=0.5`; 1 for the rest."
-    )
+    tenant_weights: Weights = Field({}, description="Scheduling weight per tenant, e.g. `acme=3,lab=0.5` (default 1).")
 
-    ingress_min_replicas: int = Field(1, ge=1, description="Ingress replicas, at least.")
-    ingress_max_replicas: int = Field(2, ge=1, description="Ingress replicas, at most.")
-    runner_min_replicas: int = Field(1, ge=1, description="Runner replicas, at least.")
-    runner_max_replicas: int = Field(2, ge=1, description="Runner replicas, at most.")
-    ingestion_min_replicas: int = Field(1, ge=1, description="Ingestion replicas, at least.")
-    ingestion_max_replicas: int = Field(2, ge=1, description="Ingestion replicas, at most.")
-    transcoder_min_replicas: int = Field(1, ge=1, description="Transcoder replicas, at least.")
+    ingress_min_replicas: int = Field(1, ge=1, description="Minimum Ingress replicas.")
+    ingress_max_replicas: int = Field(2, ge=1, description="Maximum Ingress replicas.")
+    runner_min_replicas: int = Field(1, ge=1, description="Minimum Runner replicas.")
+    runner_max_replicas: int = Field(2, ge=1, description="Maximum Runner replicas.")
+    ingestion_min_replicas: int = Field(1, ge=1, description="Minimum Ingestion replicas.")
+    ingestion_max_replicas: int = Field(2, ge=1, description="Maximum Ingestion replicas.")
+    transcoder_min_replicas: int = Field(1, ge=1, description="Minimum Transcoder replicas.")
     transcoder_max_replicas: int = Field(
-        0, ge=0, description="Transcoder replicas, at most; 0 for one for every two cores of the machine that deploys."
+        0, ge=0, description="Maximum Transcoder replicas; 0 for half the CPU cores of the machine that deploys."
     )
-    transcriber_min_replicas: int = Field(1, ge=1, description="Transcriber replicas a model, at least.")
-    transcriber_max_replicas: int = Field(1, ge=1, description="Transcriber replicas a model, at most.")
-    transcriber_gpus: float = Field(0.0, ge=0, description="GPUs, or the share of one, that a Transcriber replica takes.")
+    transcriber_min_replicas: int = Field(1, ge=1, description="Minimum Transcriber replicas per model.")
+    transcriber_max_replicas: int = Field(1, ge=1, description="Maximum Transcriber replicas per model.")
+    transcriber_gpus: float = Field(0.0, ge=0, description="GPUs, or the fraction of one, per Transcriber replica.")
 
     @field_validator("models", "fetch_allow", "allowed_hosts", "webhook_retries_s", mode="before")
     @classmethod
@@ -154,28 +165,20 @@ class Settings(BaseSettings):
             return {name: weight for name, _, weight in pairs}
         return value
 
+    @field_validator("summary_prompts", mode="before")
+    @classmethod
+    def _parse_json(cls, value: object) -> object:
+        try:
+            return json.loads(value) if isinstance(value, str) else value
+        except json.JSONDecodeError as error:
+            raise ValueError(f"write a JSON object of prompts by id ({error})") from None
+
     @field_validator("models")
     @classmethod
     def _some_model(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value:
             raise ValueError("name at least one model")
         return tuple(dict.fromkeys(value))
-
-    @field_validator("stage_drive_uri")
-    @classmethod
-    def _drive(cls, value: str) -> str:
-        if value and not (DRIVE.fullmatch(value) and "{session_id}" in value and "{file_id}" in value):
-            raise ValueError("write it as s3://, gs://, file:/// or https:// with {session_id} and {file_id} in its path")
-        return value
-
-    @field_validator("shift_transcription_runner_mode")
-    @classmethod
-    def _mode(cls, value: str) -> str:
-        if value == "k8s-job":
-            raise ValueError("k8s-job is not there yet: jobs run as a deployment")
-        if value != "deployment":
-            raise ValueError("use deployment")
-        return value
 
     @field_validator("fetch_allow")
     @classmethod
@@ -188,6 +191,8 @@ class Settings(BaseSettings):
         signed = bool(self.jwt_secret.get_secret_value()) + bool(self.jwt_jwks_url)
         if (self.jwt_issuer or signed) and not (self.jwt_issuer and self.jwt_audience and signed == 1):
             raise ValueError("tokens need jwt_issuer, jwt_audience and one of jwt_secret and jwt_jwks_url")
+        if self.jwt_jwks_url and not self.jwt_jwks_url.startswith(("https://", "http://")):
+            raise ValueError("jwt_jwks_url must begin with https:// or http://")
         return self
 
     @model_validator(mode="after")
@@ -200,10 +205,22 @@ class Settings(BaseSettings):
 
     @property
     def keyed(self) -> bool:
-        """Whether nobody is answered without a key or a token."""
+        """Whether every request needs a key or a token."""
         return self.api_keys_required or bool(self.jwt_issuer)
 
     @property
     def storage(self) -> str:
-        """The URI of the artifacts' storage."""
+        """URI of the artifact storage."""
         return self.storage_uri or (self.data_dir.absolute() / "artifacts").as_uri()
+
+
+def check_variables(names: Iterable[str], vendor_variables: Collection[str] = ()) -> None:
+    """Refuse MURMUR_ variables that nothing reads. UnknownVariable names the nearest setting."""
+    known = {name.upper() for name in Settings.model_fields}
+    known |= {name.removeprefix(PREFIX) for name in (*OTHER_VARIABLES, *vendor_variables)}
+    for name in sorted(names):
+        prefix, setting = name[: len(PREFIX)].upper(), name[len(PREFIX) :].upper()
+        if prefix == PREFIX and setting not in known:
+            nearest = get_close_matches(setting, known, 1)
+            advice = f"did you mean {PREFIX}{nearest[0]}?" if nearest else "docs/settings.md lists all settings"
+            raise UnknownVariable(f"{name}: there is no such setting, {advice}")

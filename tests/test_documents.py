@@ -13,8 +13,10 @@ import jsonschema
 import pytest
 import ray.autoscaler
 import yaml
+from pydantic_settings import BaseSettings
 
-from serve_app.dialects.native import Options
+from serve_app.dialects import DIALECTS
+from serve_app.dialects.native.wire import Options
 from serve_app.errors import STATUS
 from serve_app.settings import Settings
 
@@ -32,21 +34,28 @@ PAGES = (
 )
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 LAUNCHER: dict[str, Any] = yaml.safe_load((ROOT / "cluster.yaml").read_text(encoding="utf-8"))
+VENDORS = [dialect.settings for dialect in DIALECTS if dialect.settings]
+ALL_SETTINGS: tuple[type[BaseSettings], ...] = (Settings, *VENDORS)
+FIELDS = {name: field for settings in ALL_SETTINGS for name, field in settings.model_fields.items()}
 
 
-@pytest.mark.parametrize("name", Settings.model_fields)
+def test_no_two_settings_have_one_name() -> None:
+    assert len(FIELDS) == sum(len(settings.model_fields) for settings in ALL_SETTINGS)
+
+
+@pytest.mark.parametrize("name", FIELDS)
 def test_every_setting_has_one_row_with_its_description(name: str) -> None:
     rows = [line for line in SETTINGS.splitlines() if line.startswith(f"| `{name}` |")]
     assert len(rows) == 1
-    assert rows[0].endswith(f"| {Settings.model_fields[name].description} |")
-    default = Settings.model_fields[name].default
+    assert rows[0].endswith(f"| {FIELDS[name].description} |")
+    default = FIELDS[name].default
     if isinstance(default, int | float | str) and default != "":
         shown = f"{default:g}" if isinstance(default, float) else str(default)
         assert f"`{shown}`" in rows[0]
 
 
 def test_no_row_describes_a_setting_that_does_not_exist() -> None:
-    assert set(re.findall(r"^\| `([a-z_0-9]+)` \|", SETTINGS, re.MULTILINE)) == set(Settings.model_fields)
+    assert set(re.findall(r"^\| `([a-z_0-9]+)` \|", SETTINGS, re.MULTILINE)) == set(FIELDS)
 
 
 def test_the_api_page_lists_every_error_code_with_its_status() -> None:

@@ -17,6 +17,7 @@ MODULES = {
     for package in ARROW
     for path in sorted((ROOT / package).rglob("*.py"))
 }
+# What a package must not import.
 FORBIDDEN = {
     "serve_app.models": ("serve_app", "deployments"),
     "serve_app.store": ("serve_app", "deployments"),
@@ -26,14 +27,13 @@ FORBIDDEN = {
     "serve_app.dialects": ("serve_app.store", "serve_app.runner", "serve_app.ingress", "ray", "redis"),
     "serve_app.ingress": ("serve_app.runner", "ray"),
 }
-"""What a package must not import."""
+# Exceptions to that.
 ALLOWED = {
     "serve_app.models": ("serve_app.models",),
     "serve_app.store": ("serve_app.store", "serve_app.models", "serve_app.errors"),
 }
-"""Exceptions to that."""
+# Nothing below imports these.
 TOP = ("serve_app.cli", "serve_app.local", "serve_app.main", "serve_app.ray_serve")
-"""Nothing below imports these."""
 RAY = ("serve_app.main", "serve_app.ray_serve")
 SHARED_FORMATS = ("serve_app.dialects.base", "serve_app.dialects.openai_format")
 ROOT_FILES = {"__init__.py", "main.py", "ingress.py", "settings.py", "errors.py", "formats.py", "logs.py"}
@@ -122,9 +122,7 @@ def test_the_arithmetic_knows_no_ray_no_redis_no_clock_no_files(module: str) -> 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("serve_app.dialects.")])
 def test_a_dialect_imports_no_other_dialect(module: str) -> None:
-    shared: tuple[str, ...] = (*SHARED_FORMATS, vendor(module))
-    if module == "serve_app.dialects.native":  # one vendor in two files
-        shared = (*shared, "serve_app.dialects.native_webhooks")
+    shared = (*SHARED_FORMATS, vendor(module))
     others = [name for name in imports(module) if inside(name, ("serve_app.dialects",)) and not inside(name, shared)]
     assert not [name for name in others if name != "serve_app.dialects"]
 

@@ -1,4 +1,4 @@
-"""Settings from the environment: lists, refusals, defaults."""
+"""Settings from the environment: defaults, parsing, validation."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from serve_app.settings import Settings
 
 @pytest.fixture(autouse=True)
 def bare(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An environment without settings of the machine's own."""
+    """Remove this machine's own settings."""
     for name in [name for name in os.environ if name.startswith(("MURMUR_", "XDG_"))]:
         monkeypatch.delenv(name)
 
 
-def settings(**given: Any) -> Settings:
-    """The settings, read now."""
-    return Settings(**given)
+def settings(**values: Any) -> Settings:
+    """Read the settings."""
+    return Settings(**values)
 
 
 def test_the_defaults_stay_on_this_machine() -> None:
@@ -35,7 +35,7 @@ def test_the_defaults_stay_on_this_machine() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "field", "read"),
+    ("name", "value", "field", "parsed"),
     [
         ("MURMUR_HOST", "0.0.0.0", "host", "0.0.0.0"),
         ("MURMUR_PORT", "9000", "port", 9000),
@@ -46,11 +46,12 @@ def test_the_defaults_stay_on_this_machine() -> None:
         ("MURMUR_ENGINE", "fake", "engine", "fake"),
         ("MURMUR_MAX_AUDIO_S", "1.5", "max_audio_s", 1.5),
         ("murmur_batch_size", "7", "batch_size", 7),
+        ("MURMUR_SUMMARY_PROMPTS", '{"a": "{transcript}"}', "summary_prompts", {"a": "{transcript}"}),
     ],
 )
-def test_a_variable_is_read(monkeypatch: pytest.MonkeyPatch, name: str, value: str, field: str, read: object) -> None:
+def test_a_variable_is_read(monkeypatch: pytest.MonkeyPatch, name: str, value: str, field: str, parsed: object) -> None:
     monkeypatch.setenv(name, value)
-    assert getattr(settings(), field) == read
+    assert getattr(settings(), field) == parsed
 
 
 @pytest.mark.parametrize(
@@ -69,9 +70,11 @@ def test_a_variable_is_read(monkeypatch: pytest.MonkeyPatch, name: str, value: s
         ("MURMUR_BATCH_SIZE", "-1"),
         ("MURMUR_MAX_UPLOAD_BYTES", "-1"),
         ("MURMUR_RESULT_TTL_S", "0"),
+        ("MURMUR_SUMMARY_PROMPTS", "{"),
+        ("MURMUR_SUMMARY_PROMPTS", "brief"),
     ],
 )
-def test_a_bad_value_is_refused_and_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+def test_an_invalid_value_is_refused_and_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(ValidationError) as refused:
         settings()
@@ -85,13 +88,13 @@ def test_every_setting_has_a_sentence(name: str) -> None:
     assert description.endswith(".")
 
 
-def test_directories_follow_the_desktop(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_directories_follow_the_xdg_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert (settings().data_dir, settings().cache_dir) == (tmp_path / "data/murmur", tmp_path / "cache/murmur")
 
 
-def test_directories_are_in_the_home_otherwise(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_directories_are_in_the_home_directory_by_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert (settings().data_dir, settings().cache_dir) == (tmp_path / ".local/share/murmur", tmp_path / ".cache/murmur")
 
@@ -102,46 +105,16 @@ def test_artifacts_go_to_the_data_directory(tmp_path: Path, name: str) -> None:
     assert (tmp_path / name / "artifacts/jobs/j1/source").read_bytes() == b"sound"
 
 
-def test_a_relative_data_directory_is_below_where_we_stand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_relative_data_directory_is_below_the_working_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     assert settings(data_dir=Path("here")).storage == (tmp_path / "here/artifacts").as_uri()
 
 
-def test_artifacts_go_where_the_setting_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_artifacts_go_to_the_configured_storage(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MURMUR_STORAGE_URI", "s3://bucket/folder")
     assert settings().storage == "s3://bucket/folder"
 
 
-def test_settings_do_not_change() -> None:
+def test_settings_are_immutable() -> None:
     with pytest.raises(ValidationError):
         settings().port = 1
-
-
-@pytest.mark.parametrize("uri", ["s3://b/{session_id}/{file_id}", "file:///x/{session_id}-{file_id}.wav", ""])
-def test_a_drive_is_a_template(uri: str) -> None:
-    assert settings(stage_drive_uri=uri).stage_drive_uri == uri
-
-
-@pytest.mark.parametrize(
-    "uri",
-    [
-        "s3://b/{file_id}",
-        "ftp://b/{session_id}/{file_id}",
-        "s3://{session_id}/{file_id}",
-        "https://{session_id}/{file_id}",
-        "s3://b/{session_id}/{file_id}?x=1",
-        "file://host/{session_id}/{file_id}",
-    ],
-)
-def test_a_drive_that_is_no_template_is_refused(uri: str) -> None:
-    with pytest.raises(ValidationError, match="session_id"):
-        settings(stage_drive_uri=uri)
-
-
-def test_shifts_other_mode_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SHIFT_TRANSCRIPTION_RUNNER_MODE", "deployment")
-    assert settings().shift_transcription_runner_mode == "deployment"
-    for mode in ("k8s-job", "other"):
-        monkeypatch.setenv("SHIFT_TRANSCRIPTION_RUNNER_MODE", mode)
-        with pytest.raises(ValidationError, match="deployment"):
-            settings()

@@ -26,7 +26,7 @@ from deployments.transcoding.stage import Transcoder
 from deployments.transcription.engines import load
 from deployments.transcription.engines.base import EngineConfig
 from deployments.transcription.stage import Transcriber
-from serve_app.runner.channel_state import DecodeTask, heard
+from serve_app.runner.channel_state import DecodeTask, decode_with_language_retry
 
 CONCURRENT_JOBS, WINDOWS_IN_FLIGHT = 32, 16
 
@@ -87,7 +87,7 @@ class BareEngine:
             with_language = replace(options, likely_language=likely_language)
             return self.transcriber.transcribe(TranscribeRequest(name, "bench", 0, f"{name}/pcm", window, with_language))
 
-        return await heard(decode, None, earlier)
+        return await decode_with_language_retry(decode, None, earlier)
 
     async def __aenter__(self) -> BareEngine:
         return self

@@ -12,6 +12,7 @@ import httpx
 from deployments.errors import SourceForbidden, SourceNotFound, SourceTooLarge, SourceUnreachable
 from deployments.ingestion.allow_list import AllowList
 from deployments.ingestion.guarded_transport import GuardedTransport
+from deployments.ingestion.url_rules import url_fault
 
 REDIRECTS = 3  # followed at most
 RESUMES = 3  # of an interrupted download, at most
@@ -125,8 +126,8 @@ class SafeHttp:
 def _check_url(url: httpx.URL) -> None:
     if url.port is not None and not 0 < url.port < 65536:
         raise SourceForbidden("The URL names a port that there is none of.")
-    if url.userinfo:
-        raise SourceForbidden("The URL must not carry credentials.")
+    if fault := url_fault(str(url)):
+        raise SourceForbidden(fault.message)
 
 
 def _check_status(status: int) -> None:

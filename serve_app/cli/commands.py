@@ -1,4 +1,4 @@
-"""The command `murmur`."""
+"""The `murmur` command line: up, transcribe, jobs, doctor, keys."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from pathlib import Path
 from typing import Annotated, Any, TextIO
 
 import httpx
+import orjson
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
 from serve_app.cli.client import Client, ServerError
+from serve_app.cli.configuration import fail, settings_with
 from serve_app.cli.keys import keys
 from serve_app.cli.transcribe import FORMAT_NAMES, transcribe_all
 from serve_app.local.preflight import StartError
 from serve_app.local.service import Interrupted, LocalService
-from serve_app.settings import Settings
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Transcription of your own."
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Self-hosted transcription."
 )
 jobs = typer.Typer(no_args_is_help=True, help="Jobs of a running server.")
 app.add_typer(jobs, name="jobs")
@@ -34,23 +34,6 @@ app.add_typer(keys, name="keys")
 notes = Console(stderr=True, highlight=False)
 DEFAULT_SERVER = "http://127.0.0.1:8080"
 Server = Annotated[str, typer.Option(envvar="MURMUR_SERVER", help="The server's address.")]
-
-
-def fail(message: str, status: int) -> typer.Exit:
-    """Say one line on standard error; the exit to raise."""
-    sys.stderr.write(f"murmur: {message}\n")
-    return typer.Exit(status)
-
-
-def settings_with(**flags: Any) -> Settings:
-    """Settings of the environment, with the flags that were given."""
-    try:
-        return Settings(**{name: value for name, value in flags.items() if value is not None})
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = "_".join(str(part) for part in first["loc"][:1])
-        name = name if name.isupper() else f"MURMUR_{name.upper()}"
-        raise fail(f"{name}: {first['msg']} (given: {first['input']!r})", 2) from None
 
 
 @app.command()
@@ -93,7 +76,7 @@ def up(
 
 
 def private_stdout() -> TextIO:
-    """Standard output for us alone: Ray writes there whatever its nodes have to say, which now goes to standard error."""
+    """Standard output for this command only; everything else that is printed, Ray's lines too, goes to standard error."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     sys.stdout = sys.stderr
@@ -104,18 +87,18 @@ def private_stdout() -> TextIO:
 def transcribe(
     sources: Annotated[list[str], typer.Argument(metavar="FILE_OR_URL...", help="Recordings: files, or http(s) URLs.")],
     server: Annotated[
-        str | None, typer.Option(envvar="MURMUR_SERVER", help="Server to use; none starts one for now.")
+        str | None, typer.Option(envvar="MURMUR_SERVER", help="Server to use; without one, a temporary one is started.")
     ] = None,
     format: Annotated[str | None, typer.Option(help=f"Print the transcript as {FORMAT_NAMES} when it is complete.")] = None,
     output: Annotated[Path | None, typer.Option(help="Write a file for each recording into this directory.")] = None,
     model: Annotated[str | None, typer.Option(help="Model to use.")] = None,
-    language: Annotated[str | None, typer.Option(help="Language that is spoken; detected when not given.")] = None,
+    language: Annotated[str | None, typer.Option(help="Language of the recordings; detected by default.")] = None,
     task: Annotated[str | None, typer.Option(help="transcribe, or translate (into English).")] = None,
     prompt: Annotated[str | None, typer.Option(help="Text that the recording might follow on from.")] = None,
-    hotwords: Annotated[str | None, typer.Option(help="Words that are likely to be heard.")] = None,
-    words: Annotated[bool, typer.Option("--words", help="Times of every word, in the json format.")] = False,
+    hotwords: Annotated[str | None, typer.Option(help="Words that are likely to occur.")] = None,
+    words: Annotated[bool, typer.Option("--words", help="Word timestamps, in the json format.")] = False,
 ) -> None:
-    """Transcribe recordings. Segments are shown as they come; the exit status is 1 if any recording failed."""
+    """Transcribe recordings and print segments as they arrive. Exit status 1 if any recording failed."""
     options: dict[str, Any] = {
         "model": model,
         "language": language,
@@ -134,18 +117,23 @@ def transcribe(
     except (KeyboardInterrupt, Interrupted):
         sys.stderr.write("murmur: interrupted\n")
         sys.stderr.flush()
-        os._exit(130)  # threads that still wait for a server would keep the process
+        os._exit(130)  # threads that wait for a server would keep the process alive
     raise typer.Exit(1 if failed else 0)
 
 
 @jobs.command("list")
 def list_jobs(
-    server: Server = DEFAULT_SERVER, limit: Annotated[int, typer.Option(min=1, help="How many, at most.")] = 20
+    server: Server = DEFAULT_SERVER,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of jobs.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
-    """The newest jobs."""
-    table = Table("id", "phase", "created", "audio", "done", "model", "source", box=None, pad_edge=False)
+    """List the newest jobs."""
+    table = Table("id", "phase", "created", "audio", "done", "model", "source", "error", box=None, pad_edge=False)
     with _client(server) as client:
         for job in client.newest(limit):
+            if as_json:
+                _print_json(job)
+                continue
             length, done = job["duration_s"], job["progress"]["audio_done_s"]
             table.add_row(
                 job["id"],
@@ -155,24 +143,26 @@ def list_jobs(
                 "" if not length else f"{min(done / length, 1):.0%}",
                 job["model"],
                 job["metadata"].get("name", ""),
+                job["error"]["message"] if job["error"] else "",
             )
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    if not as_json:
+        Console(width=None if sys.stdout.isatty() else 300).print(table)
 
 
 @jobs.command()
 def show(job_id: str, server: Server = DEFAULT_SERVER) -> None:
-    """A job, as JSON."""
+    """Print a job as JSON."""
     with _client(server) as client:
         Console(highlight=False, soft_wrap=True).print_json(data=client.get(job_id))
 
 
 @jobs.command()
 def watch(job_id: str, server: Server = DEFAULT_SERVER) -> None:
-    """A job's events as they come, a JSON object a line; the exit status is 1 if it fails."""
+    """Print a job's events as they arrive, one JSON object per line. Exit status 1 unless it completes."""
     phase = ""
     with _client(server) as client:
         for kind, data in client.events(job_id):
-            sys.stdout.write(f"{kind} {_json(data)}\n")
+            sys.stdout.write(f"{kind} {orjson.dumps(data).decode()}\n")
             sys.stdout.flush()
             phase = data.get("phase", phase) if kind == "done" else phase
     raise typer.Exit(0 if phase == "completed" else 1)
@@ -182,44 +172,49 @@ def watch(job_id: str, server: Server = DEFAULT_SERVER) -> None:
 def cancel(job_id: str, server: Server = DEFAULT_SERVER) -> None:
     """Cancel a job."""
     with _client(server) as client:
-        client.cancel(job_id)
+        phase = client.cancel(job_id)["phase"]
+    _say(f"{job_id}: cancelled" if phase == "cancelled" else f"{job_id}: cancel requested, it is {phase} and stops soon")
 
 
 @jobs.command()
 def retry(job_id: str, server: Server = DEFAULT_SERVER) -> None:
     """Queue a failed job again."""
     with _client(server) as client:
-        client.retry(job_id)
+        phase = client.retry(job_id)["phase"]
+    _say(f"{job_id}: {phase} again")
 
 
 @jobs.command()
 def delete(job_id: str, server: Server = DEFAULT_SERVER) -> None:
-    """Delete an ended job with everything of it."""
+    """Delete an ended job with its results and audio."""
     with _client(server) as client:
         client.delete(job_id)
+    _say(f"{job_id}: deleted")
 
 
 @app.command()
 def doctor() -> None:
-    """Say what this installation has, what is wrong with it, and how to mend that."""
+    """Check that a start would succeed, and say how to fix what would prevent it. Starts nothing. Exit status 1 if so."""
     from serve_app.cli.doctor import examine
 
-    wrong = 0
+    bad = 0
     for finding in examine(settings_with()):
-        wrong += not finding.ok
-        sys.stdout.write(f"{'ok  ' if finding.ok else 'BAD '} {finding.name}: {finding.told}\n")
-    raise typer.Exit(1 if wrong else 0)
+        bad += not finding.ok
+        _say(f"{'ok  ' if finding.ok else 'BAD '} {finding.name}: {finding.detail}")
+    raise typer.Exit(1 if bad else 0)
 
 
-def _json(data: Any) -> str:
-    import orjson
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
 
-    return orjson.dumps(data).decode()
+
+def _print_json(data: Any) -> None:
+    sys.stdout.write(orjson.dumps(data).decode() + "\n")
 
 
 @contextmanager
 def _client(server: str) -> Iterator[Client]:
-    """A client whose errors end the command."""
+    """Client whose errors end the command with status 1."""
     try:
         with Client(server) as client:
             yield client

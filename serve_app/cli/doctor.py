@@ -1,12 +1,16 @@
-"""What this installation has, what is wrong with it, and how to mend that."""
+"""`murmur doctor`: checks of the installation and the settings."""
 
 from __future__ import annotations
 
+import asyncio
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import ctranslate2
 from redis import Redis
@@ -17,9 +21,23 @@ from deployments.storage.artifacts import Artifacts
 from deployments.transcoding.ffmpeg import NoFfmpeg, find_ffmpeg
 from deployments.transcription.engines.faster_whisper import choose_compute_type, choose_device
 from deployments.transcription.weights import locate
-from serve_app.local.preflight import free_space
-from serve_app.local.valkey import ValkeyFailed, find_valkey
+from serve_app.errors import StoreUnavailable
+from serve_app.local.preflight import (
+    CONNECT_S,
+    StartError,
+    check_data_dir,
+    check_host,
+    check_port,
+    check_ray,
+    check_writable,
+    free_space,
+    without_password,
+)
+from serve_app.local.valkey import ValkeyFailed, data_of, find_valkey, url_file
+from serve_app.ray_serve.environment import UnsupportedRay
 from serve_app.settings import Settings
+from serve_app.store.api_keys import ApiKeys
+from serve_app.store.connection import connect
 
 PACKAGES = ("murmuration", "ray", "faster-whisper", "ctranslate2", "torch", "fastapi", "redis", "pyarrow")
 LOW_BYTES = 2 << 30
@@ -27,40 +45,67 @@ LOW_BYTES = 2 << 30
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at. What is not `ok` is told together with its remedy."""
+    """Result of a check; the detail includes the remedy."""
 
     name: str
     ok: bool
-    told: str
+    detail: str
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """Look at everything that a start needs, without starting anything."""
+    """Check everything that `murmur up` needs; starts nothing, creates nothing but unpacked weights."""
     yield _python()
     yield _packages()
+    yield _check("ray", _ray_patches, f"{version('ray')}, patches work")
     yield _ffmpeg()
-    yield _device(settings)
-    for model in settings.models:
-        yield _weights(settings, model)
+    if settings.engine != "fake":
+        if not settings.ray_address:
+            yield _device(settings)
+        for model in settings.models:
+            yield _weights(settings, model)
+    listen = partial(check_host, settings.host, keyed=settings.keyed, allow_anonymous=settings.allow_anonymous)
+    yield _check("host", listen, settings.host)
+    yield _check("port", partial(check_port, settings.host, settings.port), f"{settings.port} is free")
+    yield _check("data directory", partial(check_data_dir, settings.data_dir), str(settings.data_dir))
     yield _redis(settings)
+    if settings.api_keys_required and not settings.jwt_issuer:
+        yield _keys(settings)
+    if settings.ray_address:
+        yield _check("ray cluster", partial(check_ray, settings.ray_address), settings.ray_address)
     yield _storage(settings)
     yield _disk(settings)
 
 
+def _check(name: str, check: Callable[[], None], detail: str) -> Finding:
+    try:
+        check()
+    except (StartError, UnsupportedRay) as error:
+        return Finding(name, False, str(error))
+    return Finding(name, True, detail)
+
+
 def _python() -> Finding:
-    known = (3, 11) <= sys.version_info[:2] <= (3, 13)
-    told = f"{platform.python_version()} on {platform.platform()}"
-    return Finding("python", known, told if known else f"{told}: install Python 3.11, 3.12 or 3.13")
+    supported = (3, 11) <= sys.version_info[:2] <= (3, 13)
+    detail = f"{platform.python_version()} on {platform.platform()}"
+    return Finding("python", supported, detail if supported else f"{detail}: install Python 3.11, 3.12 or 3.13")
 
 
 def _packages() -> Finding:
-    found, missing = [], []
+    installed, missing = [], []
     for name in PACKAGES:
         try:
-            found.append(f"{name} {version(name)}")
+            installed.append(f"{name} {version(name)}")
         except PackageNotFoundError:
             missing.append(name)
-    return Finding("packages", not missing, f"missing {missing}: run make setup" if missing else ", ".join(found))
+    if missing:
+        return Finding("packages", False, f"missing {', '.join(missing)}: run make setup")
+    return Finding("packages", True, ", ".join(installed))
+
+
+def _ray_patches() -> None:
+    from serve_app.ray_serve.patches import check_patches
+
+    check_patches()
 
 
 def _ffmpeg() -> Finding:
@@ -94,30 +139,65 @@ def _redis(settings: Settings) -> Finding:
             return Finding("valkey", True, f"embedded, {find_valkey()}")
         except ValkeyFailed as error:
             return Finding("valkey", False, str(error))
+    shown = without_password(settings.redis_url)
     try:
-        client = Redis.from_url(settings.redis_url, socket_timeout=5, socket_connect_timeout=5)
-        durable = client.config_get("appendfsync").get("appendfsync")
-        appending = client.config_get("appendonly").get("appendonly")
+        with Redis.from_url(settings.redis_url, socket_timeout=CONNECT_S, socket_connect_timeout=CONNECT_S) as client:
+            durable = client.config_get("appendfsync").get("appendfsync")
+            appending = client.config_get("appendonly").get("appendonly")
     except (RedisError, ValueError) as error:
-        return Finding("redis", False, f"{error}: start it, or leave MURMUR_REDIS_URL empty for an embedded Valkey")
-    told = f"answers; appendonly {appending}, appendfsync {durable}"
+        advice = "start it, or leave MURMUR_REDIS_URL empty for an embedded Valkey"
+        return Finding("redis", False, f"{shown} does not reply ({error}): {advice}")
+    detail = f"{shown} replies; appendonly {appending}, appendfsync {durable}"
     if (appending, durable) == ("yes", "always"):
-        return Finding("redis", True, told)
-    return Finding("redis", False, f"{told}: set both to yes and always, or a power cut loses jobs that were accepted")
+        return Finding("redis", True, detail)
+    return Finding("redis", False, f"{detail}: set both to yes and always, or a power cut loses jobs that were accepted")
+
+
+def _keys(settings: Settings) -> Finding:
+    """Checks that a key exists, unless the embedded Valkey is not running."""
+    none = Finding("keys", False, "MURMUR_API_KEYS_REQUIRED is set but no key exists: make one with `murmur keys create`")
+    url = settings.redis_url
+    if not url:
+        if not data_of(settings.data_dir).is_dir():
+            return none
+        try:
+            check_data_dir(settings.data_dir)
+        except StartError:  # a service is running on it
+            url = url_file(settings.data_dir).read_text() if url_file(settings.data_dir).is_file() else ""
+    if not url:
+        return Finding("keys", True, "not checked, as the embedded Valkey is not running: see `murmur keys list`")
+    try:
+        count = asyncio.run(_count_keys(url))
+    except StoreUnavailable as error:
+        return Finding("keys", False, f"{error}: start Redis")
+    return Finding("keys", True, f"{count} exist") if count else none
+
+
+async def _count_keys(url: str) -> int:
+    redis = connect(url)
+    try:
+        return len(await ApiKeys(redis).list())
+    finally:
+        await redis.aclose()
 
 
 def _storage(settings: Settings) -> Finding:
+    """Checks permissions of a local directory, or writes a test object into a bucket."""
+    if settings.storage.startswith("file://"):
+        folder = Path(unquote(urlsplit(settings.storage).path))
+        return _check("storage", partial(check_writable, folder, "MURMUR_STORAGE_URI"), str(folder))
+    shown = without_password(settings.storage)
     try:
         artifacts = Artifacts(settings.storage)
         artifacts.put("doctor/probe", b"ok")
         artifacts.delete("doctor")
     except (OSError, ValueError) as error:
-        return Finding("storage", False, f"{settings.storage} cannot be written ({error}): set MURMUR_STORAGE_URI")
-    return Finding("storage", True, settings.storage)
+        return Finding("storage", False, f"{shown} cannot be written ({error}): set MURMUR_STORAGE_URI")
+    return Finding("storage", True, shown)
 
 
 def _disk(settings: Settings) -> Finding:
     free = free_space(settings.data_dir)
-    told = f"{free / (1 << 30):.1f} GiB free at {settings.data_dir}"
+    detail = f"{free / (1 << 30):.1f} GiB free at {settings.data_dir}"
     low = free < LOW_BYTES
-    return Finding("disk", not low, f"{told}: an hour of audio takes 115 MB, make room" if low else told)
+    return Finding("disk", not low, f"{detail}: an hour of audio takes 115 MB, make room" if low else detail)

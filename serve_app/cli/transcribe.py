@@ -1,4 +1,4 @@
-"""`murmur transcribe`: several recordings at once, a bar for each, segments as they come."""
+"""`murmur transcribe`: concurrent jobs with progress bars; segments are printed as they arrive."""
 
 from __future__ import annotations
 
@@ -17,26 +17,25 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from serve_app.cli.client import Client, ServerError
+from serve_app.cli.configuration import settings_with
 from serve_app.formats import FORMATS, clock
 from serve_app.local.service import LocalService
-from serve_app.settings import Settings
 
 FORMAT_NAMES = ", ".join(FORMATS)
-AT_ONCE = 4
-OCCASIONAL = {"redis_url": "", "ray_address": "", "dashboard": False, "api_keys_required": False, "jwt_issuer": ""}
-"""Settings of a server that is started for one command: all that is told to one that serves others does not concern it."""
+CONCURRENCY = 4
+# Settings of a temporary server, in place of those of a shared one.
+TEMPORARY = {"redis_url": "", "ray_address": "", "dashboard": False, "api_keys_required": False, "jwt_issuer": ""}
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """What to transcribe: a file or a URL, and the name to show and to write under."""
+    """File or URL, and its unique name for display and output files."""
 
     source: str
     name: str
 
     @property
     def is_url(self) -> bool:
-        """Whether the server is to fetch it."""
         return self.source.startswith(("http://", "https://"))
 
 
@@ -49,8 +48,8 @@ def transcribe_all(
     format: str | None,
     output: Path | None,
 ) -> int:
-    """Transcribe `sources`; returns how many failed. Live segments go to `out` unless a `format` is to be printed
-    there; everything else goes to standard error. ValueError, StartError, ServerError."""
+    """Transcribe `sources` and return how many failed. ValueError, StartError, ServerError.
+    Transcripts in `format`, or else live segments, go to `out`; everything else to standard error."""
     if format is not None and format not in FORMATS:
         raise ValueError(f"there is no format {format!r}: use {FORMAT_NAMES}")
     recordings = [Recording(source, name) for source, name in zip(sources, _names(sources), strict=True)]
@@ -59,13 +58,13 @@ def transcribe_all(
     screen = Console(stderr=True, highlight=False)
     with _server(server, options.get("model"), screen) as url, Client(url) as client, _bars(screen) as bars:
         run = _Run(client, bars, options, out, format, output, several=len(recordings) > 1)
-        pool = ThreadPoolExecutor(AT_ONCE)
+        pool = ThreadPoolExecutor(CONCURRENCY)
         try:
             for document in pool.map(run.transcribe, recordings):
                 out.write(document)
                 out.flush()
         finally:
-            # After a Ctrl-C nobody waits for what is still under way.
+            # After Ctrl-C, do not wait for running uploads.
             pool.shutdown(wait=False, cancel_futures=True)
         return run.failed
 
@@ -92,15 +91,14 @@ class _Run:
         self.failed = 0
 
     def transcribe(self, recording: Recording) -> str:
-        """Submit, follow, fetch. Returns what is to be printed at the end."""
         bar = self._bars.add_task(recording.name, total=None, step="waiting")
         try:
             return self._transcribe(recording, bar)
         except (ServerError, OSError) as error:
             self.failed += 1
-            told = f"{error.strerror}: {recording.source}" if isinstance(error, OSError) else str(error)
+            message = f"{error.strerror}: {recording.source}" if isinstance(error, OSError) else str(error)
             self._bars.update(bar, step="failed")
-            self._bars.console.print(f"murmur: {recording.name}: {told}", markup=False, soft_wrap=True)
+            self._bars.console.print(f"murmur: {recording.name}: {message}", markup=False, soft_wrap=True)
             return ""
 
     def _transcribe(self, recording: Recording, bar: TaskID) -> str:
@@ -124,8 +122,11 @@ class _Run:
             return self._client.submit_url(recording.source, options)
         path = Path(recording.source)
         size = path.stat().st_size
-        told = lambda sent: self._bars.update(bar, completed=sent, total=size, step="sending")  # noqa: E731
-        job = self._client.submit_file(path, options, told)
+
+        def show_upload(sent: int) -> None:
+            self._bars.update(bar, completed=sent, total=size, step="sending")
+
+        job = self._client.submit_file(path, options, show_upload)
         self._bars.update(bar, completed=0, total=None, step="queued")
         return job
 
@@ -149,7 +150,7 @@ class _Run:
 
 
 def _names(sources: list[str]) -> list[str]:
-    """A name for each source that no other has: its stem, then its whole file name, then numbered."""
+    """Unique name for each source: its stem, else its file name, else numbered."""
     paths = [Path(urlsplit(s).path if "://" in s else s) for s in sources]
     names: list[str] = []
     for path in paths:
@@ -167,17 +168,14 @@ def _bars(screen: Console) -> Progress:
 
 @contextmanager
 def _server(url: str | None, model: str | None, screen: Console) -> Iterator[str]:
-    """The server that was named, or one of our own for as long as this lasts."""
+    """URL of the given server, or of a temporary one."""
     if url:
         yield url
         return
     screen.print("no --server given: starting one for the occasion (about 20 s) ...")
     with tempfile.TemporaryDirectory(prefix="murmur-once-") as data_dir:
-        given: dict[str, Any] = {"data_dir": Path(data_dir), "port": _any_port(), **OCCASIONAL}
-        if model:
-            given["models"] = model
-        # The files are this user's own, and so is whatever the URLs on this command line name.
-        with LocalService(Settings(**given)) as service:
+        settings = settings_with(data_dir=Path(data_dir), port=_any_port(), models=model or None, **TEMPORARY)
+        with LocalService(settings) as service:
             screen.print(f"ready {service.url}, process {os.getpid()}")
             yield service.url
 

@@ -1,17 +1,19 @@
-"""What every dialect has: a router, its own way to say what went wrong, and the same care with what it is sent."""
+"""Dialect and ApiContext, and what dialects share: parameters, form fields, times, request bodies in the document."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, overload
 
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Header, Path, Query, Request, Response
 from pydantic import BaseModel, ValidationError
+from pydantic_settings import BaseSettings
 
 from deployments.storage.artifacts import Artifacts
 from serve_app.errors import RequestError
+from serve_app.http.openapi import COMPONENT, schema_of, without_null
 from serve_app.http.uploads import Form, Watch, receive, receive_raw
 from serve_app.jobs.deliveries import Deliveries
 from serve_app.jobs.service import Jobs
@@ -19,31 +21,35 @@ from serve_app.jobs.submission import Draft
 from serve_app.jobs.webhook_payload import PayloadRenderer
 
 M = TypeVar("M", bound=BaseModel)
+S = TypeVar("S", bound=BaseSettings)
 
 
 @dataclass(frozen=True, slots=True)
 class ApiContext:
-    """What routes work with: the core, deliveries, the storage that uploads go to, and the edge's limits. `public_url` is
-    how clients reach the service, where the request does not tell; `drive_uri` a template of where recordings lie; `devices`
-    what models run on, as far as it is known."""
+    """The core, and the limits of the edge: all that routes work with."""
 
     jobs: Jobs
     deliveries: Deliveries
-    artifacts: Artifacts
+    artifacts: Artifacts  # storage of uploads
     max_upload_bytes: int
-    sse_max_age_s: float
-    public_url: str = ""
-    drive_uri: str = ""
-    devices: Mapping[str, str] = field(default_factory=dict)
+    sse_max_age_s: float  # age at which a stream ends, to be resumed
+    public_url: str = ""  # URL that clients reach the service by; '' for the request's own
+    devices: Mapping[str, str] = field(default_factory=dict)  # model -> device and compute type, as far as known
+    vendor: Mapping[str, BaseSettings] = field(default_factory=dict)  # dialect -> its settings
 
     def at(self, request: Request) -> str:
-        """The service's own URL as the client knows it, without a slash at its end."""
+        """The service's URL as the client knows it, without a trailing slash."""
         return (self.public_url or str(request.base_url)).rstrip("/")
+
+    def settings(self, dialect: str, kind: type[S]) -> S:
+        """Settings of a dialect as the root read them, else the defaults."""
+        settings = self.vendor.get(dialect)
+        return settings if isinstance(settings, kind) else kind.model_construct()
 
     async def receive_form(
         self, request: Request, draft: Draft, field: str, *, required: bool = True, watch: Watch = lambda _body, _form: None
     ) -> Form:
-        """Read a multipart body; its file `field` is stored as the draft's source. `watch` sees the progress."""
+        """Read a multipart body; its file `field` is stored as the draft's source. `watch` is called as it arrives."""
         kind, limit = request.headers.get("content-type", ""), self.max_upload_bytes
         return await receive(
             request.stream(), kind, self.artifacts, draft.source, field, limit, needed=required, watch=watch
@@ -56,22 +62,33 @@ class ApiContext:
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """`error` renders an error for paths that start with `prefix`; `routes` binds the routes to an edge; `render` tells a
-    webhook that a job made in the dialect called `name` has ended, in one that has webhooks."""
+    """A vendor's API: one file or folder, and one entry of DIALECTS."""
 
-    name: str
-    prefix: str
+    name: str  # marks the jobs that are made through it
+    prefix: str  # of its paths
     routes: Callable[[ApiContext], APIRouter]
-    error: Callable[[RequestError], Response]
-    render: PayloadRenderer | None = None
+    error: Callable[[RequestError], Response]  # renders errors below the prefix
+    render: PayloadRenderer | None = None  # renders the webhook payload, where the API has webhooks
+    key_header: str = ""  # header in which its clients send the API key, beside the usual ones
+    settings: type[BaseSettings] | None = None  # variables of its own, with the prefix MURMUR_ or an alias in capitals
+    tags: Mapping[str, str] = field(default_factory=dict)  # groups of operations in the document -> description
 
 
-IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", description="Sent again, it makes no second job.")]
-"""What every POST that makes a job takes."""
+# Parameters that several dialects have.
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        description="1 to 255 characters; sent again with the same request, it returns the job that the first one made.",
+    ),
+]
+JobId = Annotated[str, Path(description="Id of the job.")]
+ByteRange = Annotated[str | None, Header(alias="Range", description="Range of bytes, as in `bytes=0-1023`.")]
+PageSize = Annotated[int, Query(ge=1, le=100, description="Entries of a page, at most.")]
 
 
 def validated(model: type[M], data: object) -> M:
-    """What was sent, as `model` has it. EdgeError names the fields that are wrong."""
+    """`data` as a `model`. RequestError names the fields that are wrong."""
     try:
         return model.model_validate(data)
     except ValidationError as error:
@@ -79,67 +96,83 @@ def validated(model: type[M], data: object) -> M:
 
 
 def invalid(errors: Any) -> RequestError:
-    """Pydantic's findings as an error of ours."""
-    found = tuple((".".join(str(p) for p in e["loc"] if p != "body"), str(e["msg"])) for e in errors)
-    told = "; ".join(f"{name}: {what}" if name else what for name, what in found[:3])
-    return RequestError("invalid_request", f"The request is not valid. {told}.", found)
+    """Pydantic's findings as a RequestError."""
+    fields = tuple((".".join(str(p) for p in e["loc"] if p != "body"), str(e["msg"])) for e in errors)
+    first = "; ".join(f"{name}: {problem}" if name else problem for name, problem in fields[:3])
+    return RequestError("invalid_request", f"The request is not valid. {first}.", fields)
 
 
 def flat(fields: Mapping[str, list[str]], lists: Collection[str] = (), ignored: Collection[str] = ()) -> dict[str, Any]:
-    """A form's fields, one value each, but those of `lists`, which may come several times, with brackets or without."""
-    told: dict[str, Any] = {}
+    """One value per form field, but for those of `lists`, which may be repeated, with or without brackets."""
+    values_of: dict[str, Any] = {}
     for name, values in fields.items():
         plain = name.removesuffix("[]")
         if plain in lists:
-            told.setdefault(plain, []).extend(values)
+            values_of.setdefault(plain, []).extend(values)
         elif len(values) > 1:
             raise RequestError("invalid_request", f"The field {name} is given twice.", ((name, "given twice"),))
         elif name not in ignored:
-            told[name] = values[0]
-    return told
+            values_of[name] = values[0]
+    return values_of
 
 
-def given(data: object) -> Any:
-    """What was sent, without what clients send for "not given": null and the empty string."""
+def without_blanks(data: object) -> Any:
+    """An object without the values that clients send for "not set": null and the empty string."""
     if not isinstance(data, dict):
         return data
     return {name: value for name, value in data.items() if value is not None and value not in ("", [""])}
 
 
+@overload
+def utc(seconds: float) -> datetime: ...
+@overload
+def utc(seconds: None) -> None: ...
+@overload
+def utc(seconds: float | None) -> datetime | None: ...
+def utc(seconds: float | None) -> datetime | None:
+    """Unix seconds as a time in UTC."""
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
 def moment(seconds: float | None) -> str | None:
-    """A time as RFC 3339 has it, in UTC, to the millisecond."""
-    if seconds is None:
-        return None
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """Unix seconds in the format of RFC 3339, in UTC, to the millisecond."""
+    return None if seconds is None else utc(seconds).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def artifact_url(job_id: str, name: str) -> str:
+    """Path of a job's artifact in the native API."""
+    return f"/v1/jobs/{job_id}/artifacts/{name}"
 
 
 def request_body(
-    *, form: type[BaseModel] | None = None, file: str = "", json: type[BaseModel] | None = None
+    *,
+    form: type[BaseModel] | None = None,
+    file: str = "",
+    json: type[BaseModel] | None = None,
+    form_name: str = "",
+    file_required: bool = True,
 ) -> dict[str, Any]:
-    """How the document tells of a body that is read by hand: multipart with a `file`, or JSON."""
+    """`openapi_extra` of a body that a route reads itself: JSON, or multipart with a file in the field `file`. The
+    component of the form is `form_name`, else named after the model."""
     content: dict[str, Any] = {}
     if json:
-        content["application/json"] = {"schema": inlined(json.model_json_schema())}
+        content["application/json"] = {"schema": schema_of(json, "validation")}
     if form:
-        schema = inlined(form.model_json_schema())
-        schema["properties"] = {file: {"type": "string", "format": "binary"}, **schema["properties"]}
-        schema["required"] = [file, *schema.get("required", ())]
-        content["multipart/form-data"] = {"schema": schema}
+        content["multipart/form-data"] = {"schema": _form_schema(form, file, form_name, required=file_required)}
     return {"requestBody": {"required": True, "content": content}}
 
 
-def inlined(schema: dict[str, Any]) -> dict[str, Any]:
-    """A schema whose definitions stand where they are used: in the document there is no other place for them."""
-    definitions = schema.pop("$defs", {})
-
-    def placed(part: Any) -> Any:
-        if isinstance(part, list):
-            return [placed(each) for each in part]
-        if not isinstance(part, dict):
-            return part
-        if "$ref" in part:
-            return placed(definitions[part["$ref"].rpartition("/")[2]])
-        return {name: placed(value) for name, value in part.items() if name != "discriminator"}
-
-    told: dict[str, Any] = placed(schema)
-    return told
+def _form_schema(form: type[BaseModel], file: str, name: str, *, required: bool) -> dict[str, Any]:
+    """Schema of a form: the model's, with the file first. Form fields are absent rather than null."""
+    name = name or (form.__name__ if form.__name__.endswith("Form") else f"{form.__name__}Form")
+    definitions = schema_of(form, "validation")["$defs"]
+    schema = definitions.pop(form.__name__)
+    properties = {field: without_null(part) for field, part in schema["properties"].items()}
+    binary = {"type": "string", "format": "binary", "title": "File", "description": "The recording."}
+    schema |= {"title": name, "properties": {file: binary, **properties}}
+    schema["required"] = [*([file] if required else ()), *schema.get("required", ())]
+    if not schema["required"]:
+        del schema["required"]
+    if "examples" in schema:
+        schema["examples"] = [{file: "(the bytes of the recording)", **example} for example in schema["examples"]]
+    return {"$ref": COMPONENT.format(model=name), "$defs": {**definitions, name: schema}}

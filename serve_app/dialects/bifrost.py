@@ -1,4 +1,4 @@
-"""Bifrost's asynchronous transcriptions: OpenAI's form, models as `provider/model` with fallbacks, results that expire."""
+"""Bifrost's asynchronous transcriptions: `provider/model` with fallbacks, results that expire."""
 
 from __future__ import annotations
 
@@ -14,25 +14,38 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from batching.types import Transcript
-from serve_app.dialects.base import ApiContext, Dialect, IdempotencyKey, flat, given, moment, request_body, validated
-from serve_app.dialects.openai_format import ResponseFormat, complaint, shaped, status_of
+from serve_app.dialects.base import (
+    ApiContext,
+    Dialect,
+    IdempotencyKey,
+    JobId,
+    flat,
+    moment,
+    request_body,
+    validated,
+    without_blanks,
+)
+from serve_app.dialects.openai_format import ResponseFormat, error_body, from_transcript, status_of
 from serve_app.errors import RequestError, not_found
 from serve_app.http.auth import CanRead, CanWrite
+from serve_app.http.openapi import content, errors, header, operation_id
+from serve_app.http.parameters import is_multipart
 from serve_app.http.request_ids import Traced
 from serve_app.models.job import Job, JobSpec, State
 
 # Wire models.
 
-IGNORED = ("file_format",)
-"""Fields that change nothing here: what a file holds is seen from the file."""
-TTL_S = 3600
+IGNORED = ("file_format",)  # form fields without effect: the format is detected from the file
+RESULT_TTL_S = 3600
 Model = Annotated[str, Field(pattern=r"^[^/\s]+/\S+$", max_length=200, description="As provider/model.")]
 
 
-class Asked(BaseModel):
-    """The fields of a form."""
+class BifrostTranscriptionForm(BaseModel):
+    """Form fields of a transcription, beside its file."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"model": "openai/whisper-1", "language": "en"}]}
+    )
 
     model: Model
     fallbacks: Annotated[tuple[Model, ...], Field(max_length=10)] = ()
@@ -52,16 +65,16 @@ class Asked(BaseModel):
         return tuple(name.strip() for value in values for name in value.split(",") if name.strip())
 
 
-class Extra(BaseModel):
-    """What an error is about."""
+class BifrostErrorExtraFields(BaseModel):
+    """Request that an error is about."""
 
     provider: str
     model_requested: str
     request_type: Literal["transcription"] = "transcription"
 
 
-class Complaint(BaseModel):
-    """What was wrong."""
+class BifrostErrorDetail(BaseModel):
+    """Error in OpenAI's form."""
 
     type: str
     code: str
@@ -71,18 +84,18 @@ class Complaint(BaseModel):
 
 
 class BifrostError(BaseModel):
-    """An error; the whole body where a request is refused."""
+    """Error: the body of a refused request, or the field of a failed job."""
 
     event_id: str
     type: str
     is_bifrost_error: bool = True
     status_code: int
-    error: Complaint
-    extra_fields: Extra
+    error: BifrostErrorDetail
+    extra_fields: BifrostErrorExtraFields
 
 
-class JobBody(BaseModel):
-    """A job; what is not known yet is left out."""
+class BifrostJob(BaseModel):
+    """Job; fields that are not known yet are absent."""
 
     id: str
     status: Literal["pending", "processing", "completed", "failed"]
@@ -97,16 +110,16 @@ class JobBody(BaseModel):
 # To the core.
 
 
-def to_spec(asked: Asked, filename: str | None, ttl_s: int) -> JobSpec:
-    """The same in the core's words."""
+def to_spec(form: BifrostTranscriptionForm, filename: str | None, ttl_s: int) -> JobSpec:
+    """Form -> job spec."""
     return JobSpec(
-        model=asked.model,
-        fallbacks=asked.fallbacks,
+        model=form.model,
+        fallbacks=form.fallbacks,
         filename=filename,
-        language=asked.language,
-        prompt=asked.prompt,
+        language=form.language,
+        prompt=form.prompt,
         result_ttl_s=ttl_s,
-        echo={"response_format": asked.response_format},
+        echo={"response_format": form.response_format},
     )
 
 
@@ -122,50 +135,47 @@ STATUS: dict[State, Any] = {
 
 
 def from_job(job: Job, transcript: Transcript | None) -> dict[str, Any]:
-    """A job as Bifrost shows it. An object of a result tells the model that was used."""
-    told: dict[str, Any] = {"id": job.id, "status": STATUS[job.phase.state], "created_at": moment(job.created_at)}
+    """`BifrostJob` of a job. A result that is an object names the model used."""
+    body: dict[str, Any] = {"id": job.id, "status": STATUS[job.phase.state], "created_at": moment(job.created_at)}
     if job.completed_at is not None:
-        told |= {"completed_at": moment(job.completed_at), "expires_at": moment(job.expires_at)}
+        body |= {"completed_at": moment(job.completed_at), "expires_at": moment(job.expires_at)}
     if transcript is not None:
-        form: Any = job.spec.echo["response_format"]
-        result = shaped(transcript, form)
+        response_format: Any = job.spec.echo["response_format"]
+        result = from_transcript(transcript, response_format)
         if isinstance(result, dict):
-            result["extra_fields"] = _about(job.spec.requested_model) | {"model_used": job.model}
-        told |= {"status_code": 200, "result": result}
+            result["extra_fields"] = _extra_fields(job.spec.requested_model) | {"model_used": job.model}
+        body |= {"status_code": 200, "result": result}
     if job.error:
         problem = RequestError(job.error.code, job.error.message)
-        told |= {"status_code": status_of(problem), "error": _error(problem, job.id, job.spec.requested_model)}
-    return told
+        body |= {"status_code": status_of(problem), "error": _error(problem, job.id, job.spec.requested_model)}
+    return body
 
 
-def _about(model: str) -> dict[str, str]:
+def _extra_fields(model: str) -> dict[str, str]:
     provider, slash, _ = model.partition("/")
     return {"provider": provider if slash else "", "model_requested": model, "request_type": "transcription"}
 
 
 def _error(problem: RequestError, event_id: str, model: str = "") -> dict[str, Any]:
-    said = {name: value or "" for name, value in complaint(problem).items()}
+    detail = {name: value or "" for name, value in error_body(problem).items()}
     return {
         "event_id": event_id,
-        "type": said["type"],
+        "type": detail["type"],
         "is_bifrost_error": True,
         "status_code": status_of(problem),
-        "error": {**said, "event_id": event_id},
-        "extra_fields": _about(model),
+        "error": {**detail, "event_id": event_id},
+        "extra_fields": _extra_fields(model),
     }
 
 
 def error(problem: RequestError) -> Response:
-    """An error as Bifrost writes it."""
+    """`BifrostError` of a refused request."""
     return JSONResponse(_error(problem, uuid4().hex), status_of(problem), problem.headers)
 
 
 # Routes.
 
 PREFIX = "/v1/async/audio/transcriptions"
-RESPONSES: dict[int | str, dict[str, Any]] = {
-    status: {"model": BifrostError} for status in (400, 401, 403, 404, 405, 409, 410, 413, 429)
-}
 Ttl = Annotated[
     int,
     Header(alias="x-bf-async-job-result-ttl", ge=1, le=31_536_000, description="Seconds to keep a result after its end."),
@@ -173,49 +183,78 @@ Ttl = Annotated[
 
 
 class Routes:
-    """What the paths do."""
+    """Route handlers."""
 
     def __init__(self, context: ApiContext) -> None:
         self._context = context
-        self._jobs = context.jobs.speaking("bifrost", "{}")
+        self._jobs = context.jobs.for_dialect("bifrost", "{}")
 
     async def create(
-        self, request: Request, who: CanWrite, trace: Traced, ttl_s: Ttl = TTL_S, key: IdempotencyKey = None
+        self,
+        request: Request,
+        principal: CanWrite,
+        trace: Traced,
+        ttl_s: Ttl = RESULT_TTL_S,
+        key: IdempotencyKey = None,
     ) -> Response:
         """Create an asynchronous transcription."""
-        kind = request.headers.get("content-type", "")
-        if not kind.lower().startswith("multipart/form-data"):
+        if not is_multipart(request):
             raise RequestError("malformed", "Send multipart/form-data with a model and a file.")
-        async with self._jobs.draft(who, key, trace) as draft:
-            form = await self._context.receive_form(request, draft, "file")
-            asked = validated(Asked, given(flat(form.fields, ("fallbacks",), IGNORED)))
-            if asked.stream:
+        async with self._jobs.draft(principal, key, trace) as draft:
+            upload = await self._context.receive_form(request, draft, "file")
+            form = validated(BifrostTranscriptionForm, without_blanks(flat(upload.fields, ("fallbacks",), IGNORED)))
+            if form.stream:
                 message = "stream is not supported by asynchronous transcriptions: leave it out, and poll."
                 raise RequestError("malformed", message, (("stream", "not supported"),))
-            job = await draft.submit(to_spec(asked, form.filename, ttl_s), form.sha256)
-        return JSONResponse(await self._shown(job), 202)
+            job = await draft.submit(to_spec(form, upload.filename, ttl_s), upload.sha256)
+        return JSONResponse(await self._with_result(job), 202)
 
-    async def get(self, who: CanRead, job_id: str) -> Response:
-        """A job: 202 while it is pending or processing, 200 once it has ended."""
-        job = await self._jobs.get(who, job_id)
+    async def get(self, principal: CanRead, job_id: JobId) -> Response:
+        """Get a job: 202 while it is pending or processing, 200 once it has ended."""
+        job = await self._jobs.get(principal, job_id)
         if job.deleted_at is not None or (job.expires_at or math.inf) <= time.time():
             raise not_found()
         status = 200 if job.phase.final else 202
-        return JSONResponse(await self._shown(job), status, {"x-bf-model-used": quote(job.model, safe="/:@")})
+        return JSONResponse(await self._with_result(job), status, {"x-bf-model-used": quote(job.model, safe="/:@")})
 
-    async def _shown(self, job: Job) -> dict[str, Any]:
-        return from_job(job, await self._jobs.results.heard(job))
+    async def _with_result(self, job: Job) -> dict[str, Any]:
+        return from_job(job, await self._jobs.results.transcript_or_none(job))
 
 
 def routes(context: ApiContext) -> APIRouter:
     """The routes under /v1/async/audio/transcriptions."""
     bifrost = Routes(context)
-    router = APIRouter(prefix=PREFIX, responses=RESPONSES)
-    router.post("", status_code=202, response_model=JobBody, openapi_extra=request_body(form=Asked, file="file"))(
-        bifrost.create
+    router = APIRouter(
+        prefix=PREFIX,
+        tags=["Bifrost"],
+        responses=errors(BifrostError, 400, 401, 403, 404, 405, 429),
+        generate_unique_id_function=operation_id,
     )
-    router.get("/{job_id}", response_model=JobBody, responses={202: {"model": JobBody}})(bifrost.get)
+    router.post(
+        "",
+        status_code=202,
+        summary="Create a transcription",
+        response_model=BifrostJob,
+        response_description="The job.",
+        openapi_extra=request_body(form=BifrostTranscriptionForm, file="file"),
+        responses=errors(BifrostError, 409, 413),
+    )(bifrost.create)
+    used = {"x-bf-model-used": header("Model at work.")}
+    pending = {"description": "The job, which is pending or processing.", "headers": used, "content": content(BifrostJob)}
+    router.get(
+        "/{job_id}",
+        summary="Get a transcription",
+        response_model=BifrostJob,
+        responses={200: {"description": "The job, which has ended.", "headers": used}, 202: pending},
+    )(bifrost.get)
     return router
 
 
-BIFROST = Dialect("bifrost", PREFIX, routes, error)
+BIFROST = Dialect(
+    "bifrost",
+    PREFIX,
+    routes,
+    error,
+    key_header="x-bf-vk",
+    tags={"Bifrost": "Bifrost's asynchronous transcriptions: OpenAI's form, `provider/model` with fallbacks."},
+)

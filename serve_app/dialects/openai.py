@@ -1,11 +1,11 @@
-"""OpenAI's audio API: answers that wait for their job, or stream it. Whoever hangs up cancels the job."""
+"""OpenAI's audio API: responses that wait for their job, or stream it. A client that disconnects cancels the job."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext, suppress
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import orjson
 from fastapi import APIRouter, Request, Response
@@ -14,10 +14,20 @@ from pydantic import BaseModel, ConfigDict, Field
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from serve_app.dialects.base import ApiContext, Dialect, IdempotencyKey, flat, request_body, validated
-from serve_app.dialects.openai_format import ResponseFormat, complaint, shaped, status_of
+from serve_app.dialects.openai_format import (
+    OpenAIError,
+    OpenAIErrorBody,
+    OpenAITranscription,
+    OpenAIVerboseTranscription,
+    ResponseFormat,
+    error_body,
+    from_transcript,
+    status_of,
+)
 from serve_app.errors import RequestError, StoreUnavailable
 from serve_app.formats import FORMATS
 from serve_app.http.auth import CanWrite
+from serve_app.http.openapi import Responses, content, errors, event_stream, header, operation_id
 from serve_app.http.request_ids import Traced
 from serve_app.http.sse import HEADERS, PING_S
 from serve_app.http.uploads import Form
@@ -31,171 +41,189 @@ from serve_app.models.trace import Trace
 # Wire models.
 
 Task = Literal["transcribe", "translate"]
-LISTS = ("timestamp_granularities", "include")
-"""What may come several times in a form."""
-IGNORED = ("chunking_strategy",)
-"""Fields of OpenAI's that change nothing here: windows are always cut in silence."""
+LISTS = ("timestamp_granularities", "include")  # form fields that may be repeated
+IGNORED = ("chunking_strategy",)  # form fields without an effect: windows are always cut in silence
 
 
-class Asked(BaseModel):
-    """The fields of a form."""
+class OpenAIForm(BaseModel):
+    """Fields of a form, beside its file."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"model": "whisper-1", "language": "en"}]})
 
-    model: str
-    language: str | None = None
-    prompt: Annotated[str | None, Field(max_length=2000)] = None
+    model: str = Field(description="A model of GET /v1/models, or an alias such as `whisper-1`.")
+    language: str | None = Field(None, description="ISO 639-1 code; detected when left out. Not for translations.")
+    prompt: str | None = Field(None, max_length=2000, description="Text that the audio might follow on from.")
     response_format: ResponseFormat = "json"
-    temperature: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
-    timestamp_granularities: frozenset[Literal["segment", "word"]] = frozenset()
-    stream: bool = False
-    include: tuple[str, ...] = ()
+    temperature: float = Field(0.0, ge=0.0, le=1.0, description="Sampling temperature; 0 is deterministic.")
+    timestamp_granularities: frozenset[Literal["segment", "word"]] = Field(
+        frozenset(), description="With `verbose_json`: segments (the default), words, or both."
+    )
+    stream: bool = Field(False, description="Stream deltas as Server-Sent Events; with the formats `json` and `text`.")
+    include: tuple[str, ...] = Field((), description="Not supported.")
+
+
+class OpenAITextDelta(BaseModel):
+    """Stream event: text that a segment adds."""
+
+    type: Literal["transcript.text.delta"] = "transcript.text.delta"
+    delta: str
+
+
+class OpenAITextDone(BaseModel):
+    """Stream event: the whole text, at the end."""
+
+    type: Literal["transcript.text.done"] = "transcript.text.done"
+    text: str
+
+
+class OpenAIStreamError(BaseModel):
+    """Stream event: the job was not completed."""
+
+    type: Literal["error"] = "error"
+    error: OpenAIErrorBody
 
 
 # To the core.
 
 
-def asked_of(form: Form) -> Asked:
-    """What a form asks for. EdgeError names what is wrong."""
-    fields = flat(form.fields, LISTS, IGNORED)
-    asked = validated(Asked, {name: value for name, value in fields.items() if value})
-    if asked.include:
+def read_form(form: Form) -> OpenAIForm:
+    """The fields of a form. RequestError names what is wrong."""
+    values = flat(form.fields, LISTS, IGNORED)
+    fields = validated(OpenAIForm, {name: value for name, value in values.items() if value})
+    if fields.include:
         raise RequestError("feature_unavailable", "include is not supported here.", (("include", "unsupported"),))
-    if asked.stream and asked.response_format not in ("json", "text"):
+    if fields.stream and fields.response_format not in ("json", "text"):
         raise RequestError("malformed", "A stream has the format json or text.", (("response_format", "streamed"),))
-    if asked.timestamp_granularities and asked.response_format != "verbose_json":
+    if fields.timestamp_granularities and fields.response_format != "verbose_json":
         message = "timestamp_granularities needs response_format=verbose_json."
         raise RequestError("malformed", message, (("timestamp_granularities", "needs verbose_json"),))
-    return asked
+    return fields
 
 
-def to_spec(asked: Asked, task: Task, filename: str | None) -> JobSpec:
-    """The same in the core's words."""
+def to_spec(fields: OpenAIForm, task: Task, filename: str | None) -> JobSpec:
+    """Form fields as a JobSpec."""
     return JobSpec(
-        model=asked.model,
+        model=fields.model,
         filename=filename,
-        language=asked.language if task == "transcribe" else None,
+        language=fields.language if task == "transcribe" else None,
         task=task,
-        prompt=asked.prompt,
-        temperature=asked.temperature,
-        word_timestamps="word" in asked.timestamp_granularities,
+        prompt=fields.prompt,
+        temperature=fields.temperature,
+        word_timestamps="word" in fields.timestamp_granularities,
     )
 
 
 # From the core.
 
 
-async def from_job(job: Job, results: Results, asked: Asked) -> Response:
-    """The answer to a job that is completed."""
-    told = shaped(
+async def from_job(job: Job, results: Results, fields: OpenAIForm) -> Response:
+    """Response of a completed job."""
+    body = from_transcript(
         await results.transcript(job),
-        asked.response_format,
+        fields.response_format,
         task=job.spec.task,
-        temperature=asked.temperature,
-        granularities=frozenset(asked.timestamp_granularities),
+        temperature=fields.temperature,
+        granularities=frozenset(fields.timestamp_granularities),
     )
     headers = {"X-Job-Id": job.id}
-    if isinstance(told, dict):
-        return JSONResponse(told, headers=headers)
-    if asked.response_format == "text":
-        return PlainTextResponse(told + "\n", headers=headers)
-    return Response(told, headers=headers, media_type=FORMATS[asked.response_format].content_type)
+    if isinstance(body, dict):
+        return JSONResponse(body, headers=headers)
+    if fields.response_format == "text":
+        return PlainTextResponse(body + "\n", headers=headers)
+    return Response(body, headers=headers, media_type=FORMATS[fields.response_format].content_type)
 
 
 class Deltas:
-    """A job's events as frames: what each segment adds, and at the end the whole text."""
+    """Renders a job's events as frames: the text that each segment adds, and at the end all of it."""
 
     def __init__(self) -> None:
         self._text = ""
 
     def from_event(self, event: Event) -> ServerSentEvent | None:
         """The frame of an event, if it has one."""
-        told = orjson.loads(event.data)
+        data = orjson.loads(event.data)
         if event.kind is EventKind.SEGMENT:
-            words = " ".join(told["text"].split())
+            words = " ".join(data["text"].split())
             delta = f" {words}" if self._text and words else words
             self._text += delta
             return _frame({"type": "transcript.text.delta", "delta": delta})
         if event.kind is not EventKind.DONE:
             return None
-        if told["phase"] == Phase.COMPLETED:
+        if data["phase"] == Phase.COMPLETED:
             return _frame({"type": "transcript.text.done", "text": self._text})
-        failure = told.get("error") or {"code": "internal", "message": "The job was not completed."}
-        return _frame({"type": "error", "error": complaint(RequestError(failure["code"], failure["message"]))})
+        failure = data.get("error") or {"code": "internal", "message": "The job was not completed."}
+        return _frame({"type": "error", "error": error_body(RequestError(failure["code"], failure["message"]))})
 
 
-def _frame(told: Mapping[str, Any]) -> ServerSentEvent:
-    return ServerSentEvent(data=orjson.dumps(told).decode())
+def _frame(data: Mapping[str, Any]) -> ServerSentEvent:
+    return ServerSentEvent(data=orjson.dumps(data).decode())
 
 
 def error(problem: RequestError) -> Response:
     """An error as OpenAI writes it."""
-    return JSONResponse({"error": complaint(problem)}, status_of(problem), problem.headers)
+    return JSONResponse({"error": error_body(problem)}, status_of(problem), problem.headers)
 
 
 # Routes.
 
-BODY = request_body(form=Asked, file="file")
-ERROR = {"content": {"application/json": {"schema": {"type": "object", "required": ["error"]}}}}
-KINDS = ("application/json", "text/plain", "text/vtt", "application/x-subrip", "text/event-stream")
-RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The transcript, in the format asked for.", "content": {kind: {} for kind in KINDS}},
-    **{status: {"description": "Why not.", **ERROR} for status in (400, 401, 403, 404, 409, 413, 429)},
-}
-
 
 class Routes:
-    """What the paths do."""
+    """Route handlers."""
 
     def __init__(self, context: ApiContext) -> None:
         self._context = context
-        self._jobs = context.jobs.speaking("openai", "{.hex}")
+        self._jobs = context.jobs.for_dialect("openai", "{.hex}")
 
-    async def transcribe(self, request: Request, who: CanWrite, trace: Traced, key: IdempotencyKey = None) -> Response:
-        """Transcribe a file and wait for the text, or with `stream=true` get it as it is heard."""
-        return await self._hear(request, who, "transcribe", trace, key)
+    async def transcribe(self, request: Request, principal: CanWrite, trace: Traced, key: IdempotencyKey = None) -> Response:
+        """Transcribe a file and wait for the text, or with `stream=true` get it while it is transcribed. Without an
+        Idempotency-Key, a client that disconnects cancels the job."""
+        return await self._respond(request, principal, "transcribe", trace, key)
 
-    async def translate(self, request: Request, who: CanWrite, trace: Traced, key: IdempotencyKey = None) -> Response:
-        """The same, into English."""
-        return await self._hear(request, who, "translate", trace, key)
+    async def translate(self, request: Request, principal: CanWrite, trace: Traced, key: IdempotencyKey = None) -> Response:
+        """Translate a file into English; otherwise like a transcription, but without `language`."""
+        return await self._respond(request, principal, "translate", trace, key)
 
-    async def _hear(self, request: Request, who: Principal, task: Task, trace: Trace, key: str | None) -> Response:
-        job_id, asked = await self._made(request, who, task, trace, key)
-        # Whoever sends a key means to come back for the same job.
-        waiting = cancelled_unless_ended(self._jobs, who, job_id) if key is None else nullcontext()
-        if asked.stream:
-            frames = self._frames(who, job_id, waiting)
+    async def _respond(self, request: Request, principal: Principal, task: Task, trace: Trace, key: str | None) -> Response:
+        job_id, fields = await self._submit(request, principal, task, trace, key)
+        # A client that sends a key may come back for the same job.
+        waiting = cancelled_unless_ended(self._jobs, principal, job_id) if key is None else nullcontext()
+        if fields.stream:
+            frames = self._frames(principal, job_id, waiting)
             return EventSourceResponse(frames, ping=PING_S, headers=HEADERS | {"X-Job-Id": job_id})
         async with waiting:
-            await _first(self._end(who, job_id), _hung_up(request))
-            job = await self._jobs.get(who, job_id)
+            await _first(self._end(principal, job_id), _disconnect(request))
+            job = await self._jobs.get(principal, job_id)
             if job.error:
                 raise RequestError(job.error.code, job.error.message)
-            return await from_job(job, self._jobs.results, asked)
+            return await from_job(job, self._jobs.results, fields)
 
-    async def _made(self, request: Request, who: Principal, task: Task, trace: Trace, key: str | None) -> tuple[str, Asked]:
+    async def _submit(
+        self, request: Request, principal: Principal, task: Task, trace: Trace, key: str | None
+    ) -> tuple[str, OpenAIForm]:
+        """Id of the job, and the fields of the form."""
         kind = request.headers.get("content-type", "")
         if not kind.lower().startswith("multipart/form-data"):
             raise RequestError("malformed", "Send multipart/form-data with a file and a model.")
-        async with self._jobs.draft(who, key, trace) as draft:
+        async with self._jobs.draft(principal, key, trace) as draft:
             form = await self._context.receive_form(request, draft, "file")
-            asked = asked_of(form)
-            if task == "translate" and asked.language:
-                raise RequestError("malformed", "A translation takes no language: it is heard.", (("language", "unknown"),))
-            job = await draft.submit(to_spec(asked, task, form.filename), form.sha256)
-        return job.id, asked
+            fields = read_form(form)
+            if task == "translate" and fields.language:
+                message = "A translation takes no language: it is detected."
+                raise RequestError("malformed", message, (("language", "unknown"),))
+            job = await draft.submit(to_spec(fields, task, form.filename), form.sha256)
+        return job.id, fields
 
-    async def _end(self, who: Principal, job_id: str) -> None:
-        async with aclosing(await self._jobs.follow(who, job_id, "0")) as events:
+    async def _end(self, principal: Principal, job_id: str) -> None:
+        async with aclosing(await self._jobs.follow(principal, job_id, "0")) as events:
             async for _ in events:
                 pass
 
     async def _frames(
-        self, who: Principal, job_id: str, waiting: AbstractAsyncContextManager[None]
+        self, principal: Principal, job_id: str, waiting: AbstractAsyncContextManager[None]
     ) -> AsyncIterator[ServerSentEvent]:
         deltas = Deltas()
         async with waiting:
-            events: AsyncGenerator[Event, None] = await self._jobs.follow(who, job_id, "0")
+            events: AsyncGenerator[Event, None] = await self._jobs.follow(principal, job_id, "0")
             async with aclosing(events):
                 async for event in events:
                     if frame := deltas.from_event(event):
@@ -203,17 +231,17 @@ class Routes:
 
 
 @asynccontextmanager
-async def cancelled_unless_ended(jobs: Jobs, who: Principal, job_id: str) -> AsyncIterator[None]:
-    """Cancel a job if it has not ended at the end of this: nobody waits for it any more."""
+async def cancelled_unless_ended(jobs: Jobs, principal: Principal, job_id: str) -> AsyncIterator[None]:
+    """Cancel a job that has not ended when this does: its only client has left."""
     try:
         yield
     finally:
         with suppress(RequestError, StoreUnavailable):  # it has ended, as it should
-            await asyncio.shield(jobs.cancel(who, job_id))
+            await asyncio.shield(jobs.cancel(principal, job_id))
 
 
 async def _first(work: Any, other: Any) -> None:
-    """Wait for one of two, and end the other."""
+    """Wait for the first of two to end, and cancel the other."""
     tasks = [asyncio.ensure_future(work), asyncio.ensure_future(other)]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -225,18 +253,39 @@ async def _first(work: Any, other: Any) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _hung_up(request: Request) -> None:
+async def _disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
+def _responses() -> Responses:
+    """Responses of both routes: the transcript in every format, or a stream."""
+    texts = content(str, "text/plain", "text/vtt", "application/x-subrip")
+    events = event_stream("OpenAIEvent", OpenAITextDelta | OpenAITextDone | OpenAIStreamError)
+    success = {
+        "description": "The transcript in `response_format`, or with `stream=true` a stream.",
+        "headers": {"X-Job-Id": header("Id of the job in the native API.")},
+        "content": {
+            **content(OpenAIVerboseTranscription | OpenAITranscription),
+            **texts,
+            **events,
+        },
+    }
+    return {200: success, **errors(OpenAIError, 400, 401, 403, 404, 409, 413, 429)}
+
+
 def routes(context: ApiContext) -> APIRouter:
-    """The routes under /v1/audio."""
+    """Routes under /v1/audio."""
     openai = Routes(context)
-    router = APIRouter(prefix="/v1/audio", responses=RESPONSES)
-    router.post("/transcriptions", openapi_extra=BODY, response_class=JSONResponse)(openai.transcribe)
-    router.post("/translations", openapi_extra=BODY, response_class=JSONResponse)(openai.translate)
+    router = APIRouter(prefix="/v1/audio", tags=["OpenAI"], responses=_responses(), generate_unique_id_function=operation_id)
+    body = request_body(form=OpenAIForm, file="file")
+    router.post("/transcriptions", summary="Transcribe a file", response_class=Response, openapi_extra=body)(
+        openai.transcribe
+    )
+    router.post("/translations", summary="Translate a file", response_class=Response, openapi_extra=body)(openai.translate)
     return router
 
 
-OPENAI = Dialect("openai", "/v1/audio", routes, error)
+OPENAI = Dialect(
+    "openai", "/v1/audio", routes, error, tags={"OpenAI": "OpenAI's audio API: transcriptions and translations of files."}
+)

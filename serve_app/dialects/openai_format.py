@@ -1,9 +1,11 @@
-"""Transcripts and errors in the shapes that OpenAI's API gave them, and that others have taken over from there."""
+"""Transcripts and errors in the shapes of OpenAI's API, which other vendors copied."""
 
 from __future__ import annotations
 
 import math
 from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from batching.quality import compression_ratio
 from batching.types import Segment, Transcript
@@ -23,9 +25,7 @@ sv swedish sw swahili ta tamil te telugu tg tajik th thai tk turkmen tl tagalog 
 uz uzbek vi vietnamese yi yiddish yo yoruba yue cantonese zh chinese
 """
 WORDS = [word.replace("_", " ") for word in NAMES.split()]
-LANGUAGES = dict(zip(WORDS[::2], WORDS[1::2], strict=True))
-"""What OpenAI calls a language instead of its code."""
-
+LANGUAGES = dict(zip(WORDS[::2], WORDS[1::2], strict=True))  # code -> OpenAI's name of the language
 
 ResponseFormat = Literal["json", "text", "srt", "verbose_json", "vtt"]
 SEGMENTS = frozenset(("segment",))
@@ -33,7 +33,92 @@ TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_e
 CODES = {"unauthenticated": "invalid_api_key", "model_unavailable": "model_not_found"}
 
 
-def shaped(
+# Wire models.
+
+
+class OpenAIUsage(BaseModel):
+    """Length of the audio, as it is billed there."""
+
+    type: Literal["duration"]
+    seconds: int
+
+
+class OpenAITranscription(BaseModel):
+    """Transcript with `response_format=json`."""
+
+    text: str
+    usage: OpenAIUsage
+
+
+class OpenAISegment(BaseModel):
+    """Segment of a verbose transcript. Times are in seconds."""
+
+    id: int
+    seek: int
+    start: float
+    end: float
+    text: str
+    tokens: list[int] = Field(description="Always empty.")
+    temperature: float
+    avg_logprob: float
+    compression_ratio: float
+    no_speech_prob: float = Field(description="Always 0.")
+
+
+class OpenAIWord(BaseModel):
+    """Word of a verbose transcript. Times are in seconds."""
+
+    word: str
+    start: float
+    end: float
+
+
+class OpenAIVerboseTranscription(BaseModel):
+    """Transcript with `response_format=verbose_json`."""
+
+    task: Literal["transcribe", "translate"]
+    language: str = Field(description="English name of the language, such as `german`.")
+    duration: float
+    text: str
+    usage: OpenAIUsage
+    segments: list[OpenAISegment] | None = Field(None, description="Unless only words are requested.")
+    words: list[OpenAIWord] | None = Field(None, description="If requested.")
+
+
+class OpenAIErrorBody(BaseModel):
+    """Cause of an error."""
+
+    message: str = Field(description="One sentence: what was wrong and what to do.")
+    type: str
+    param: str | None = Field(description="Parameter at fault.")
+    code: str
+
+
+class OpenAIError(BaseModel):
+    """Error."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "error": {
+                        "message": "The request is not valid. temperature: Input should be less than or equal to 1.",
+                        "type": "invalid_request_error",
+                        "param": "temperature",
+                        "code": "invalid_request",
+                    }
+                }
+            ]
+        }
+    )
+
+    error: OpenAIErrorBody
+
+
+# From the core.
+
+
+def from_transcript(
     transcript: Transcript,
     response_format: ResponseFormat,
     *,
@@ -41,21 +126,21 @@ def shaped(
     temperature: float = 0.0,
     granularities: frozenset[str] = SEGMENTS,
 ) -> dict[str, Any] | str:
-    """A transcript as `response_format` has it: an object in JSON, or text."""
+    """A transcript in `response_format`: a JSON object, or text."""
     if response_format == "json":
-        return brief(transcript)
+        return {"text": plain(transcript), "usage": _usage(transcript)}
     if response_format == "verbose_json":
-        return verbose(transcript, task, temperature, granularities or SEGMENTS)
+        return _verbose(transcript, task, temperature, granularities or SEGMENTS)
     return plain(transcript) if response_format == "text" else FORMATS[response_format].render(transcript)
 
 
 def status_of(problem: RequestError) -> int:
-    """An error's HTTP status: what is wrong with a request is always a 400 there, and an unknown model a 404."""
+    """HTTP status of an error: 400 for every invalid request, 404 for an unknown model."""
     return 404 if problem.code == "model_unavailable" else problem.plain_status
 
 
-def complaint(problem: RequestError) -> dict[str, Any]:
-    """What an error says of itself."""
+def error_body(problem: RequestError) -> dict[str, Any]:
+    """An error as an `OpenAIErrorBody`."""
     status = status_of(problem)
     kind = TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
     param = problem.fields[0][0] if problem.fields else None
@@ -63,19 +148,14 @@ def complaint(problem: RequestError) -> dict[str, Any]:
 
 
 def plain(transcript: Transcript) -> str:
-    """The whole text on one line: what the deltas of a stream come to."""
+    """The whole text on one line, as the deltas of a stream add up to it."""
     return " ".join(" ".join(segment.text.split()) for segment in transcript.segments)
 
 
-def brief(transcript: Transcript) -> dict[str, Any]:
-    """`response_format=json`."""
-    return {"text": plain(transcript), "usage": _usage(transcript)}
-
-
-def verbose(transcript: Transcript, task: str, temperature: float, granularities: frozenset[str]) -> dict[str, Any]:
-    """`response_format=verbose_json`, with `segment`s or `word`s or both. What this service does not keep of a decode (its
-    tokens, the probability that nobody spoke) is left empty or 0."""
-    told: dict[str, Any] = {
+def _verbose(transcript: Transcript, task: str, temperature: float, granularities: frozenset[str]) -> dict[str, Any]:
+    """`verbose_json` with `segment`s, `word`s or both. Details that no engine keeps (tokens, the probability of silence)
+    are empty or 0."""
+    body: dict[str, Any] = {
         "task": task,
         "language": LANGUAGES.get(transcript.language or "", transcript.language or "unknown"),
         "duration": round(transcript.duration_s, 3),
@@ -83,11 +163,11 @@ def verbose(transcript: Transcript, task: str, temperature: float, granularities
         "usage": _usage(transcript),
     }
     if "segment" in granularities:
-        told["segments"] = [_segment(segment, temperature) for segment in transcript.segments]
+        body["segments"] = [_segment(segment, temperature) for segment in transcript.segments]
     if "word" in granularities:
         words = (word for segment in transcript.segments for word in segment.words or ())
-        told["words"] = [{"word": word.text.strip(), "start": word.start, "end": word.end} for word in words]
-    return told
+        body["words"] = [{"word": word.text.strip(), "start": word.start, "end": word.end} for word in words]
+    return body
 
 
 def _segment(segment: Segment, temperature: float) -> dict[str, Any]:

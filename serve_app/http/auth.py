@@ -1,4 +1,4 @@
-"""Who asks, and whether they may: a request's key → Principal."""
+"""Authentication: from API key or token to Principal."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from serve_app.jobs.quotas import Quotas
 from serve_app.models.principal import SCOPES, Principal
 from serve_app.store.api_keys import ApiKeys
 
+# Caller without a key, where none is required; has the default scopes of a key.
 ANONYMOUS = Principal("anonymous", "default", frozenset(SCOPES) - {"admin"})
-"""Who asks without a key where none is required: no more than a key that was made without asking for more."""
 
-bearer = HTTPBearer(auto_error=False, description="An API key of `murmur keys create`, or a JWT.")
-api_key = APIKeyHeader(name="X-API-Key", auto_error=False, description="The same key, as some clients send it.")
+bearer = HTTPBearer(scheme_name="bearer", auto_error=False, description="An API key of `murmur keys create`, or a JWT.")
+api_key = APIKeyHeader(
+    scheme_name="apiKey", name="X-API-Key", auto_error=False, description="The same key, as some clients send it."
+)
 
 
 class Auth:
-    """Knows keys, and tokens where an issuer of them is trusted; `required` says whether anybody is answered without: if so,
-    only who names one of `hosts`. A page that aims here from a browser has no key, so with keys any name will do."""
+    """Authenticates by API key or JWT. Unless one is `required`, only requests to `hosts` are allowed."""
 
     def __init__(
         self,
@@ -35,16 +36,19 @@ class Auth:
         *,
         required: bool,
         hosts: Collection[str] = (),
+        key_headers: Collection[str] = (),
     ) -> None:
         self._keys = keys
         self._limits = limits
         self._tokens = tokens
         self._required = required
-        self._guard = None if required else AllowedHosts(hosts)
+        self._key_headers = tuple(key_headers)
+        # A malicious web page has no key, so with keys required any host name is fine.
+        self._allowed_hosts = None if required else AllowedHosts(hosts)
 
     async def principal(self, headers: Headers) -> Principal:
-        """Who sent these headers. EdgeError `unauthenticated`: a wrong key is refused even where none is required."""
-        key = sent_key(headers)
+        """RequestError `unauthenticated`, for an invalid key even where none is required."""
+        key = sent_key(headers, self._key_headers)
         if key is None:
             if self._required:
                 raise RequestError("unauthenticated", "An API key is required: send it as Authorization: Bearer KEY.")
@@ -58,19 +62,19 @@ class Auth:
         return principal
 
     async def admit(self, headers: Headers) -> Principal:
-        """The same, and counted against the tenant's limits. EdgeError `forbidden` for a name that is not of this service,
-        `rate_limited`."""
-        if self._guard:
-            self._guard.check(headers)
+        """Authenticate and rate-limit. RequestError `unauthenticated`, `forbidden`, `rate_limited`."""
+        if self._allowed_hosts:
+            self._allowed_hosts.check(headers)
         principal = await self.principal(headers)
-        await self._limits.request(principal)
+        await self._limits.count_request(principal)
         return principal
 
 
-def sent_key(headers: Headers) -> str | None:
-    """The key in a request's headers; '' for an Authorization that holds none."""
-    if "x-bf-vk" in headers:  # whose clients may send a dummy to those who want an Authorization
-        return headers["x-bf-vk"]
+def sent_key(headers: Headers, key_headers: Collection[str] = ()) -> str | None:
+    """API key or token; '' for an Authorization header without one."""
+    for name in key_headers:  # first, since their clients may send a dummy as Authorization
+        if name in headers:
+            return headers[name]
     if (authorization := headers.get("authorization")) is not None:
         scheme, _, key = authorization.partition(" ")
         return key.strip() if scheme.lower() == "bearer" else ""
@@ -83,7 +87,7 @@ async def caller(
     _bearer: Annotated[object, Security(bearer)],
     _api_key: Annotated[object, Security(api_key)],
 ) -> Principal:
-    """Dependency: who asks. EdgeError `forbidden` where a scope that the route wants is missing."""
+    """Dependency: the caller, with the route's scopes. RequestError."""
     auth: Auth = request.app.state.auth
     principal = await auth.admit(request.headers)
     for scope in scopes.scopes:

@@ -1,4 +1,4 @@
-"""An artifact as an HTTP answer: whole, or a range of its bytes (RFC 9110, section 14)."""
+"""Byte range responses (RFC 9110, section 14)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from fastapi.responses import StreamingResponse
 from serve_app.jobs.results import Artifact, Results
 
 
-def file_response(results: Results, artifact: Artifact, wanted: str | None) -> Response:
-    """The artifact, or the part of it that a Range header wants; 416 where there is no such part."""
+def file_response(results: Results, artifact: Artifact, range_header: str | None) -> Response:
     headers = {"Accept-Ranges": "bytes"}
     start, end, status = 0, artifact.size, 200
-    if wanted is not None and in_bytes(wanted):
-        span = byte_range(wanted, artifact.size)
+    if range_header is not None and in_bytes(range_header):
+        span = byte_range(range_header, artifact.size)
         if span is None:
             return Response(status_code=416, headers=headers | {"Content-Range": f"bytes */{artifact.size}"})
         (start, end), status = span, 206
@@ -26,17 +25,17 @@ def file_response(results: Results, artifact: Artifact, wanted: str | None) -> R
 
 
 def in_bytes(header: str) -> bool:
-    """Whether a Range header speaks of bytes; one in another unit is to be ignored (RFC 9110, section 14.2)."""
+    """Whether a Range header is in bytes; other units are to be ignored."""
     return header.partition("=")[0].strip().lower() == "bytes"
 
 
 def byte_range(header: str, size: int) -> tuple[int, int] | None:
-    """`bytes=a-b` → [start, end) within `size`; None where it cannot be satisfied."""
-    found = re.fullmatch(r"bytes=(\d{0,40})-(\d{0,40})", header.strip(), re.IGNORECASE)
-    if not found or not (found[1] or found[2]):
+    """Parse `bytes=a-b` to [start, end) within `size`; None if it cannot be satisfied."""
+    match = re.fullmatch(r"bytes=(\d{0,40})-(\d{0,40})", header.strip(), re.IGNORECASE)
+    if not match or not (match[1] or match[2]):
         return None
-    if not found[1]:
-        start, end = max(size - int(found[2]), 0), size
+    if not match[1]:
+        start, end = max(size - int(match[2]), 0), size
     else:
-        start, end = int(found[1]), min(int(found[2]) + 1, size) if found[2] else size
+        start, end = int(match[1]), min(int(match[2]) + 1, size) if match[2] else size
     return (start, end) if start < end else None

@@ -1,5 +1,4 @@
-"""JSON Web Tokens in place of keys: who an identity provider says somebody is. Nothing of a token is believed before its
-signature, issuer, audience and times have been checked, and its own header chooses no algorithm (RFC 8725)."""
+"""Verification of JSON Web Tokens from an identity provider. The token's own header chooses no algorithm (RFC 8725)."""
 
 from __future__ import annotations
 
@@ -16,19 +15,19 @@ import jwt
 from serve_app.errors import RequestError
 from serve_app.models.principal import NAME, SCOPES, Principal
 
-BY_SECRET = ("HS256", "HS384", "HS512")
-BY_KEY = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
-REQUIRED = ("exp", "iss", "aud", "sub")
+SECRET_ALGORITHMS = ("HS256", "HS384", "HS512")
+KEY_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
+REQUIRED_CLAIMS = ("exp", "iss", "aud", "sub")
 LEEWAY_S = 30.0
-KEYS_FOR_S, ASK_AGAIN_S = 600.0, 10.0
-"""How long fetched keys are believed, and how soon they may be fetched again for a token whose key is not among them."""
-LARGEST_SET = 1 << 20
+KEYS_TTL_S = 600.0
+FETCH_COOLDOWN_S = 10.0  # between two fetches of the keys, whether the first one succeeded or failed
+FETCH_TIMEOUT_S = 5.0
+MAX_KEY_SET_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class TokenRules:
-    """Whose tokens are taken: those of `issuer` for `audience`, signed with `secret` or a key of the JWK set at `jwks_url`;
-    `tenant_claim` names the tenant."""
+    """Tokens to accept; signed with either `secret` or a key of the set at `jwks_url`."""
 
     issuer: str
     audience: str
@@ -38,29 +37,26 @@ class TokenRules:
 
 
 class JwtVerifier:
-    """Verifies tokens; fetches the provider's keys when they are needed."""
-
     def __init__(self, rules: TokenRules) -> None:
         self._rules = rules
-        self._keys: dict[str | None, jwt.PyJWK] = {}
-        self._fetched_at = self._asked_at = float("-inf")
-        self._trouble: RequestError | None = None
-        self._fetching = asyncio.Lock()
+        self._keys = None if rules.secret else IssuerKeys(rules.jwks_url)
 
     async def principal(self, token: str) -> Principal | None:
-        """Who it speaks for; None for one that is not to be believed. EdgeError `unavailable` where the keys that would tell
-        cannot be had."""
+        """Principal of a token; None if invalid. RequestError `unavailable` if keys cannot be fetched."""
         try:
-            if self._rules.secret:
-                return self._read(token, self._rules.secret, BY_SECRET)
-            key = await self._key(jwt.get_unverified_header(token).get("kid"))
-            if key is None or key.algorithm_name not in BY_KEY:
+            if self._keys is None:
+                return self._verify(token, self._rules.secret, SECRET_ALGORITHMS)
+            key = await self._keys.find(jwt.get_unverified_header(token).get("kid"))
+            if key is None or key.algorithm_name not in KEY_ALGORITHMS:
                 return None
-            return self._read(token, key.key, (key.algorithm_name,))
+            return self._verify(token, key.key, (key.algorithm_name,))
+        except jwt.PyJWKClientError as error:
+            message = "The keys that tokens are signed with cannot be fetched right now: try again."
+            raise RequestError("unavailable", message) from error
         except jwt.PyJWTError:
             return None
 
-    def _read(self, token: str, key: Any, algorithms: Any) -> Principal | None:
+    def _verify(self, token: str, key: Any, algorithms: Any) -> Principal | None:
         claims = jwt.decode(
             token,
             key,
@@ -68,54 +64,77 @@ class JwtVerifier:
             issuer=self._rules.issuer,
             audience=self._rules.audience,
             leeway=LEEWAY_S,
-            options={"require": list(REQUIRED)},
+            options={"require": list(REQUIRED_CLAIMS)},
         )
         tenant = claims.get(self._rules.tenant_claim, "default")
         if not isinstance(tenant, str) or not NAME.fullmatch(tenant):
             return None
         return Principal(owner_of(claims["sub"]), tenant, frozenset(scopes_of(claims)))
 
-    async def _key(self, kid: str | None) -> jwt.PyJWK | None:
-        """The key of this id. Whoever sends an unknown one keeps nobody waiting whose key is known, and an issuer that
-        cannot be reached is not asked again at once."""
-        if kid in self._keys and time.monotonic() - self._fetched_at < KEYS_FOR_S:
-            return self._keys[kid]
-        async with self._fetching:
-            now = time.monotonic()
-            due = now - self._fetched_at > (KEYS_FOR_S if kid in self._keys else ASK_AGAIN_S)
-            if due and now - self._asked_at > ASK_AGAIN_S:
-                self._asked_at = now
-                try:
-                    self._keys, self._trouble = await self._fetch(), None
-                    self._fetched_at = time.monotonic()
-                except RequestError as error:
-                    self._trouble = error
-        if kid not in self._keys and self._trouble:
-            raise self._trouble
-        return self._keys.get(kid)
 
-    async def _fetch(self) -> dict[str | None, jwt.PyJWK]:
-        try:
-            async with httpx.AsyncClient(timeout=5.0, trust_env=False) as client:
-                answer = await client.get(self._rules.jwks_url)
-                answer.raise_for_status()
-            if len(answer.content) > LARGEST_SET:
-                raise ValueError("too large")
-            return {key.key_id: key for key in jwt.PyJWKSet.from_json(answer.text).keys}
-        except (httpx.HTTPError, jwt.PyJWTError, ValueError, TypeError, AttributeError) as error:
-            message = "The keys that tokens are signed with cannot be fetched right now: try again."
-            raise RequestError("unavailable", message) from error
+class IssuerKeys(jwt.PyJWKClient):
+    """Cached JWK set. Unknown key ids cause one fetch per cooldown and never block known ones."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, lifespan=KEYS_TTL_S, timeout=FETCH_TIMEOUT_S)
+        self._last: jwt.PyJWKSet | None = None
+        self._failure: jwt.PyJWKClientConnectionError | None = None
+        self._next_fetch = 0.0
+        self._fetching = asyncio.Lock()
+
+    async def find(self, key_id: str | None) -> jwt.PyJWK | None:
+        """Find a key by id. PyJWKClientError."""
+        fresh = self.jwk_set_cache.get() if self.jwk_set_cache else None
+        if key := _match(fresh, key_id):
+            return key
+        async with self._fetching:
+            try:
+                return _match(await asyncio.to_thread(self.get_jwk_set, refresh=True), key_id)
+            except jwt.PyJWKClientError:
+                # Known keys stay valid while the issuer cannot be reached.
+                if key := _match(self._last, key_id):
+                    return key
+                raise
+
+    def fetch_data(self) -> jwt.PyJWKSet:
+        """Fetch at most once per cooldown. PyJWKClientConnectionError."""
+        # Replaces the base class's version, which uses proxies of the environment, reads without a limit and does not
+        # back off after a failure.
+        if time.monotonic() >= self._next_fetch:
+            self._next_fetch = time.monotonic() + FETCH_COOLDOWN_S
+            try:
+                self._last, self._failure = jwt.PyJWKSet.from_json(_download(self.uri, self.timeout)), None
+            except (httpx.HTTPError, jwt.PyJWTError, ValueError, TypeError, AttributeError) as error:
+                self._failure = jwt.PyJWKClientConnectionError(f"{self.uri}: {error}")
+        if self._failure or self._last is None:
+            raise self._failure or jwt.PyJWKClientConnectionError("no keys yet")
+        return self._last
+
+
+def _match(keys: jwt.PyJWKSet | None, key_id: str | None) -> jwt.PyJWK | None:
+    return next((key for key in keys or () if key.key_id == key_id), None)
+
+
+def _download(url: str, timeout_s: float) -> str:
+    body = bytearray()
+    with httpx.stream("GET", url, timeout=timeout_s, trust_env=False) as response:
+        response.raise_for_status()
+        for chunk in response.iter_bytes():
+            body += chunk
+            if len(body) > MAX_KEY_SET_BYTES:
+                raise ValueError(f"more than {MAX_KEY_SET_BYTES} bytes")
+    return body.decode()
 
 
 def owner_of(subject: str) -> str:
-    """A token's subject as an owner: providers put in it what no name of ours may have."""
+    """Owner name for a subject; a hash where it is no valid name."""
     owner = f"jwt.{subject}"
     digest = hashlib.sha256(subject.encode(errors="surrogatepass")).hexdigest()
     return owner if NAME.fullmatch(owner) else f"jwt-{digest[:48]}"
 
 
 def scopes_of(claims: Mapping[str, Any]) -> list[str]:
-    """The scopes of ours that a token names, wherever its provider writes them."""
-    found = next((claims[name] for name in ("scope", "scopes", "scp") if name in claims), ())
-    words = found.split() if isinstance(found, str) else found if isinstance(found, list) else ()
+    """Known scopes in `scope`, `scopes` or `scp`, a string or a list."""
+    value = next((claims[name] for name in ("scope", "scopes", "scp") if name in claims), ())
+    words = value.split() if isinstance(value, str) else value if isinstance(value, list) else ()
     return [word for word in words if word in SCOPES]

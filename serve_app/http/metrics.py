@@ -1,5 +1,4 @@
-"""Every metric's name, and the figures of the store as Prometheus wants them. They are kept in Redis: any replica tells
-them for all, and a restart loses none."""
+"""Prometheus metrics; the values are in Redis, so any replica reports them for all."""
 
 from __future__ import annotations
 
@@ -28,59 +27,51 @@ HISTOGRAMS = {
 }
 
 
-def exposition(figures: Stats) -> bytes:
-    """The text that Prometheus scrapes."""
+def exposition(stats: Stats) -> bytes:
     registry = CollectorRegistry()
-    registry.register(_Told(figures))
+    registry.register(_StatsCollector(stats))
     return generate_latest(registry)
 
 
-class _Told:
-    """Stats as a collector."""
-
-    def __init__(self, figures: Stats) -> None:
-        self._figures = figures
+class _StatsCollector:
+    def __init__(self, stats: Stats) -> None:
+        self._stats = stats
 
     def collect(self) -> Iterator[Metric]:
-        """Each metric."""
-        grown = self._figures.counters
-        yield GaugeMetricFamily("murmur_jobs_waiting", "Jobs in the queue.", self._figures.waiting)
-        yield GaugeMetricFamily("murmur_jobs_running", "Jobs under a lease.", self._figures.running)
-        yield GaugeMetricFamily("murmur_jobs_delayed", "Jobs that wait to be tried again.", self._figures.delayed)
-        for name, (told, what) in COUNTERS.items():
-            yield CounterMetricFamily(told, what, grown.get(name, 0))
+        counters = self._stats.counters
+        yield GaugeMetricFamily("murmur_jobs_waiting", "Jobs in the queue.", self._stats.waiting)
+        yield GaugeMetricFamily("murmur_jobs_running", "Jobs under a lease.", self._stats.running)
+        yield GaugeMetricFamily("murmur_jobs_delayed", "Jobs that wait to be tried again.", self._stats.delayed)
+        for name, (metric, description) in COUNTERS.items():
+            yield CounterMetricFamily(metric, description, counters.get(name, 0))
         ended = CounterMetricFamily("murmur_jobs_ended", "Jobs that have ended, by how.", labels=["phase"])
         for phase in (Phase.COMPLETED, Phase.FAILED, Phase.CANCELLED):
-            ended.add_metric([phase], grown.get(f"jobs_{phase}", 0))
+            ended.add_metric([phase], counters.get(f"jobs_{phase}", 0))
         yield ended
-        told_hooks = CounterMetricFamily("murmur_webhook_tries", "Tries to deliver a webhook, by result.", labels=["result"])
+        attempts = CounterMetricFamily("murmur_webhook_tries", "Tries to deliver a webhook, by result.", labels=["result"])
         for result in ("delivered", "failed", "dead"):
-            told_hooks.add_metric([result], grown.get(f"webhooks_{result}", 0))
-        yield told_hooks
-        yield GaugeMetricFamily("murmur_webhooks_waiting", "Webhooks on their way.", self._figures.webhooks)
-        yield GaugeMetricFamily("murmur_queue_age_seconds", "Age of the oldest job that is next.", self._figures.queue_age_s)
+            attempts.add_metric([result], counters.get(f"webhooks_{result}", 0))
+        yield attempts
+        yield GaugeMetricFamily("murmur_webhooks_waiting", "Webhooks on their way.", self._stats.webhooks)
+        yield GaugeMetricFamily("murmur_queue_age_seconds", "Age of the oldest job that is next.", self._stats.queue_age_s)
         phases = HistogramMetricFamily("murmur_phase_seconds", "How long jobs were in a phase.", labels=["phase"])
         for phase in Phase:
             if not phase.final:
-                buckets, total = _buckets(f"phase_ms:{phase}", grown)
+                buckets, total = _buckets(f"phase_ms:{phase}", counters)
                 phases.add_metric([phase], buckets, total)
         yield phases
-        for name, (told, what) in HISTOGRAMS.items():
-            yield _histogram(told, what, name, grown)
+        for name, (metric, description) in HISTOGRAMS.items():
+            buckets, total = _buckets(name, counters)
+            yield HistogramMetricFamily(metric, description, buckets=buckets, sum_value=total)
 
 
-def _histogram(told: str, what: str, name: str, grown: Mapping[str, int]) -> Metric:
-    buckets, total = _buckets(name, grown)
-    return HistogramMetricFamily(told, what, buckets=buckets, sum_value=total)
-
-
-def _buckets(name: str, grown: Mapping[str, int]) -> tuple[list[tuple[str, float]], float]:
-    """From counts of each bucket alone, in thousandths, to Prometheus' running sums, in units; and the sum of all."""
-    found = {int(m[1]): n for key, n in grown.items() if (m := re.fullmatch(rf"{name}:le:(\d+)", key))}
+def _buckets(name: str, counters: Mapping[str, int]) -> tuple[list[tuple[str, float]], float]:
+    """Cumulative buckets and sum; the store counts each bucket separately, in thousandths."""
+    counts = {int(m[1]): n for key, n in counters.items() if (m := re.fullmatch(rf"{name}:le:(\d+)", key))}
     buckets: list[tuple[str, float]] = []
     total = 0
-    for bound in sorted(found):
-        total += found[bound]
+    for bound in sorted(counts):
+        total += counts[bound]
         buckets.append((f"{bound / 1000:g}", float(total)))
-    buckets.append(("+Inf", float(grown.get(name, 0))))
-    return buckets, grown.get(f"{name}:sum", 0) / 1000
+    buckets.append(("+Inf", float(counters.get(name, 0))))
+    return buckets, counters.get(f"{name}:sum", 0) / 1000

@@ -1,4 +1,4 @@
-"""Server-Sent Events: a job's stream as frames that a reader can resume after, through any proxy."""
+"""Server-Sent Events."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EventRenderer = Callable[[Event], ServerSentEvent | None]
 
 
 def last_event_id(header: str | None) -> str:
-    """Where a reader wants to go on; an id that no event of ours can have is the caller's mistake."""
+    """Position to resume after, from a `Last-Event-ID`. RequestError `malformed`."""
     if not header:
         return "0"
     if not re.fullmatch(r"\d{1,19}(-\d{1,19})?", header):
@@ -29,7 +29,7 @@ def last_event_id(header: str | None) -> str:
 
 
 def stream(events: AsyncGenerator[Event, None], render: EventRenderer, max_age_s: float) -> EventSourceResponse:
-    """The response: frames as events come, a comment while none do, an end after `max_age_s` for the reader to resume."""
+    """Stream rendered events; ends after `max_age_s`, for the client to reconnect."""
     return EventSourceResponse(_frames(events, render, max_age_s), ping=PING_S, headers=HEADERS)
 
 

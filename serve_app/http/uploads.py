@@ -1,4 +1,4 @@
-"""Bodies of requests: JSON, and multipart whose file is streamed straight into the artifacts."""
+"""Request bodies: JSON, and uploads streamed into the artifact storage."""
 
 from __future__ import annotations
 
@@ -18,26 +18,22 @@ from serve_app.errors import RequestError
 MAX_FIELD_BYTES = 64 << 10
 MAX_FIELDS = 250
 MAX_JSON_BYTES = 1 << 20
-OVERHEAD_BYTES = 1 << 20
-"""What boundaries, headers and fields may add to a file."""
+OVERHEAD_BYTES = 1 << 20  # allowed for boundaries, headers and fields beside the file
 
 
 @dataclass(slots=True)
 class Form:
-    """What came: text fields (a name may come several times), the file's name, its length in bytes, its SHA-256 in hex."""
-
-    fields: dict[str, list[str]] = field(default_factory=dict)
+    fields: dict[str, list[str]] = field(default_factory=dict)  # a name may repeat
     filename: str | None = None
-    size: int = 0
-    sha256: str = ""
+    size: int = 0  # of the file, in bytes
+    sha256: str = ""  # of the file, in hex
 
 
-Watch = Callable[[int, Form], None]
-"""Is told how many bytes of a body have come, and the form as it is then."""
+Watch = Callable[[int, Form], None]  # called with the bytes received so far, and the form as parsed so far
 
 
 class FormReader:
-    """Takes multipart apart as it arrives; of a file it never holds more than the chunk at hand."""
+    """Incremental multipart parser; writes the file part to `writer` chunk by chunk."""
 
     def __init__(self, boundary: bytes, writer: ArtifactWriter, file_field: str, max_bytes: int) -> None:
         self.form = Form()
@@ -66,14 +62,13 @@ class FormReader:
         )
 
     def feed(self, data: bytes) -> None:
-        """More of the body. EdgeError where it is no multipart or too large."""
         try:
             self._parser.write(data)
         except MultipartParseError:
             raise RequestError("malformed", "The body is not valid multipart/form-data.") from None
 
     def finish(self) -> Form:
-        """The body ended. EdgeError where it ended too soon."""
+        """RequestError if the body is incomplete."""
         if not self._ended:
             raise RequestError("malformed", "The multipart body ends before its last boundary.")
         self.form.sha256 = self._digest.hexdigest()
@@ -109,9 +104,9 @@ class FormReader:
             self.form.size += end - start
             if self.form.size > self._max_bytes:
                 raise RequestError("source_too_large", f"The file is larger than the {self._max_bytes} bytes allowed.")
-            piece = memoryview(data)[start:end]
-            self._digest.update(piece)
-            self._writer.write(piece)
+            chunk = memoryview(data)[start:end]
+            self._digest.update(chunk)
+            self._writer.write(chunk)
             return
         self._value += data[start:end]
         if len(self._value) > MAX_FIELD_BYTES:
@@ -128,8 +123,8 @@ class FormReader:
         self._ended = True
 
 
-class _NoFile(Exception):
-    """The form came without one, and may."""
+class _NoFile(Exception):  # aborts the writer
+    pass
 
 
 async def receive(
@@ -143,8 +138,8 @@ async def receive(
     needed: bool = True,
     watch: Watch = lambda _body, _form: None,
 ) -> Form:
-    """Read a form; its file is stored under `key`, or nothing is when this raises, or when there is none and none is
-    `needed`. `watch` is told as it comes, and may raise."""
+    """Read a multipart body and store its file under `key`; nothing is stored if this raises. RequestError.
+    `watch` is called for each chunk and may raise too."""
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
         raise RequestError("malformed", "The multipart body has no boundary.")
@@ -169,19 +164,19 @@ async def receive(
 
 
 async def receive_raw(body: AsyncIterator[bytes], artifacts: Artifacts, key: str, max_bytes: int) -> Form:
-    """Read a body that is the file itself; it is stored under `key`, or nothing is when this raises."""
+    """Store a raw body under `key`; nothing is stored if this raises. RequestError."""
     form, digest = Form(), hashlib.sha256()
     with artifacts.writer(key) as writer:
 
-        def keep(piece: bytes) -> None:
-            digest.update(piece)
-            writer.write(piece)
+        def store(chunk: bytes) -> None:
+            digest.update(chunk)
+            writer.write(chunk)
 
         async for chunk in body:
             form.size += len(chunk)
             if form.size > max_bytes:
                 raise RequestError("source_too_large", f"The body is larger than the {max_bytes} bytes allowed.")
-            await asyncio.to_thread(keep, chunk)
+            await asyncio.to_thread(store, chunk)
         if not form.size:
             raise RequestError("invalid_request", "The body is empty: send the recording.")
     form.sha256 = digest.hexdigest()
@@ -189,7 +184,7 @@ async def receive_raw(body: AsyncIterator[bytes], artifacts: Artifacts, key: str
 
 
 async def read_json(body: AsyncIterator[bytes]) -> object:
-    """A JSON body of at most `MAX_JSON_BYTES`."""
+    """Parse a JSON body of at most `MAX_JSON_BYTES`. RequestError."""
     document = bytearray()
     async for chunk in body:
         document += chunk

@@ -1,1 +1,1 @@
-"""Operations on jobs for the dialects: submit, read, follow, cancel, delete."""
+"""Operations on jobs, for the dialects."""

@@ -1,4 +1,4 @@
-"""Webhook deliveries of a caller's jobs: the log, redelivery, signing secrets."""
+"""class Deliveries: log and redelivery of webhooks, signing secrets."""
 
 from __future__ import annotations
 
@@ -9,19 +9,17 @@ from serve_app.store.webhook_outbox import Outbox
 
 
 class Deliveries:
-    """Operations on webhook deliveries, for the dialects."""
-
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
 
     async def page(
         self, principal: Principal, *, limit: int, before: int | None = None, state: DeliveryState | None = None
     ) -> tuple[list[Delivery], int | None]:
-        """The caller's deliveries, newest first, and the cursor of the next page (None at the end)."""
+        """Deliveries, newest first, and the next cursor (None at the end)."""
         return await self._outbox.page(principal.owner, principal.tenant, limit=limit, before=before, state=state)
 
     async def redeliver(self, principal: Principal, delivery_id: str) -> Delivery:
-        """Attempt a delivery again, now. RequestError `not_found`."""
+        """RequestError `not_found`."""
         due = await self._outbox.redeliver(delivery_id, principal.owner, principal.tenant)
         delivery = await self._outbox.get(delivery_id) if due else None
         if delivery is None:
@@ -29,9 +27,9 @@ class Deliveries:
         return delivery
 
     async def secrets(self, principal: Principal) -> list[str]:
-        """Valid signing secrets of the caller's tenant, newest first."""
+        """Valid signing secrets of the tenant, newest first."""
         return await self._outbox.secrets(principal.tenant)
 
     async def rotate(self, principal: Principal, overlap_s: float) -> list[str]:
-        """Create a new signing secret; the old one stays valid for `overlap_s` seconds."""
+        """Create a signing secret; the old one stays valid for `overlap_s`."""
         return await self._outbox.rotate(principal.tenant, overlap_s)

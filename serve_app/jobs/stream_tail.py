@@ -1,4 +1,4 @@
-"""The end of one job's stream, read from Redis once for everybody in this process who follows the job."""
+"""class StreamTail: in-memory tail of a job's events for all readers of this process."""
 
 from __future__ import annotations
 
@@ -11,96 +11,91 @@ from serve_app.models.event import Event, EventKind, event_order
 from serve_app.models.job import Job
 from serve_app.store.redis_store import Store
 
-PAGE = 500
-KEPT = 500
-"""Events that are held at least for readers who are a little behind; who is further behind reads alone."""
+PAGE = 500  # events of one read
+RETAINED = 500  # events kept in memory at least; a slower reader falls back to its own reads
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """What comes after an event. Where that is nothing: the job if there is one, and whether its stream is kept."""
+class StreamPage:
+    """Events after an event; if there are none, the state of job and stream."""
 
     events: list[Event]
-    job: Job | None = None
-    kept: bool = True
+    job: Job | None = None  # None if it is deleted
+    stream_exists: bool = True
 
 
 class StreamTail:
-    """What was read of a stream since its first reader came. What all wait for one of them reads, and nothing is asked
-    twice unless `grow` was called in between. `reading` bounds how many reads go on at once, over all tails."""
+    """Single-flight: one reader reads Redis for all, once after each `notify`."""
 
-    def __init__(self, store: Store, job_id: str, reading: AbstractAsyncContextManager[object]) -> None:
+    def __init__(self, store: Store, job_id: str, read_slots: AbstractAsyncContextManager[object]) -> None:
         self._store = store
         self._job_id = job_id
-        self._reading = reading
-        self._turn = asyncio.Lock()
-        self._grown = asyncio.Event()
-        self._grown.set()
-        self._from: str | None = None
+        self._read_slots = read_slots  # bounds the reads of all tails
+        self._flight = asyncio.Lock()
+        self._changed = asyncio.Event()
+        self._changed.set()
+        self._start: str | None = None  # the events in memory are those after this one
         self._events: list[Event] = []
-        self._end: Look | None = None
+        self._end: StreamPage | None = None  # empty page after the last event, until `notify`
         self.readers = 0
-        self.ended = False
-        """Whether it holds a `done`. Then it is for those who read it now: a job that is tried again has another end."""
+        self.ended = False  # a `done` was read: later readers need a new tail, since a retried job ends again
 
-    def grow(self) -> None:
-        """There may be more than was read."""
-        self._grown.set()
+    def notify(self) -> None:
+        self._changed.set()
 
-    async def grown(self) -> None:
-        """Wait until there may be."""
-        await self._grown.wait()
+    async def changed(self) -> None:
+        await self._changed.wait()
 
-    async def look(self, after: str) -> Look:
-        """What comes after the event `after`, some of it at least. StoreUnavailable where Redis was asked in vain."""
-        place = event_order(after)
-        while (look := self._known(place)) is None:
-            if self._events and place < event_order(self._from or "0"):
-                return await self._ask(after)
-            async with self._turn:
-                # Whoever had the turn before may have read it for us.
-                if self._known(place) is None and (alone := await self._read(after)):
-                    return alone
-        return look
+    async def read(self, after: str) -> StreamPage:
+        """Page after the event id `after`. StoreUnavailable."""
+        position = event_order(after)
+        while (page := self._from_memory(position)) is None:
+            if self._events and position < event_order(self._start or "0"):
+                return await self._fetch(after)
+            async with self._flight:
+                # Another reader may have read it while this one waited.
+                if self._from_memory(position) is None and (own := await self._advance(after)):
+                    return own
+        return page
 
-    def _known(self, place: tuple[int, int]) -> Look | None:
-        """What is told from memory; None where Redis must be asked."""
-        if self._from is None or place < event_order(self._from):
+    def _from_memory(self, position: tuple[int, int]) -> StreamPage | None:
+        if self._start is None or position < event_order(self._start):
             return None
-        if later := self._events[bisect_right(self._events, place, key=lambda event: event_order(event.id)) :]:
-            return Look(later)
-        return None if self._grown.is_set() else self._end
+        if later := self._events[bisect_right(self._events, position, key=lambda event: event_order(event.id)) :]:
+            return StreamPage(later)
+        return None if self._changed.is_set() else self._end
 
-    async def _read(self, after: str) -> Look | None:
-        """Read on for all. Only what a reader finds who is far from the end, while nobody is near, is for him alone."""
-        # A reader may name an event that is still to come: what we know begins at the lowest of their places.
-        begin = self._from
-        if lowest := begin is None or (not self._events and event_order(after) < event_order(begin)):
-            begin = after
-        self._grown.clear()
+    async def _advance(self, after: str) -> StreamPage | None:
+        """Read on for all readers. Returns a page only for a reader far behind."""
+        # `after` may be an event still to come: memory starts at the lowest position of all readers.
+        start = self._start
+        if lowest := start is None or (not self._events and event_order(after) < event_order(start)):
+            start = after
+        self._changed.clear()
         self._end = None
         try:
-            look = await self._ask(self._events[-1].id if self._events else begin)
+            page = await self._fetch(self._events[-1].id if self._events else start)
         except BaseException:
-            self._grown.set()
+            self._changed.set()
             raise
-        if len(look.events) == PAGE:
-            self._grown.set()
+        if len(page.events) == PAGE:
+            self._changed.set()
             if lowest:
-                return look
-        self._from = begin
-        self._events += look.events
-        if not look.events:
-            self._end = look
-        self.ended |= any(event.kind is EventKind.DONE for event in look.events)
-        if len(self._events) > 2 * KEPT:
-            self._from = self._events[-KEPT - 1].id
-            del self._events[:-KEPT]
+                return page
+        self._start = start
+        self._events += page.events
+        if not page.events:
+            self._end = page
+        self.ended |= any(event.kind is EventKind.DONE for event in page.events)
+        if len(self._events) > 2 * RETAINED:
+            self._start = self._events[-RETAINED - 1].id
+            del self._events[:-RETAINED]
         return None
 
-    async def _ask(self, after: str) -> Look:
-        async with self._reading:
+    async def _fetch(self, after: str) -> StreamPage:
+        async with self._read_slots:
             events = await self._store.events.read(self._job_id, after, PAGE)
             if events:
-                return Look(events)
-            return Look([], await self._store.jobs.get(self._job_id), await self._store.events.exists(self._job_id))
+                return StreamPage(events)
+            job = await self._store.jobs.get(self._job_id)
+            return StreamPage([], job, await self._store.events.exists(self._job_id))

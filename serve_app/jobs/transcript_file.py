@@ -1,5 +1,4 @@
-"""The transcript as it is stored: JSON lines, a segment a line with the id of the event that told it, then a line that
-says what holds for all of it."""
+"""Stored transcript: JSON lines, a segment with its event id each, then language and duration."""
 
 from __future__ import annotations
 
@@ -14,22 +13,21 @@ from serve_app.models.event import SEGMENT, Event, EventKind, event_order
 
 
 async def write_transcript(artifacts: Artifacts, key: str, events: AsyncIterator[Event], duration_s: float) -> str | None:
-    """Store a transcript from a job's events, as they are read. Returns the language that was spoken longest."""
-    spoken: Counter[str] = Counter()
+    """Store the segments of a job. Returns the language with the most speech."""
+    seconds: Counter[str] = Counter()
     with artifacts.writer(key) as writer:
         async for event in events:
             if event.kind is EventKind.SEGMENT:
                 segment = orjson.loads(event.data)
-                spoken[segment.get("language", "")] += segment["end"] - segment["start"]
+                seconds[segment.get("language", "")] += segment["end"] - segment["start"]
                 writer.write(f'{{"event":"{event.id}","segment":{event.data}}}\n'.encode())
-        language = max(spoken, key=lambda code: spoken[code], default="") or None
+        language = max(seconds, key=lambda code: seconds[code], default="") or None
         writer.write(orjson.dumps({"language": language, "duration_s": duration_s}) + b"\n")
     return language
 
 
 def read_transcript(artifacts: Artifacts, key: str) -> Transcript:
-    """The whole transcript; segments of channels that were kept apart by time, not by channel. FileNotFoundError where
-    there is none."""
+    """Read a transcript; channels are merged by time. FileNotFoundError."""
     *lines, last = (orjson.loads(line) for line in _lines(artifacts, key))
     segments = [SEGMENT.validate_python(line["segment"]) for line in lines]
     if any(segment.channel is not None for segment in segments):
@@ -38,7 +36,7 @@ def read_transcript(artifacts: Artifacts, key: str) -> Transcript:
 
 
 def replay(artifacts: Artifacts, key: str, after: str) -> Iterator[Event]:
-    """The segment events of a stored transcript that came after the event `after`."""
+    """Segment events after the event id `after`."""
     for line in _lines(artifacts, key):
         entry = orjson.loads(line)
         if "event" in entry and event_order(entry["event"]) > event_order(after):

@@ -1,4 +1,4 @@
-"""Payload of a webhook, and how a dialect renders one."""
+"""Payload of a webhook."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ from serve_app.models.job import Job
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """What is sent: the body, its type, and headers beside those of the specification."""
-
     body: bytes
     content_type: str = "application/json"
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)  # beside those of Standard Webhooks
 
 
+# Renders the end of a job in the form of a dialect.
 PayloadRenderer = Callable[[Job, Results], Awaitable[Payload]]
-"""How a dialect tells that a job has ended."""

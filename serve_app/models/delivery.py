@@ -16,8 +16,6 @@ class DeliveryState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One attempt at a delivery."""
-
     at: float  # Unix seconds
     status: int | None  # of the HTTP response
     error: str | None  # why there was no response
@@ -25,7 +23,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A terminal event of a job on its way to a URL."""
+    """Delivery of a job's end to a URL."""
 
     id: str  # the `webhook-id` of every attempt
     job_id: str
@@ -38,8 +36,6 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """A delivery to attempt now."""
-
     id: str
     job_id: str
     tries: int  # attempts before this one

@@ -1,4 +1,4 @@
-"""Entries of a job's event stream: their kinds, the progress payload, and segments as JSON."""
+"""Entries of a job's event stream."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from batching.types import Segment
 
 
 class EventKind(StrEnum):
-    """Kinds of events."""
-
     PHASE = "phase"
     PROGRESS = "progress"
     SEGMENT = "segment"
@@ -22,8 +20,6 @@ class EventKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """An entry of a job's stream."""
-
     id: str  # position to resume after
     kind: EventKind
     data: str  # a JSON object
@@ -31,7 +27,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Payload of a `progress` event. lua/lib.lua emits the same fields while a job is queued."""
+    """Payload of a `progress` event; lua/lib.lua emits one with these fields too."""
 
     audio_done_s: float
     audio_total_s: float | None
@@ -40,7 +36,6 @@ class Progress:
     eta_s: float | None
 
     def dump(self) -> bytes:
-        """The payload as JSON."""
         return orjson.dumps(asdict(self))
 
 
@@ -48,7 +43,7 @@ SEGMENT = TypeAdapter(Segment)
 
 
 def dump_segment(segment: Segment) -> str:
-    """A segment as the JSON object that events and transcripts hold, without fields that were not requested."""
+    """A segment as JSON, without fields that are None."""
     return SEGMENT.dump_json(segment, exclude_none=True).decode()
 
 

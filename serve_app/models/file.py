@@ -1,4 +1,4 @@
-"""A source recording that several jobs can share."""
+"""class File: a recording that several jobs share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A shared source and its owner's description of it. Deleted when no job needs it any more."""
+    """A shared source, deleted when no job needs it any more."""
 
     id: str
     owner: str

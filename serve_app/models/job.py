@@ -1,4 +1,4 @@
-"""Job, JobSpec and their parts: phase, state, marks, priority, error, checkpoint."""
+"""Job, JobSpec and their parts."""
 
 from __future__ import annotations
 
@@ -20,12 +20,11 @@ class State(StrEnum):
 
     @property
     def final(self) -> bool:
-        """Whether the job has ended."""
         return self in (State.COMPLETED, State.FAILED, State.CANCELLED)
 
 
 class Phase(StrEnum):
-    """Position of a job in its life."""
+    """Phase of a job."""
 
     QUEUED = "queued"
     DOWNLOADING = "downloading"
@@ -37,17 +36,16 @@ class Phase(StrEnum):
 
     @property
     def state(self) -> State:
-        """State of the phase; the three in which a worker holds the job are one."""
+        """Group of the phase: RUNNING while a worker holds the job."""
         return State.RUNNING if self in (Phase.DOWNLOADING, Phase.TRANSCODING, Phase.TRANSCRIBING) else State(self.value)
 
     @property
     def final(self) -> bool:
-        """Whether the job has ended."""
         return self.state.final
 
 
 class Mark(StrEnum):
-    """Mark on an ended job, as a suffix of its shelf in Redis."""
+    """Suffix of an ended job's shelf in Redis."""
 
     NONE = ""
     DELETED = ":deleted"
@@ -68,7 +66,7 @@ class Priority(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class JobSpec:
-    """The request that a job was made of."""
+    """Request of a job."""
 
     model: str  # id of the first model to try
     url: str | None = None  # source to fetch; None for an upload, which is stored before the job exists
@@ -107,7 +105,7 @@ class JobSpec:
 
 
 class SummaryState(StrEnum):
-    """State of a job's summary, which is written after the job is completed."""
+    # A summary is written after its job is completed.
 
     WAITING = "waiting"
     PENDING = "pending"
@@ -117,16 +115,12 @@ class SummaryState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class JobError:
-    """Reason of a failure."""
-
     code: str  # one of errors.STATUS
     message: str  # one sentence
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Position up to which windows are committed."""
-
     next_window: int = 0
     segments: int = 0  # committed so far
     end_s: float = 0.0  # end of the last segment, in seconds
@@ -135,7 +129,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job as it is now. Times are Unix seconds."""
+    """State of a job. Times are Unix seconds."""
 
     id: str
     owner: str
@@ -176,17 +170,15 @@ class Job:
 
     @property
     def source(self) -> str:
-        """Storage key of the source."""
         return source_key(self.id) if self.spec.file is None else file_key(self.spec.file)
 
     @property
     def listening(self) -> str:
-        """Storage key of the MP3 copy."""
         return listening_key(self.source)
 
     @property
     def expires_at(self) -> float | None:
-        """When the results expire; None before the end."""
+        """Expiry of the results; None before the end."""
         return None if self.completed_at is None else self.completed_at + self.ttl_s
 
     @property

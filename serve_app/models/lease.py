@@ -10,7 +10,7 @@ from serve_app.models.event import Progress
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A job that a Runner holds under a lease."""
+    """A job held under a lease."""
 
     job_id: str
     token: int  # fencing token: every write shows it, and a newer claim makes it void
@@ -18,8 +18,6 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """Result of one window, appended to the event stream in one step with the checkpoint."""
-
     window: int  # index
     segments: tuple[str, ...]  # JSON objects
     end_s: float  # end of the text so far, in seconds
@@ -31,8 +29,6 @@ class Commit:
 
 
 class CommitOutcome(StrEnum):
-    """Reply of the store to a commit."""
-
     COMMITTED = "committed"
     REPEATED = "repeated"  # the window was committed before: nothing was appended
     CANCELLING = "cancelling"  # refused: a cancel was requested; the lease is still held
@@ -40,15 +36,13 @@ class CommitOutcome(StrEnum):
 
 
 class LeaseState(StrEnum):
-    """Reply of the store to a renewal."""
-
     HELD = "held"
     CANCELLING = "cancelling"  # held, and a cancel was requested
     LOST = "lost"
 
 
 class AttemptCost(StrEnum):
-    """What an attempt that was given back is charged as."""
+    """Charge for an attempt that was given back."""
 
     NOTHING = "nothing"
     ATTEMPT = "attempt"
@@ -58,7 +52,7 @@ class AttemptCost(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LeaseRules:
-    """Lease duration, and how many lost workers a job may cost without progress before it is failed."""
+    """Lease duration, and lost workers a job may cost without progress."""
 
     lease_s: float = 30.0
     max_stalls: int = 3

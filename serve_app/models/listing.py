@@ -1,4 +1,4 @@
-"""Filter, sort order and cursor of a job listing, and the page that it returns."""
+"""Query and page of a job listing."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from serve_app.models.job import Job, Mark, State
 
 
 class SortBy(StrEnum):
-    """Sort order of a listing."""
-
     MADE = "made"  # time of creation
     ENDED = "ended"  # time of the end; jobs that have not ended come before all others, or after them
     STATE = "state"  # in the order in which the query names the states
@@ -18,7 +16,7 @@ class SortBy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class JobQuery:
-    """Filter, sort order and cursor of a job listing. Sorting by state supports `offset` only, no cursor."""
+    """Filter, sort order and cursor. Sorting by state supports `offset` only."""
 
     states: tuple[State, ...] = tuple(State)
     marks: tuple[Mark, ...] = (Mark.NONE,)
@@ -36,8 +34,6 @@ class JobQuery:
 
 @dataclass(frozen=True, slots=True)
 class JobPage:
-    """A page of jobs."""
-
     jobs: tuple[Job, ...]
     total: int  # on all pages
     next: int | None  # cursor of the next page, None on the last

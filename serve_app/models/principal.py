@@ -1,12 +1,11 @@
-"""Identity of a caller: an owner within a tenant, and the scopes granted to it."""
+"""Identity and scopes of a caller."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
-NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
-"""Names of owners and tenants."""
+NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")  # of owners and tenants
 
 SCOPES = (
     "speech:transcriptions:read",
@@ -15,14 +14,13 @@ SCOPES = (
     "speech:files:read",
     "speech:files:write",
     "speech:summaries:write",
-    "admin",
+    "admin",  # includes all others
 )
-"""Scopes of a key; `admin` includes all others."""
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Identity of a caller. Jobs are visible to their owner within their tenant."""
+    """Identity of a caller, who sees the jobs of its owner and tenant."""
 
     owner: str
     tenant: str

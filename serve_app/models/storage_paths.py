@@ -1,47 +1,47 @@
-"""Keys of everything that jobs and files keep in the artifact storage."""
+"""Keys of jobs and files in the artifact storage, and names of artifacts."""
 
 from __future__ import annotations
 
 JOBS = "jobs"
 FILES = "files"
+# Names of artifacts in the API. The first two are also file names in storage; the WAV file is rendered from PCM parts.
+SOURCE = "source"
 LISTENING = "listening.mp3"
+AUDIO = "audio.wav"
+TRANSCRIPT = "transcript.jsonl"
 
 
 def job_folder(job_id: str) -> str:
-    """Everything of a job that is not in Redis."""
     return f"{JOBS}/{job_id}"
 
 
 def file_folder(file_id: str) -> str:
-    """Everything of a shared file that is not in Redis."""
     return f"{FILES}/{file_id}"
 
 
 def source_key(job_id: str) -> str:
-    """Source recording of a job that has its own."""
-    return f"{job_folder(job_id)}/source"
+    """Source of a job that has its own."""
+    return f"{job_folder(job_id)}/{SOURCE}"
 
 
 def file_key(file_id: str) -> str:
-    """Source recording that several jobs share."""
-    return f"{file_folder(file_id)}/source"
+    """Source that several jobs share."""
+    return f"{file_folder(file_id)}/{SOURCE}"
 
 
 def listening_key(source: str) -> str:
-    """MP3 copy, beside the source that it was made of."""
+    """MP3 copy, beside its source."""
     return f"{source.rpartition('/')[0]}/{LISTENING}"
 
 
 def pcm_prefix(job_id: str) -> str:
-    """Prefix of the decoded PCM parts."""
     return f"{job_folder(job_id)}/pcm"
 
 
 def transcript_key(job_id: str, token: int) -> str:
-    """Transcript written under a claim's token, so that a worker whose lease expired never overwrites another's."""
+    # By the claim's token: a worker whose lease expired never overwrites another's transcript.
     return f"{job_folder(job_id)}/transcript.{token}.jsonl"
 
 
 def summary_key(job_id: str) -> str:
-    """Summary of the transcript."""
     return f"{job_folder(job_id)}/summary.txt"

@@ -1,4 +1,4 @@
-"""Outcome of a submission, and the idempotency key that it was made under."""
+"""Outcome of a submission, and its idempotency key."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from serve_app.models.job import Job
 
 
 class SubmitOutcome(StrEnum):
-    """Result of a submission: a new job, the job of an equal request before, or the reason why there is none."""
-
     NEW = "new"
     SAME = "same"  # the idempotency key stands for a job made by an equal request
     OTHER = "other"  # the idempotency key stands for a job made by another request
@@ -22,8 +20,6 @@ class SubmitOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SubmitResult:
-    """Reply of the store to a submission."""
-
     outcome: SubmitOutcome
     job_id: str  # of the new job, or of the job that the idempotency key stands for
     job: Job | None = None  # where it is new
@@ -31,7 +27,5 @@ class SubmitResult:
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyRecord:
-    """An idempotency key as it is stored."""
-
     digest: str  # hash of tenant, owner and key
     fingerprint: str  # hash of the request, which tells equal requests from others

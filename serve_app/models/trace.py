@@ -1,4 +1,4 @@
-"""Request id and W3C trace context (Trace Context, level 1) of the request that made a job."""
+"""Request id and W3C trace context (Trace Context, level 1)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """Identifiers of a request for logs and tracing."""
+    """Identifiers of the request that made a job."""
 
     request_id: str = ""
     traceparent: str | None = None  # header of the request, where it had a valid one
@@ -19,5 +19,5 @@ class Trace:
 
 def child_span(traceparent: str) -> str:
     """A traceparent with a new span id in the same trace."""
-    found = TRACEPARENT.fullmatch(traceparent)
-    return f"00-{found[1]}-{secrets.token_hex(8)}-{found[2]}" if found else traceparent
+    match = TRACEPARENT.fullmatch(traceparent)
+    return f"00-{match[1]}-{secrets.token_hex(8)}-{match[2]}" if match else traceparent

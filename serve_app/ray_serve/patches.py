@@ -1,54 +1,54 @@
-"""Uploads at the pace of the disk. Serve's proxy takes in a request's body as fast as it comes and keeps what the replica
-has not read, and so does the replica: a large upload would stand in memory twice. Here both wait for their reader, and
-through them the client's own connection does.
-
-Ray 2.60 has no setting for it, so two of its classes are replaced where they are used; in a release that moves them, uploads
-work as Ray has it.
-"""
+"""Private parts of Ray, which has no settings for them: monkey patches for upload back-pressure and loopback binding."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
+import pickle
+from collections.abc import Callable
 from typing import Any
 
 from ray.exceptions import TaskCancelledError
-from ray.serve._private import http_util, proxy, replica
 
-from serve_app.settings import Settings
+from serve_app.ray_serve.environment import UnsupportedRay
 
-log = logging.getLogger(__name__)
+try:
+    from ray.serve._private import proxy, replica
+    from ray.serve._private.http_util import ASGIReceiveProxy, MessageQueue
+    from ray.serve.context import _get_serve_request_context
+except ImportError as error:
+    raise UnsupportedRay.because(f"a part that the service replaces is gone ({error})") from error
 
-MOST_MESSAGES = 3
-"""Pieces of a body that wait in the proxy. A piece is at most 320 KiB (what asyncio reads at once, and uvicorn's mark), so
-that all of them cross to the replica within a call, not through the object store."""
+# Body chunks that wait in the proxy. Each is at most 320 KiB (asyncio's read size and uvicorn's high-water mark), so that
+# all of them fit into one inline call to the replica.
+MAX_QUEUED_MESSAGES = 3
+CHECK_TIMEOUT_S = 5.0
 
 
-class PacedQueue(http_util.MessageQueue):  # type: ignore[misc]
-    """What a proxy has of a request's body: whoever adds to it waits while it is full."""
+class PacedQueue(MessageQueue):  # type: ignore[misc]
+    """Request body in a proxy, with back-pressure; Serve's own queue would hold a whole upload."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._taken = asyncio.Event()
+        self._drained = asyncio.Event()
 
     async def __call__(self, message: Any) -> None:
         await super().__call__(message)
-        while len(self._message_queue) >= MOST_MESSAGES and not self._closed:
-            self._taken.clear()
-            await self._taken.wait()
+        while len(self._message_queue) >= MAX_QUEUED_MESSAGES and not self._closed:
+            self._drained.clear()
+            await self._drained.wait()
 
     def get_messages_nowait(self) -> list[Any]:
         messages: list[Any] = super().get_messages_nowait()
-        self._taken.set()
+        self._drained.set()
         return messages
 
     def close(self) -> None:
         super().close()
-        self._taken.set()
+        self._drained.set()
 
 
-class PacedReceive(http_util.ASGIReceiveProxy):  # type: ignore[misc]
-    """What a replica has of a request's body: it fetches more when what it fetched has been read."""
+class PacedReceive(ASGIReceiveProxy):  # type: ignore[misc]
+    """Request body in a replica, with back-pressure: fetches more only when all of it was read."""
 
     def __init__(self, scope: Any, request_metadata: Any, receive_asgi_messages: Any) -> None:
         self._read = asyncio.Event()
@@ -60,9 +60,9 @@ class PacedReceive(http_util.ASGIReceiveProxy):  # type: ignore[misc]
             try:
                 return await receive_asgi_messages(metadata)
             except TaskCancelledError:
-                # The client has left, and Ray cancels what its request had called. Serve takes that for a failure of ours;
-                # this is how it is told of a client that has left.
-                raise KeyError("the request is gone") from None
+                # Ray cancels this call when the client disconnects. Serve treats that as an internal error, but takes
+                # a KeyError for a disconnect.
+                raise KeyError("client disconnected") from None
 
         super().__init__(scope, request_metadata, fetch_when_read)
 
@@ -74,27 +74,118 @@ class PacedReceive(http_util.ASGIReceiveProxy):  # type: ignore[misc]
 
 
 def pace_proxy() -> list[Any]:
-    """Called by each proxy when it starts (RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names it). Adds no middleware."""
-    _replace(proxy, "MessageQueue", PacedQueue)
+    """Install `PacedQueue`; called by Serve in each proxy. Adds no middleware. UnsupportedRay."""
+    _check_attributes()
+    proxy.MessageQueue = PacedQueue
     return []
 
 
 def pace_replica() -> None:
-    """Called by each replica that takes uploads when it starts."""
-    _replace(replica, "ASGIReceiveProxy", PacedReceive)
+    """Install `PacedReceive` in a replica. UnsupportedRay."""
+    _check_attributes()
+    replica.ASGIReceiveProxy = PacedReceive
 
 
-def _replace(module: Any, name: str, paced: type) -> None:
-    if hasattr(module, name):
-        setattr(module, name, paced)
-    else:
-        log.warning("this release of Ray has no %s.%s: uploads are not paced", module.__name__, name)
+def bind_to_loopback() -> None:
+    """Bind this replica's gRPC server to 127.0.0.1 instead of every interface. UnsupportedRay."""
+    _check_attributes()
+    replica.add_port_to_grpc_server = _on_loopback(replica.add_port_to_grpc_server)
 
 
-def _loopback_only(settings: Settings) -> None:
-    """Keep a replica's own server, which Serve binds to every interface, to the one that the service listens on.
-    There is no setting for it in Ray 2.60; a release that moves the function leaves things as Serve wants them."""
-    if settings.ray_address or not hasattr(replica, "add_port_to_grpc_server"):
-        return
-    bind = replica.add_port_to_grpc_server
-    replica.add_port_to_grpc_server = lambda server, address: bind(server, address.replace("[::]", "127.0.0.1"))
+def serve_request_id() -> str:
+    """Id that Serve gave to the current request."""
+    return str(_get_serve_request_context().request_id)
+
+
+def check_patches() -> None:
+    """Prove that each patch works with the installed Ray, without starting it. UnsupportedRay."""
+    _check_attributes()
+    try:
+        asyncio.run(asyncio.wait_for(_check_pacing(), CHECK_TIMEOUT_S))
+        _check_binding()
+    except TimeoutError:
+        raise UnsupportedRay.because("paced uploads hang") from None
+    except (AttributeError, TypeError, ValueError, KeyError, RuntimeError) as error:
+        raise UnsupportedRay.because(f"a replaced part fails ({type(error).__name__}: {error})") from error
+
+
+def _on_loopback(bind: Callable[[Any, str], int]) -> Callable[[Any, str], int]:
+    return lambda server, address: bind(server, f"127.0.0.1:{address.rpartition(':')[2]}")
+
+
+def _check_attributes() -> None:
+    used = {
+        "serve proxy": (proxy, ("MessageQueue",)),
+        "serve replica": (replica, ("ASGIReceiveProxy", "add_port_to_grpc_server")),
+        "MessageQueue": (MessageQueue(), ("_message_queue", "_closed", "get_messages_nowait", "close")),
+        "ASGIReceiveProxy": (ASGIReceiveProxy, ("queue", "fetch_until_disconnect", "__call__")),
+    }
+    for name, (owner, attributes) in used.items():
+        if missing := [attribute for attribute in attributes if not hasattr(owner, attribute)]:
+            raise UnsupportedRay.because(f"its {name} has no {', '.join(missing)}")
+
+
+async def _check_pacing() -> None:
+    """Push messages through both classes: order, back-pressure and release."""
+    messages: list[dict[str, Any]] = [{"type": "http.request", "body": bytes([n])} for n in range(MAX_QUEUED_MESSAGES)]
+    queue = PacedQueue()
+    sender = await _fill(queue, messages)
+    _expect(queue.get_messages_nowait() == messages, "upload chunks are lost or reordered")
+    await sender
+    sender = await _fill(queue, messages)
+    queue.close()
+    await sender
+    batches = iter([messages[:2], messages[2:], [{"type": "http.disconnect"}]])
+    fetched: list[list[dict[str, Any]]] = []
+
+    async def fetch(_: object) -> bytes:
+        fetched.append(next(batches))
+        return pickle.dumps(fetched[-1])
+
+    receive = PacedReceive({"type": "http"}, None, fetch)
+    fetching = asyncio.create_task(receive.fetch_until_disconnect())
+    await _settle()
+    _expect(len(fetched) == 1, "a replica fetches an upload ahead of its reader")
+    _expect([await receive() for _ in messages] == messages, "upload chunks are lost or reordered")
+    await fetching
+    _expect((await receive())["type"] == "http.disconnect", "a client that disconnects is not noticed")
+
+
+async def _fill(queue: PacedQueue, messages: list[dict[str, Any]]) -> asyncio.Task[None]:
+    """Returns the sender, which is blocked by the full queue."""
+
+    async def send() -> None:
+        for message in messages:
+            await queue(message)
+
+    sender = asyncio.create_task(send())
+    await _settle()
+    _expect(not sender.done(), "a full upload queue does not block its sender")
+    return sender
+
+
+async def _settle() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def _check_binding() -> None:
+    class Recorder:
+        address = ""
+
+        def add_insecure_port(self, address: str) -> int:
+            self.address = address
+            return 1
+
+        def add_secure_port(self, address: str, _: object) -> int:
+            return self.add_insecure_port(address)
+
+    server = Recorder()
+    bind = _on_loopback(replica.add_port_to_grpc_server)
+    bind(server, "[::]:0")
+    _expect(server.address == "127.0.0.1:0", "a replica's gRPC server cannot be bound to loopback")
+
+
+def _expect(condition: bool, fault: str) -> None:
+    if not condition:
+        raise UnsupportedRay.because(fault)

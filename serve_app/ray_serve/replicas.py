@@ -6,13 +6,14 @@ import asyncio
 import logging
 import os
 import sys
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from uuid import uuid4
 
 from fastapi import FastAPI
+from pydantic_settings import BaseSettings
 from ray.exceptions import RayError
-from ray.serve.context import _get_serve_request_context
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
@@ -27,21 +28,21 @@ from deployments.transcoding.stage import Transcoder
 from deployments.transcription.engines import load
 from deployments.transcription.engines.base import EngineConfig
 from deployments.transcription.stage import Transcriber
-from serve_app.dialects import DIALECTS
+from serve_app.dialects import key_headers, renderers
 from serve_app.dialects.base import ApiContext
 from serve_app.http.auth import Auth
 from serve_app.http.jwt_tokens import JwtVerifier, TokenRules
 from serve_app.ingress import create_api
 from serve_app.jobs.deliveries import Deliveries
 from serve_app.jobs.event_stream import EventStreams
-from serve_app.jobs.model_catalog import Model
+from serve_app.jobs.model_catalog import Model, ModelCatalog
 from serve_app.jobs.quotas import Quotas, TenantLimits
 from serve_app.jobs.results import Results
 from serve_app.jobs.service import Jobs
 from serve_app.logs import OURS, log_to_file
 from serve_app.models.lease import LeaseRules
 from serve_app.ray_serve.autoscaling import LOAD
-from serve_app.ray_serve.patches import _loopback_only, pace_replica
+from serve_app.ray_serve.patches import bind_to_loopback, pace_replica, serve_request_id
 from serve_app.ray_serve.stages import ServeStages
 from serve_app.runner.runner import Runner, RunnerLimits
 from serve_app.runner.summaries import Summaries, SummaryModel
@@ -54,18 +55,13 @@ from serve_app.store.redis_store import Store
 from serve_app.store.webhook_outbox import Outbox
 
 VERSION = version("murmuration")
-
-
-THREADS = 64
-
-
-NICENESS = 10
-"""What a Transcoder adds to its workers' niceness."""
+RUNNER_THREADS = 64
+TRANSCODER_NICENESS = 10  # added to the worker's own
+SWITCH_INTERVAL_S = 0.0005
 
 
 def prepare_replica(settings: Settings) -> None:
-    """What every replica does first: log where Serve logs, and on one machine to a file that outlives Ray's; listen where
-    the service listens."""
+    """Set up logging in a replica's process and, on one machine, bind its gRPC server to loopback."""
     for package in OURS:
         logger = logging.getLogger(package)
         for handler in logging.getLogger("ray.serve").handlers:
@@ -73,12 +69,7 @@ def prepare_replica(settings: Settings) -> None:
         logger.setLevel(logging.INFO)
     if not settings.ray_address:
         log_to_file(settings.data_dir, settings.log_format)
-    _loopback_only(settings)
-
-
-def _request_id() -> str:
-    """What Serve knows a request by; its proxy tells it in the answer."""
-    return str(_get_serve_request_context().request_id)
+        bind_to_loopback()
 
 
 class IngressReplica:
@@ -89,14 +80,14 @@ class IngressReplica:
         settings: Settings,
         models: tuple[Model, ...],
         transcribers: dict[str, DeploymentHandle],
-        _runner: DeploymentHandle,
+        _runner: DeploymentHandle,  # makes it part of the graph; jobs reach it through Redis
+        vendor: Mapping[str, BaseSettings],  # settings of dialects
     ) -> None:
         prepare_replica(settings)
-        # Serve's loop and ours share one interpreter, and many readers keep both busy: at Python's 5 ms each waits long for
-        # its turn, and requests for Redis.
-        sys.setswitchinterval(0.0005)
+        # Serve's event loop and ours are two threads, and many event streams keep both busy: at Python's default of 5 ms
+        # each waits long for the GIL, and requests with it.
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         pace_replica()
-        # Bound so that it is part of the graph; work reaches it through Redis, never through a call.
         redis = connect(settings.redis_url, "ingress")
         artifacts, store = Artifacts(settings.storage), Store(redis)
         self._store = store
@@ -106,18 +97,25 @@ class IngressReplica:
             store,
             self._events,
             artifacts,
-            models,
-            limits=limits,
+            ModelCatalog(models, settings.model_aliases),
+            quotas=limits,
             allowed=AllowList.parse(settings.fetch_allow),
-            aliases=settings.model_aliases,
             result_ttl_s=settings.result_ttl_s,
             queue_limit=settings.tenant_queued_jobs,
             prompts=tuple(settings.summary_prompts) if settings.summary_base_url else (),
         )
         tokens = JwtVerifier(token_rules(settings)) if settings.jwt_issuer else None
-        self._auth = Auth(ApiKeys(redis), limits, tokens, required=settings.keyed, hosts=settings.allowed_hosts)
+        self._auth = Auth(
+            ApiKeys(redis),
+            limits,
+            tokens,
+            required=settings.keyed,
+            hosts=settings.allowed_hosts,
+            key_headers=key_headers(),
+        )
         self._devices: dict[str, str] = {}
-        self._asking = [asyncio.get_running_loop().create_task(self._ask(*each)) for each in transcribers.items()]
+        loop = asyncio.get_running_loop()
+        self._device_queries = [loop.create_task(self._query_device(*item)) for item in transcribers.items()]
         self._context = ApiContext(
             jobs,
             Deliveries(Outbox(redis)),
@@ -125,8 +123,8 @@ class IngressReplica:
             settings.max_upload_bytes,
             settings.sse_max_age_s,
             settings.public_url,
-            settings.stage_drive_uri,
             self._devices,
+            vendor,
         )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -137,11 +135,11 @@ class IngressReplica:
             self._events,
             version=VERSION,
             devices=self._devices,
-            request_id=_request_id,
+            request_id=serve_request_id,
         )
 
-    async def _ask(self, model: str, transcriber: DeploymentHandle) -> None:
-        """Learn once what a model runs on; a replica that is not there yet is asked again."""
+    async def _query_device(self, model: str, transcriber: DeploymentHandle) -> None:
+        """Ask a Transcriber once for its device, waiting until it has a replica."""
         while model not in self._devices:
             try:
                 info: EngineInfo = await transcriber.info.remote()
@@ -151,7 +149,7 @@ class IngressReplica:
 
 
 class RunnerReplica:
-    """Pulls jobs from the moment it starts; gives them back when it is told to go."""
+    """Pulls jobs while it runs; returns unfinished ones to the queue when it stops."""
 
     def __init__(
         self,
@@ -161,8 +159,8 @@ class RunnerReplica:
         transcribers: dict[str, DeploymentHandle],
     ) -> None:
         prepare_replica(settings)
-        # Names that webhooks lead to are looked up in these threads too, and some servers of names never answer.
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, "runner"))
+        # The default pool is small, and DNS lookups of webhook hosts, which may hang, run in it too.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(RUNNER_THREADS, "runner"))
         self._limits = RunnerLimits(
             jobs=settings.runner_jobs,
             windows=settings.windows_in_flight,
@@ -178,28 +176,27 @@ class RunnerReplica:
         stages = ServeStages(ingestion, transcoder, transcribers)
         self._runner = Runner(f"runner-{uuid4().hex[:8]}", store, stages, artifacts, sweeper, self._limits)
         http = SafeHttp(AllowList.parse(settings.fetch_allow))
-        renders = {dialect.name: dialect.render for dialect in DIALECTS if dialect.render}
-        webhooks = WebhookSender(Outbox(redis), store, Results(artifacts), http, renders, settings.webhook_retries_s)
+        webhooks = WebhookSender(Outbox(redis), store, Results(artifacts), http, renderers(), settings.webhook_retries_s)
         self._starting = asyncio.get_running_loop().create_task(self._runner.start())
-        self._telling = [asyncio.get_running_loop().create_task(webhooks.run())]
+        self._background = [asyncio.get_running_loop().create_task(webhooks.run())]
         if settings.summary_base_url:
             key = settings.summary_key.get_secret_value()
             writer = SummaryModel(settings.summary_base_url, settings.summary_model, key, settings.summary_prompts)
             summaries = Summaries(store, artifacts, writer)
-            self._telling.append(asyncio.get_running_loop().create_task(summaries.run()))
+            self._background.append(asyncio.get_running_loop().create_task(summaries.run()))
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """Its load, for serve_app.scaling."""
+        """Load, for the policy in autoscaling.py."""
         return {LOAD: self._runner.jobs / self._limits.jobs}
 
     def check_health(self) -> None:
-        """Asked by Serve; a replica that looks for work no more is replaced."""
-        if any(task.done() for task in self._telling) or (self._starting.done() and not self._runner.well):
-            raise RuntimeError("the runner has stopped looking for work")
+        """Fail Serve's health check once a background task has ended, so that the replica is replaced."""
+        if any(task.done() for task in self._background) or (self._starting.done() and not self._runner.healthy):
+            raise RuntimeError("a background task of the runner has ended")
 
     async def drain(self) -> None:
-        """Claim no more, and give back at once what is not finished."""
-        for task in self._telling:
+        """Stop claiming jobs and return the unfinished ones to the queue at once."""
+        for task in self._background:
             task.cancel()
         await self._starting
         await self._runner.stop()
@@ -222,8 +219,8 @@ class TranscoderReplica(Transcoder):
 
     def __init__(self, settings: Settings) -> None:
         prepare_replica(settings)
-        # Whoever waits for words comes before whoever's file is merely being unpacked; ffmpeg inherits this.
-        os.nice(NICENESS)
+        # Transcription has priority over decoding; ffmpeg inherits this.
+        os.nice(TRANSCODER_NICENESS)
         super().__init__(Artifacts(settings.storage), find_ffmpeg().path)
 
 
@@ -236,13 +233,13 @@ class TranscriberReplica(Transcriber):
 
 
 def token_rules(settings: Settings) -> TokenRules:
-    """Whose JSON Web Tokens are accepted."""
+    """Rules for JSON Web Tokens from the settings."""
     secret = settings.jwt_secret.get_secret_value()
     return TokenRules(settings.jwt_issuer, settings.jwt_audience, secret, settings.jwt_jwks_url, settings.jwt_tenant_claim)
 
 
 def engine_config(settings: Settings, model: str) -> EngineConfig:
-    """How a replica loads a model."""
+    """Engine configuration of a Transcriber replica."""
     return EngineConfig(
         engine=settings.engine,
         model=model,
@@ -256,5 +253,5 @@ def engine_config(settings: Settings, model: str) -> EngineConfig:
 
 
 def usable_cores() -> int:
-    """CPU cores that this process may use."""
+    """CPU cores available to this process."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

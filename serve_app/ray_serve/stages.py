@@ -1,4 +1,4 @@
-"""The stages behind Serve handles: calls out, plain values and WorkErrors back."""
+"""Adapter from Serve handles to the Stages protocol; Ray's exceptions become WorkErrors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from deployments.messages import (
 
 
 class ServeStages:
-    """The stages behind Serve handles: calls out, plain values and WorkErrors back."""
+    """Implements the Runner's Stages protocol with calls to Serve handles."""
 
     def __init__(
         self, ingestion: DeploymentHandle, transcoder: DeploymentHandle, transcribers: dict[str, DeploymentHandle]
@@ -33,17 +33,17 @@ class ServeStages:
 
     async def fetch(self, request: FetchRequest) -> StoredSource:
         """See Ingestion.fetch."""
-        answer: StoredSource = await _answer(self._ingestion.fetch.remote(request))
-        return answer
+        source: StoredSource = await _result(self._ingestion.fetch.remote(request))
+        return source
 
     async def windows(self, request: TranscodeRequest) -> AsyncGenerator[TranscodeProgress, None]:
         """See Transcoder.windows."""
         plans: Any = self._transcoder.windows.remote(request)
         try:
-            async for planned in _plain(plans):
+            async for planned in _stream(plans):
                 yield planned
         finally:
-            # Without this the producer runs on after its reader has gone.
+            # Ray does not stop a generator whose consumer has left.
             plans.cancel()
 
     async def transcribe(self, model: str, request: TranscribeRequest) -> WindowResult:
@@ -51,20 +51,20 @@ class ServeStages:
         if model not in self._transcribers:
             raise ModelUnavailable(f"The model {model!r} is no longer offered here: use {', '.join(self._transcribers)}.")
         messages: Any = self._transcribers[model].stream.remote(request)
-        begun = False
+        started = False
         try:
-            async for message in _plain(messages):
+            async for message in _stream(messages):
                 if isinstance(message, WindowResult):
                     return message
-                begun = True
+                started = True
         except StageLost as error:
-            raise (StageDied(error.message) if begun else error) from error
+            raise (StageDied(error.message) if started else error) from error
         finally:
             messages.cancel()
         raise StageLost("A worker ended without an answer: try it again.")
 
 
-async def _answer(response: Any) -> Any:
+async def _result(response: Any) -> Any:
     try:
         return await response
     except asyncio.CancelledError:
@@ -74,7 +74,7 @@ async def _answer(response: Any) -> Any:
         raise _as_work_error(error) from error
 
 
-async def _plain(responses: Any) -> AsyncIterator[Any]:
+async def _stream(responses: Any) -> AsyncIterator[Any]:
     try:
         async for response in responses:
             yield response
@@ -83,7 +83,7 @@ async def _plain(responses: Any) -> AsyncIterator[Any]:
 
 
 def _as_work_error(error: Exception) -> Exception:
-    """What a stage raised, without Ray's wrapping; one that is gone is a StageLost, one that cannot be had a StageAway."""
+    """Unwrap a stage's exception; a dead actor becomes StageLost, an unreachable deployment StageAway."""
     if isinstance(error, RayTaskError):
         cause = error.cause
         return cause if isinstance(cause, WorkError) else error

@@ -1,1 +1,1 @@
-"""The work on a job: claim it, drive it through the stages, commit, deliver webhooks, sweep."""
+"""The work on jobs: claims, pipeline, webhooks, summaries, upkeep."""

@@ -1,4 +1,4 @@
-"""Where the text of a job stands, a channel at a time."""
+"""State of a job's channels, and their language detection."""
 
 from __future__ import annotations
 
@@ -14,85 +14,73 @@ from serve_app.jobs.event_stream import segments_of
 from serve_app.models.job import Job
 from serve_app.store.redis_store import Store
 
+DecodeTask = asyncio.Task[WindowResult]
+Decode = Callable[[str | None], Awaitable[WindowResult]]  # decodes a window, given the likely language
+
 
 @dataclass(slots=True)
-class Timeline:
-    """Where the text of a channel ends, in seconds, and what language its windows are in; until that is known, the windows
-    that are `hearing`, in order. Each channel has its own vote: where two sides are recorded apart, one may be the other's
-    interpreter."""
+class ChannelState:
+    # A vote for each channel: one side of a call may be an interpreter.
 
-    end_s: float
+    end_s: float  # end of the text
     vote: LanguageVote
-    hearing: list[DecodeTask] = field(default_factory=list)
+    undetermined: list[DecodeTask] = field(default_factory=list)  # in flight, in order, until a language is detected
 
-    def note(self, task: DecodeTask) -> None:
-        """A window is being heard."""
+    def dispatched(self, task: DecodeTask) -> None:
         if self.vote.first is None:
-            self.hearing.append(task)
+            self.undetermined.append(task)
 
-    def settle(self, result: WindowResult) -> None:
-        """A window was heard; they come in order, and the first that has something to say tells what language is likely."""
+    def decoded(self, result: WindowResult) -> None:
+        # Called in order of windows; the first with text determines the likely language.
         if self.vote.first is None:
-            self.hearing.pop(0)
+            self.undetermined.pop(0)
             if result.segments and result.language:
                 self.vote.first = result.language
-                self.hearing.clear()
+                self.undetermined.clear()
 
 
-class Timelines:
-    """A job's: one for each channel that is kept apart, or one for the mix. A window's vote counts for those that are
-    `behind` it or further."""
+class ChannelStates:
+    """State of each separate channel of a job, or of the mix (None)."""
 
-    def __init__(self, job: Job, behind: int) -> None:
+    def __init__(self, job: Job, windows_in_flight: int) -> None:
         self._job = job
-        self._behind = behind
-        self._lines: dict[int | None, Timeline] = {}
+        self._windows_in_flight = windows_in_flight
+        self._states: dict[int | None, ChannelState] = {}
         if not job.spec.channels:
-            self._lines[None] = self._new(job.checkpoint.end_s, job.checkpoint.language)
+            self._states[None] = self._new(job.checkpoint.end_s, job.checkpoint.language)
 
-    async def recall(self, store: Store) -> None:
-        """Find out from what was told where channels stand: the checkpoint knows it of the mix alone."""
+    async def restore(self, store: Store) -> None:
+        """Restore separate channels from the event stream; the checkpoint has the mix only."""
         if not self._job.spec.channels or not self._job.checkpoint.segments:
             return
         async for event in segments_of(store, self._job.id):
-            told = orjson.loads(event.data)
-            self._lines[told["channel"]] = self._new(told["end"], told.get("language"))
+            segment = orjson.loads(event.data)
+            self._states[segment["channel"]] = self._new(segment["end"], segment.get("language"))
 
-    def of(self, channel: int | None) -> Timeline:
-        """A channel's."""
-        return self._lines.setdefault(channel, self._new())
+    def of(self, channel: int | None) -> ChannelState:
+        return self._states.setdefault(channel, self._new())
 
     @property
     def end_s(self) -> float:
-        """Where the one ends that goes furthest."""
-        return max((line.end_s for line in self._lines.values()), default=0.0)
+        return max((state.end_s for state in self._states.values()), default=0.0)
 
-    def _new(self, end_s: float = 0.0, language: str | None = None) -> Timeline:
-        return Timeline(end_s, LanguageVote(self._job.spec.language or language, end_s, self._behind))
-
-
-DecodeTask = asyncio.Task[WindowResult]
+    def _new(self, end_s: float = 0.0, language: str | None = None) -> ChannelState:
+        return ChannelState(end_s, LanguageVote(self._job.spec.language or language, end_s, self._windows_in_flight))
 
 
-Hear = Callable[[str | None], Awaitable[WindowResult]]
-"""The language that is likely, if one is known → what a window says."""
-
-
-async def heard(hear: Hear, likely: str | None, earlier: Sequence[DecodeTask]) -> WindowResult:
-    """What a window says. The windows before it are `earlier`, those that are being heard too, in order: where nobody knows
-    yet what language is likely, it is not waited for, and one in doubt asks them afterwards. So the text does not depend on
-    the pace, and no recording waits for its first window."""
-    result = await hear(likely)
-    if likely or result.language_probability >= CERTAIN or not (first := await first_language(earlier)):
+async def decode_with_language_retry(decode: Decode, likely: str | None, earlier: Sequence[DecodeTask]) -> WindowResult:
+    """Decode a window; if its language detection is uncertain, decode again in the language of the `earlier` windows in
+    flight, so that the text does not depend on their pace."""
+    result = await decode(likely)
+    if likely or result.language_probability >= CERTAIN or not (first := await _first_language(earlier)):
         return result
-    # What was heard by chance is what would have been assumed.
-    return replace(result, language_probability=0.0) if first == result.language else await hear(first)
+    # The uncertain guess equals the fallback: keep the decode, but give it no vote.
+    return replace(result, language_probability=0.0) if first == result.language else await decode(first)
 
 
-async def first_language(earlier: Sequence[DecodeTask]) -> str | None:
-    """The language of the first of them that has something to say."""
+async def _first_language(earlier: Sequence[DecodeTask]) -> str | None:
     for task in earlier:
-        await asyncio.wait([task])  # to be cancelled while it waits must not cancel the other
+        await asyncio.wait([task])  # unlike `await task`, a cancel here does not cancel the other window
         result = task.result()
         if result.segments and result.language:
             return result.language

@@ -1,4 +1,4 @@
-"""One job's way through the stages: transcode, decode windows while that goes on, commit them in order."""
+"""class Pipeline: transcode a job, decode its windows meanwhile, commit them in order."""
 
 from __future__ import annotations
 
@@ -26,33 +26,25 @@ from serve_app.models.event import Progress, dump_segment
 from serve_app.models.job import Job, Phase
 from serve_app.models.lease import Claim, Commit, CommitOutcome
 from serve_app.models.storage_paths import pcm_prefix
-from serve_app.runner.channel_state import DecodeTask, Timelines, heard
+from serve_app.runner.channel_state import ChannelStates, DecodeTask, decode_with_language_retry
 from serve_app.store.redis_store import Store
 
-MOST_DEATHS = 3
-"""Workers that a window may cost."""
-MOST_LOST = 8
-"""Workers that may be lost with it at all, before the job is put aside for a while."""
+MAX_DEATHS = 3  # workers that die decoding one window, before its job fails
+MAX_LOST = 8  # workers lost with one window for any reason, before its job is given back
 
 
 class Stages(Protocol):
-    """What a job asks of the deployments. Each raises WorkError; a stage that dies raises StageLost."""
+    """The deployments as a job uses them. Each method raises WorkError; StageLost if the stage dies."""
 
-    async def fetch(self, request: FetchRequest) -> StoredSource:
-        """Store a source."""
-        ...
+    async def fetch(self, request: FetchRequest) -> StoredSource: ...
 
-    def windows(self, request: TranscodeRequest) -> AsyncGenerator[TranscodeProgress, None]:
-        """Decode it and plan its windows."""
-        ...
+    def windows(self, request: TranscodeRequest) -> AsyncGenerator[TranscodeProgress, None]: ...
 
-    async def transcribe(self, model: str, request: TranscribeRequest) -> WindowResult:
-        """Decode a window."""
-        ...
+    async def transcribe(self, model: str, request: TranscribeRequest) -> WindowResult: ...
 
 
 class LeaseLost(Exception):
-    """Another worker has the job now: whatever this one still does is void."""
+    """Another worker may hold the job: nothing more is written."""
 
 
 class CancelRequested(Exception):
@@ -60,7 +52,7 @@ class CancelRequested(Exception):
 
 
 class Pipeline:
-    """A claimed job from its stored source to its last commit."""
+    """A claimed job, from its stored source to the last commit."""
 
     def __init__(self, store: Store, stages: Stages, claim: Claim, job: Job, *, max_audio_s: float, in_flight: int) -> None:
         self._store = store
@@ -73,15 +65,15 @@ class Pipeline:
         self._tasks: set[asyncio.Task[WindowResult]] = set()
         self._next_window = job.checkpoint.next_window
         self._segments = job.checkpoint.segments
-        self._lines = Timelines(job, in_flight)
+        self._channels = ChannelStates(job, in_flight)
         self._done_s = job.audio_done_s
         self._declared_s: float | None = None
         self._total_s: float | None = None
-        self._began: tuple[float, float] | None = None
+        self._began: tuple[float, float] | None = None  # loop time, and seconds done by then
 
     async def run(self) -> float:
-        """Do all of it. Returns the length of the decoded audio in seconds."""
-        await self._lines.recall(self._store)
+        """Run to the end. Returns the decoded seconds."""
+        await self._channels.restore(self._store)
         planning = asyncio.create_task(self._plan())
         try:
             while (entry := await self._queue.get()) is not None:
@@ -98,11 +90,11 @@ class Pipeline:
         return self._total_s
 
     async def _plan(self) -> None:
-        """Hand windows to the transcriber as they close, a bounded number at a time."""
+        """Dispatch windows as they close, with back-pressure."""
         try:
             async with aclosing(self._stages.windows(self._transcode_request())) as plans:
                 async for planned in plans:
-                    await self._note(planned)
+                    await self._record_audio(planned)
                     for window in planned.windows:
                         if window.index >= self._next_window:
                             await self._dispatch(window)
@@ -110,8 +102,7 @@ class Pipeline:
         finally:
             self._queue.put_nowait(None)
 
-    async def _note(self, planned: TranscodeProgress) -> None:
-        """Tell of the recording what is known of it by now: each of its facts once."""
+    async def _record_audio(self, planned: TranscodeProgress) -> None:
         if self._declared_s is None and planned.declared_s is not None:
             self._declared_s = planned.declared_s
             await self._note_audio(declared_s=planned.declared_s)
@@ -124,18 +115,17 @@ class Pipeline:
             self._began = asyncio.get_running_loop().time(), self._job.audio_done_s
             await self._enter(Phase.TRANSCRIBING)
         await self._slots.acquire()
-        line = self._lines.of(window.channel)
-        task = asyncio.create_task(self._decode(window, line.vote.likely(window.index), tuple(line.hearing)))
-        line.note(task)
+        channel = self._channels.of(window.channel)
+        task = asyncio.create_task(self._decode(window, channel.vote.likely(window.index), tuple(channel.undetermined)))
+        channel.dispatched(task)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         self._queue.put_nowait((window, task))
 
     async def _decode(self, window: Window, likely: str | None, earlier: Sequence[DecodeTask]) -> WindowResult:
-        """Decode it, in doubt about its language as what is likely, or as the windows before it that are decoded too."""
-        return await heard(lambda language: self._decode_as(window, language), likely, earlier)
+        return await decode_with_language_retry(lambda language: self._transcribe(window, language), likely, earlier)
 
-    async def _decode_as(self, window: Window, likely: str | None) -> WindowResult:
+    async def _transcribe(self, window: Window, likely: str | None) -> WindowResult:
         spec = self._job.spec
         options = DecodeOptions(
             language=spec.language,
@@ -144,17 +134,16 @@ class Pipeline:
             prompt=spec.prompt,
             hotwords=spec.hotwords,
             temperature=spec.temperature,
-            # Where windows overlap, `stitch` tells by the words which of them has what.
+            # `stitch` needs words to merge windows that overlap.
             word_timestamps=spec.word_timestamps or window.joined or window.cut is not None,
         )
         request = TranscribeRequest(
             self._job.id, self._job.tenant, spec.priority.urgency, pcm_prefix(self._job.id), window, options
         )
-        return await self._insist(self._job.model, request)
+        return await self._transcribe_with_retries(self._job.model, request)
 
-    async def _insist(self, model: str, request: TranscribeRequest) -> WindowResult:
-        """Decode it although workers die. A window that may be what they die of is decoded alone from then on, so that it
-        takes no other's with it; one that goes on killing is Deadly."""
+    async def _transcribe_with_retries(self, model: str, request: TranscribeRequest) -> WindowResult:
+        """Retry when a worker dies, in a batch of its own if the window may be the cause. Deadly after MAX_DEATHS."""
         lost = died = 0
         while True:
             try:
@@ -162,35 +151,35 @@ class Pipeline:
             except StageLost as error:
                 lost += 1
                 died += isinstance(error, StageDied)
-                if died == MOST_DEATHS:
+                if died == MAX_DEATHS:
                     raise PoisonPill(
                         "A part of the audio ended every worker that decoded it: the job was given up."
                     ) from error
-                if lost == MOST_LOST:
+                if lost == MAX_LOST:
                     raise
             request = replace(request, exclusive=died > 0 or lost > 1)
             await asyncio.sleep(random.uniform(0.5, 1.0) * 2 ** min(lost, 4))
 
     async def _commit(self, window: Window, result: WindowResult) -> None:
-        line = self._lines.of(window.channel)
-        line.settle(result)
+        channel = self._channels.of(window.channel)
+        channel.decoded(result)
         segments = stitch(
             result.segments,
             next_id=self._segments,
-            end_s=line.end_s,
+            end_s=channel.end_s,
             min_confidence=self._job.spec.min_confidence,
             window=window,
         )
-        segments = [self._placed(segment, window, result, len(segments)) for segment in segments]
+        segments = [self._annotated(segment, window, result, len(segments)) for segment in segments]
         if result.segments and result.language:
-            line.vote.count(window.index, result.language, window.speech_s * result.language_probability)
-        line.end_s = segments[-1].end if segments else line.end_s
-        # Of channels that are kept apart the next window may end before this one.
+            channel.vote.count(window.index, result.language, window.speech_s * result.language_probability)
+        channel.end_s = segments[-1].end if segments else channel.end_s
+        # The next window may be of another channel and end before this one.
         self._done_s = max(self._done_s, window.end * 1000 // SAMPLE_RATE / 1000)
         commit = Commit(
             window=window.index,
             segments=tuple(dump_segment(segment) for segment in segments),
-            end_s=self._lines.end_s,
+            end_s=self._channels.end_s,
             language=result.language if result.segments and not self._job.checkpoint.language else None,
             device=result.device,
             progress=self._progress(window),
@@ -204,15 +193,15 @@ class Pipeline:
             raise CancelRequested
         self._segments += len(segments)
 
-    def _placed(self, segment: Segment, window: Window, result: WindowResult, beside: int) -> Segment:
-        """A segment with what is known of its window, which `beside` segments share."""
+    def _annotated(self, segment: Segment, window: Window, result: WindowResult, segments: int) -> Segment:
+        """Add the facts of a window of `segments` segments."""
         return replace(
             segment,
             channel=window.channel,
             words=segment.words if self._job.spec.word_timestamps else None,
             seek=round(window.start / SAMPLE_RATE, 3),
             language_probability=round(result.language_probability, 4),
-            decode_s=round(result.decode_s / beside, 3),
+            decode_s=round(result.decode_s / segments, 3),
         )
 
     def _progress(self, window: Window) -> Progress:

@@ -1,7 +1,4 @@
-"""Summaries of what was said, by a language model of the operator's own: any server that speaks OpenAI's chat completions.
-
-They are made after their job has ended, whatever becomes of them: a transcript waits for no summary.
-"""
+"""class Summaries: summaries by a language model behind OpenAI's chat completions API."""
 
 from __future__ import annotations
 
@@ -18,101 +15,105 @@ from serve_app.errors import RequestError, StoreUnavailable
 from serve_app.jobs.results import Results
 from serve_app.models.job import Job, SummaryState
 from serve_app.models.storage_paths import summary_key
+from serve_app.runner.loops import every
 from serve_app.store.redis_store import Store
 
 log = logging.getLogger(__name__)
 
-AT_ONCE, HOLD_S, ANSWER_S, IDLE_S = 4, 900.0, 600.0, 1.0
+IN_FLIGHT = 4
+HOLD_S = 900.0  # visibility timeout of a claimed summary
+REPLY_S = 600.0
+IDLE_S = 1.0
 RETRIES_S = (2.0, 15.0, 60.0)
-"""The waits before each further try."""
 
 
 @dataclass(frozen=True, slots=True)
 class SummaryModel:
-    """Where summaries are written: the API's base URL, the model there, its key; prompts by id, in which `{transcript}`
-    stands for what was said."""
+    """A model of the operator's own."""
 
     base_url: str
     model: str
     key: str = ""
-    prompts: Mapping[str, str] = field(default_factory=dict)
+    prompts: Mapping[str, str] = field(default_factory=dict)  # by id; `{transcript}` stands for the text
 
 
 class SummaryFailed(Exception):
-    """The model gave none; one sentence."""
+    pass
 
 
 class Summaries:
-    """Makes what is due, as long as it runs. Several run side by side."""
+    """Writer of due summaries. Several run side by side."""
 
     def __init__(
-        self, store: Store, artifacts: Artifacts, writer: SummaryModel, retries_s: tuple[float, ...] = RETRIES_S
+        self, store: Store, artifacts: Artifacts, model: SummaryModel, retries_s: tuple[float, ...] = RETRIES_S
     ) -> None:
         self._store = store
         self._artifacts = artifacts
         self._results = Results(artifacts)
-        self._writer = writer
-        self._retries_s = retries_s
+        self._model = model
+        self._retries_s = retries_s  # delay before each retry
+        self._in_flight: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Make summaries until cancelled. One that is cut off is due again when its hold is over."""
-        making: set[asyncio.Task[None]] = set()
-        headers = {"Authorization": f"Bearer {self._writer.key}"} if self._writer.key else {}
-        async with httpx.AsyncClient(timeout=ANSWER_S, headers=headers, trust_env=False) as http:
+        """Write summaries until cancelled. One that is cut off is due again when its hold expires."""
+        headers = {"Authorization": f"Bearer {self._model.key}"} if self._model.key else {}
+        async with httpx.AsyncClient(timeout=REPLY_S, headers=headers, trust_env=False) as http:
             try:
-                while True:
-                    try:
-                        for job_id in await self._store.summaries.take(AT_ONCE - len(making), HOLD_S):
-                            task = asyncio.create_task(self._make(http, job_id))
-                            making.add(task)
-                            task.add_done_callback(making.discard)
-                    except StoreUnavailable as outage:
-                        log.warning("no summaries taken: %s", outage)
-                    except Exception:  # a loop that ends would leave all that follow unmade
-                        log.exception("no summaries taken")
-                    await asyncio.sleep(IDLE_S)
+                await every(IDLE_S, lambda: self._take(http), "summary queue")
             finally:
-                for task in making:
+                tasks = list(self._in_flight)
+                for task in tasks:
                     task.cancel()
-                await asyncio.gather(*making, return_exceptions=True)
+                await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _make(self, http: httpx.AsyncClient, job_id: str) -> None:
+    async def _take(self, http: httpx.AsyncClient) -> None:
+        for job_id in await self._store.summaries.take(IN_FLIGHT - len(self._in_flight), HOLD_S):
+            task = asyncio.create_task(self._summarise(http, job_id))
+            self._in_flight.add(task)
+            task.add_done_callback(self._in_flight.discard)
+
+    async def _summarise(self, http: httpx.AsyncClient, job_id: str) -> None:
         try:
             job = await self._store.jobs.get(job_id)
             if job is None or job.transcript is None or job.spec.summary is None:
                 await self._store.summaries.note(job_id, SummaryState.FAILED, "There is nothing to summarise.")
                 return
-            state, why, wait_s = SummaryState.COMPLETED, "", 0.0
-            try:
-                async with asyncio.timeout(ANSWER_S):
-                    text = await self._written(http, job, job.spec.summary)
-                await asyncio.to_thread(self._artifacts.put, summary_key(job_id), text.encode())
-            except StoreUnavailable:
-                raise
-            except Exception as error:  # each counts as a try: one that does not would be made for ever
-                if not isinstance(error, SummaryFailed | RequestError | TimeoutError):
-                    log.exception("job_id=%s has no summary", job_id)
-                again = job.summary_tries < len(self._retries_s)
-                state = SummaryState.PENDING if again else SummaryState.FAILED
-                why = str(error) if isinstance(error, SummaryFailed | RequestError) else "The service could not make it."
-                wait_s = self._retries_s[job.summary_tries] if again else 0.0
-            if not await self._store.summaries.note(job_id, state, why, wait_s):  # purged meanwhile
+            state, message, wait_s = await self._attempt(http, job, job.spec.summary)
+            if not await self._store.summaries.note(job_id, state, message, wait_s):  # purged meanwhile
                 await asyncio.to_thread(self._artifacts.delete, summary_key(job_id))
-            log.info("job_id=%s summary %s %s", job_id, state, why)
+            log.info("job_id=%s summary %s %s", job_id, state, message)
         except StoreUnavailable as outage:
-            log.warning("job_id=%s summary left to its hold: %s", job_id, outage)
+            log.warning("job_id=%s Redis unavailable, summary will be retried when its hold expires: %s", job_id, outage)
 
-    async def _written(self, http: httpx.AsyncClient, job: Job, prompt_id: str) -> str:
-        prompt = self._writer.prompts.get(prompt_id)
+    async def _attempt(self, http: httpx.AsyncClient, job: Job, prompt_id: str) -> tuple[SummaryState, str, float]:
+        """State, error and delay of the next attempt."""
+        try:
+            async with asyncio.timeout(REPLY_S):
+                text = await self._complete(http, job, prompt_id)
+            await asyncio.to_thread(self._artifacts.put, summary_key(job.id), text.encode())
+        except StoreUnavailable:
+            raise
+        except Exception as error:  # counts as an attempt: one that is not noted would be repeated for ever
+            if not isinstance(error, SummaryFailed | RequestError | TimeoutError):
+                log.exception("job_id=%s summary failed", job.id)
+            retry = job.summary_tries < len(self._retries_s)
+            message = str(error) if isinstance(error, SummaryFailed | RequestError) else "The service could not make it."
+            if retry:
+                return SummaryState.PENDING, message, self._retries_s[job.summary_tries]
+            return SummaryState.FAILED, message, 0.0
+        return SummaryState.COMPLETED, "", 0.0
+
+    async def _complete(self, http: httpx.AsyncClient, job: Job, prompt_id: str) -> str:
+        prompt = self._model.prompts.get(prompt_id)
         if prompt is None:
             raise SummaryFailed("Its prompt template is no longer there.")
         transcript = await self._results.transcript(job)
-        said = prompt.replace("{transcript}", transcript.text)
-        body = {"model": self._writer.model, "messages": [{"role": "user", "content": said}]}
+        content = prompt.replace("{transcript}", transcript.text)
+        body = {"model": self._model.model, "messages": [{"role": "user", "content": content}]}
         try:
-            answer = await http.post(f"{self._writer.base_url.rstrip('/')}/chat/completions", json=body)
-            answer.raise_for_status()
-            text = orjson.loads(answer.content)["choices"][0]["message"]["content"]
+            response = await http.post(f"{self._model.base_url.rstrip('/')}/chat/completions", json=body)
+            response.raise_for_status()
+            text = orjson.loads(response.content)["choices"][0]["message"]["content"]
         except httpx.HTTPStatusError as error:
             raise SummaryFailed(f"The model's server answered {error.response.status_code}.") from error
         except httpx.HTTPError as error:

@@ -1,8 +1,4 @@
-"""Signed delivery of a job's end, as Standard Webhooks 1.0.0 has it: at least once, always with one id, over three days.
-
-What ended a job has queued the delivery in the same script; whoever takes it renders the payload in the words of the
-dialect that the job was made in, and signs each try anew.
-"""
+"""class WebhookSender: signed delivery of a job's end (Standard Webhooks 1.0.0)."""
 
 from __future__ import annotations
 
@@ -25,23 +21,25 @@ from serve_app.jobs.webhook_payload import PayloadRenderer
 from serve_app.models.delivery import Attempt, DeliveryState, Due
 from serve_app.models.job import Job
 from serve_app.models.trace import child_span
+from serve_app.runner.loops import every
 from serve_app.store.redis_store import Store
 from serve_app.store.webhook_outbox import Outbox
 
 log = logging.getLogger(__name__)
 
 JITTER = 0.1
-AT_ONCE, OF_A_TENANT, HOLD_S, ANSWER_S = 64, 8, 120.0, 20.0
-"""Deliveries under way: in all, and of one tenant, whose slow server must keep no other waiting."""
+IN_FLIGHT = 64
+IN_FLIGHT_PER_TENANT = 8  # a tenant's slow server delays no other tenant
+HOLD_S = 120.0  # visibility timeout of a claimed delivery
+REPLY_S = 20.0
 IDLE_S = 1.0
 LONGEST_WAIT_S = 86_400.0
-STOPPED = (410,)
-"""Who answers so wants to hear no more of it."""
-BUSY = (429, 502, 503, 504)
+GONE = 410  # the receiver wants no more deliveries
+BUSY = (429, 502, 503, 504)  # their Retry-After is respected
 
 
 class WebhookSender:
-    """Delivers what is due, as long as it runs. Several run side by side."""
+    """Sender of due deliveries. Several run side by side."""
 
     def __init__(
         self,
@@ -49,64 +47,62 @@ class WebhookSender:
         store: Store,
         results: Results,
         http: SafeHttp,
-        renders: Mapping[str, PayloadRenderer],
-        retries_s: Sequence[float],
+        renderers: Mapping[str, PayloadRenderer],  # by dialect
+        retries_s: Sequence[float],  # delay before each retry
     ) -> None:
         self._outbox = outbox
         self._store = store
         self._results = results
         self._http = http
-        self._renders = renders
+        self._renderers = renderers
         self._retries_s = retries_s
+        self._in_flight: dict[asyncio.Task[None], str] = {}  # tenant by task
 
     async def run(self) -> None:
-        """Deliver until cancelled. One that is cut off is due again when its hold is over."""
-        under_way: dict[asyncio.Task[None], str] = {}
+        """Deliver until cancelled. A delivery that is cut off is due again when its hold expires."""
         try:
-            while True:
-                try:
-                    for due in await self._outbox.take(AT_ONCE - len(under_way), HOLD_S) if len(under_way) < AT_ONCE else ():
-                        if list(under_way.values()).count(due.tenant) >= OF_A_TENANT:
-                            await self._outbox.postpone(due, 2 * IDLE_S)
-                            continue
-                        task = asyncio.create_task(self._serve(due))
-                        under_way[task] = due.tenant
-                        task.add_done_callback(lambda done: under_way.pop(done, None))
-                except StoreUnavailable as outage:
-                    log.warning("no webhooks taken: %s", outage)
-                except Exception:  # a loop that ends would leave all that follow undelivered
-                    log.exception("no webhooks taken")
-                await asyncio.sleep(IDLE_S)
+            await every(IDLE_S, self._take, "webhook queue")
         finally:
-            for task in under_way:
+            for task in list(self._in_flight):
                 task.cancel()
 
-    async def _serve(self, due: Due) -> None:
+    async def _take(self) -> None:
+        free = IN_FLIGHT - len(self._in_flight)
+        for due in await self._outbox.take(free, HOLD_S) if free else ():
+            if list(self._in_flight.values()).count(due.tenant) >= IN_FLIGHT_PER_TENANT:
+                await self._outbox.postpone(due, 2 * IDLE_S)
+                continue
+            task = asyncio.create_task(self._send(due))
+            self._in_flight[task] = due.tenant
+            task.add_done_callback(lambda done: self._in_flight.pop(done, None))
+
+    async def _send(self, due: Due) -> None:
         try:
             await self.deliver(due)
         except StoreUnavailable as outage:
-            log.warning("webhook_id=%s left to its hold: %s", due.id, outage)
+            log.warning("webhook_id=%s Redis unavailable, retry when the hold expires: %s", due.id, outage)
         except Exception:
-            log.exception("webhook_id=%s was not delivered", due.id)
+            log.exception("webhook_id=%s delivery failed, retry when the hold expires", due.id)
 
     async def deliver(self, due: Due) -> DeliveryState | None:
-        """Make one try, and note how it went; None where the job is gone, or goes on: it will end again."""
+        """Attempt a delivery and log the outcome; None if the job was deleted or retried."""
         job = await self._store.jobs.get(due.job_id)
         if job is None or job.spec.webhook is None or due.id != f"{job.id}:{job.done_event}":
             await self._outbox.drop(due)
             return None
-        attempt, retry_after_s = await self._try(due, job, job.spec.webhook)
-        state, next_s = self._verdict(attempt, due.tries, retry_after_s)
+        attempt, retry_after_s = await self._attempt(due, job, job.spec.webhook)
+        state, next_s = self._outcome(attempt, due.tries, retry_after_s)
         await self._outbox.note(due, job.owner, job.tenant, job.spec.webhook, attempt, state, next_s)
         log.info(
             "job_id=%s webhook_id=%s try=%d %s %s", job.id, due.id, due.tries + 1, state, attempt.status or attempt.error
         )
         return state
 
-    async def _try(self, due: Due, job: Job, url: str) -> tuple[Attempt, float]:
+    async def _attempt(self, due: Due, job: Job, url: str) -> tuple[Attempt, float]:
+        """The attempt, and the seconds of its Retry-After."""
         now = time.time()
         try:
-            payload = await self._renders[job.spec.dialect](job, self._results)
+            payload = await self._renderers[job.spec.dialect](job, self._results)
             secrets = [job.spec.webhook_secret] if job.spec.webhook_secret else await self._outbox.secrets(job.tenant)
             headers = {
                 **payload.headers,
@@ -116,20 +112,21 @@ class WebhookSender:
                 "webhook-timestamp": str(int(now)),
                 "webhook-signature": " ".join(sign(secret, due.id, int(now), payload.body) for secret in secrets),
             }
-            reply = await self._http.post(url, payload.body, headers, within_s=ANSWER_S)
+            reply = await self._http.post(url, payload.body, headers, within_s=REPLY_S)
         except WorkError as error:
             return Attempt(now, None, error.message), 0.0
         except StoreUnavailable:
             raise
-        except Exception:  # it counts as a try: one that is never noted would be made for ever
-            log.exception("job_id=%s webhook_id=%s could not be made", job.id, due.id)
+        except Exception:  # counts as an attempt: one that is not logged would be repeated for ever
+            log.exception("job_id=%s webhook_id=%s attempt failed", job.id, due.id)
             return Attempt(now, None, "The service could not make this delivery."), 0.0
         return Attempt(now, reply.status, None), retry_after(reply)
 
-    def _verdict(self, attempt: Attempt, tries: int, retry_after_s: float) -> tuple[DeliveryState, float]:
+    def _outcome(self, attempt: Attempt, tries: int, retry_after_s: float) -> tuple[DeliveryState, float]:
+        """State, and seconds until the next attempt."""
         if attempt.status is not None and 200 <= attempt.status < 300:
             return DeliveryState.DELIVERED, 0.0
-        if attempt.status in STOPPED or tries >= len(self._retries_s):
+        if attempt.status == GONE or tries >= len(self._retries_s):
             return DeliveryState.DEAD, 0.0
         wait_s = self._retries_s[tries] * random.uniform(1 - JITTER, 1 + JITTER)
         if attempt.status in BUSY:
@@ -138,7 +135,7 @@ class WebhookSender:
 
 
 def sign(secret: str, delivery_id: str, at: int, body: bytes) -> str:
-    """A body's signature, v1. A secret that is not written as `whsec_` and base64 is taken as it is."""
+    """Signature v1. A secret is base64 after `whsec_`, else plain text."""
     key = secret.encode()
     if secret.startswith("whsec_"):
         with suppress(ValueError):
@@ -148,11 +145,11 @@ def sign(secret: str, delivery_id: str, at: int, body: bytes) -> str:
 
 
 def retry_after(reply: HttpReply) -> float:
-    """Seconds that a Retry-After asks for, given as such or as a date; 0 without one."""
-    told = (reply.retry_after or "").strip()
-    if told.isdecimal():
-        return float(told[:9])
+    """Seconds of a Retry-After header, which is a number or a date; 0 without one."""
+    value = (reply.retry_after or "").strip()
+    if value.isdecimal():
+        return float(value[:9])
     try:
-        return max(parsedate_to_datetime(told).timestamp() - time.time(), 0.0)
+        return max(parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
     except (ValueError, OverflowError):
         return 0.0

@@ -1,1 +1,1 @@
-"""State in Redis: jobs, leases, event streams, webhooks, keys, and the Lua scripts behind them."""
+"""State in Redis."""

@@ -1,4 +1,4 @@
-"""Connections to Redis: a pool that survives a restart of the server, and commands with a timeout."""
+"""Redis client, and commands with a timeout."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REPLY_S = 20.0
 
 
 def connect(url: str, name: str | None = None) -> Redis:
-    """Client with a bounded, blocking pool that reconnects with back-off. The server lists its connections as `name`."""
+    """Client with a bounded, blocking pool that reconnects with back-off."""
     pool = BlockingConnectionPool.from_url(
         url,
         client_name=name,
@@ -35,7 +35,7 @@ def connect(url: str, name: str | None = None) -> Redis:
 
 
 async def execute(command: Any) -> Any:
-    """Await a Redis command. StoreUnavailable where the server cannot be reached or does not reply in time."""
+    """Await a Redis command. StoreUnavailable if the server is unreachable or slower than REPLY_S."""
     try:
         async with asyncio.timeout(REPLY_S):
             return await command

@@ -1,22 +1,28 @@
-"""Event streams of jobs (Redis streams), and the pub/sub channels that announce changes."""
+"""Event streams of jobs (Redis streams), and pub/sub channels."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any, NoReturn
 
 from redis.asyncio import Redis
 
+from serve_app.errors import StoreUnavailable
 from serve_app.models.event import Event, EventKind
 from serve_app.store.connection import execute
 from serve_app.store.scripts import PREFIX, key
 
+log = logging.getLogger(__name__)
+
 POLL_S = 5.0
+RECONNECT_S = 0.5
 
 
 class EventLog:
-    """Reads what the scripts append to `events:ID`, and subscribes to the channels."""
+    """Reader of `events:ID` and subscriber of the channels."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -27,18 +33,33 @@ class EventLog:
         return [Event(i.decode(), EventKind(f[b"kind"].decode()), f[b"data"].decode()) for i, f in entries]
 
     async def exists(self, job_id: str) -> bool:
-        """Whether the job's stream is (still) kept."""
         return bool(await execute(self._redis.exists(key(f"events:{job_id}"))))
+
+    # Messages published while disconnected are lost: `on_connect` is called after each connect.
+    async def listen(
+        self, *channels: str, on_message: Callable[[str, str], None], on_connect: Callable[[], None] = lambda: None
+    ) -> NoReturn:
+        """Call `on_message(channel, job id)` for each message; reconnects."""
+        while True:
+            try:
+                async with self.subscribe(*channels) as messages:
+                    on_connect()
+                    async for channel, job_id in messages:
+                        on_message(channel, job_id)
+            except StoreUnavailable as outage:
+                log.warning("pub/sub connection lost, reconnecting: %s", outage)
+                await asyncio.sleep(RECONNECT_S)
 
     @asynccontextmanager
     async def subscribe(self, *channels: str) -> AsyncIterator[AsyncIterator[tuple[str, str]]]:
-        """(channel, job id) as published on `work`, `wake` or `cancel`, over a connection of its own."""
+        """(channel, job id) of each message. StoreUnavailable."""
         subscription: Any = self._redis.pubsub(ignore_subscribe_messages=True)
         try:
             await execute(subscription.subscribe(*(key(channel) for channel in channels)))
             yield self._messages(subscription)
         finally:
-            await subscription.aclose()
+            with suppress(StoreUnavailable):  # closing a broken connection can fail too
+                await execute(subscription.aclose())
 
     @staticmethod
     async def _messages(subscription: Any) -> AsyncIterator[tuple[str, str]]:

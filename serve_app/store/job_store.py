@@ -1,4 +1,4 @@
-"""Jobs and files as the API sees them: submit, read, list, cancel, retry, delete."""
+"""Records of jobs and of shared files."""
 
 from __future__ import annotations
 
@@ -18,13 +18,12 @@ from serve_app.store.records import FILE, SPEC, to_file, to_job, with_position
 from serve_app.store.scripts import Scripts, key
 
 FileId = str
+# None: no such job; False: refused; True: removed; a FileId: removed, and no other job needs that file.
 Removed = FileId | bool | None
-"""Reply to a removal: None where there is no such job, False where it is refused, True where it is done, or the id of the
-job's file where no other job needs that file any more."""
 
 
 class JobStore:
-    """Records of jobs and of the files that several jobs share."""
+    """Methods return None if there is no such job, False if its state forbids it."""
 
     def __init__(self, redis: Redis, scripts: Scripts) -> None:
         self._redis = redis
@@ -43,8 +42,7 @@ class JobStore:
         idempotency: IdempotencyRecord | None = None,
         file: File | None = None,
     ) -> SubmitResult:
-        """Record a job and queue it, with `file` where that is new. Refused where the tenant has `queue_limit` jobs waiting
-        or has used `quota_s` of audio this month (0: no limit), or where the job's file is gone."""
+        """Record a job, and a new `file`, and queue it. A limit of 0 is none."""
         webhook = int(spec.webhook is not None)
         digest, fingerprint = (idempotency.digest, idempotency.fingerprint) if idempotency else ("", "")
         arguments = [spec.priority.urgency, spec.max_attempts, int(ttl_s * 1000), SPEC.dump_json(spec), queue_limit]
@@ -56,19 +54,17 @@ class JobStore:
         return SubmitResult(SubmitOutcome(outcome.decode()), created_id.decode(), (await self._with_files([job]))[0])
 
     async def reserve_key(self, digest: str, job_id: str, hold_s: float) -> bool:
-        """Reserve an idempotency key for a submission in progress. False where another request holds it."""
+        """Reserve an idempotency key. False if another request holds it."""
         return bool(await self._run("idempotency_reserve", digest, job_id, int(hold_s * 1000)))
 
     async def release_key(self, digest: str, job_id: str) -> None:
-        """Release a reserved key of a submission that failed."""
         await self._run("idempotency_release", digest, job_id)
 
     async def get(self, job_id: str) -> Job | None:
-        """The job, None where there is none."""
         return (await self.get_many([job_id]))[0]
 
     async def get_many(self, job_ids: Sequence[str]) -> list[Job | None]:
-        """Several jobs, in order."""
+        """Jobs in the order of their ids."""
         async with self._redis.pipeline(transaction=False) as pipe:
             for job_id in job_ids:
                 pipe.hgetall(key(f"job:{job_id}"))
@@ -77,7 +73,7 @@ class JobStore:
         return await self._with_files(await self._with_positions(jobs))
 
     async def page(self, owner: str, tenant: str, *, limit: int, before: str | None = None) -> tuple[list[Job], str | None]:
-        """An owner's jobs, newest first, and the cursor of the next page (None on the last)."""
+        """Jobs, newest first, and the next cursor (None on the last page)."""
         top = f"({before}" if before else "+inf"
         index = key(f"index:{tenant}/{owner}")
         ids: Any = await execute(self._redis.zrevrangebyscore(index, top, "-inf", start=0, num=limit + 1, withscores=True))
@@ -86,7 +82,6 @@ class JobStore:
         return [job for job in jobs if job], cursor
 
     async def query(self, owner: str, tenant: str, dialect: str, query: JobQuery) -> JobPage:
-        """An owner's jobs that were made in a dialect, filtered, sorted and counted."""
         index = f"{tenant}/{owner}/{dialect}" + (f"@{query.file}" if query.file else "")
         groups = [(state,) for state in query.states] if query.order is SortBy.STATE else [query.states]
         rows: list[bytes] = []
@@ -100,41 +95,37 @@ class JobStore:
         return JobPage(tuple(job for job in jobs if job), total, last)
 
     async def cancel(self, job_id: str) -> Phase | None:
-        """Request a cancel. Returns the phase that the job was in, None where there is no such job."""
+        """Request a cancel. Returns the phase before it."""
         phase = await self._run("cancel", job_id)
         return Phase(phase.decode()) if phase else None
 
     async def retry(self, job_id: str) -> bool | None:
-        """Requeue a failed job. False where it has not failed or has no attempts left, None where there is none."""
         return _flag(await self._run("retry", job_id))
 
     async def mark_deleted(self, job_id: str) -> bool | None:
-        """Hide an ended job from lists. False where it has not ended or is marked already, None where there is none."""
+        """Hide an ended job from listings."""
         return _flag(await self._run("mark_deleted", job_id))
 
     async def delete(self, job_id: str) -> Removed:
-        """Remove the record of an ended job, with its events and deliveries. False where it has not ended."""
         return _removed(await self._run("delete", job_id))
 
     async def delete_when_ended(self, job_id: str) -> bool | None:
-        """Hide a job now and have it deleted as soon as it ends. False where it has ended, None where there is none."""
+        """Hide a job, and delete it once it ends."""
         return _flag(await self._run("delete_when_ended", job_id))
 
+    # With `deleted`, only a job that is marked as deleted.
     async def purge_results(self, job_id: str, *, keep_s: float, deleted: bool = False) -> Removed:
-        """Purge an ended job: its results go, its record stays for `keep_s`. False where it has not ended, is purged
-        already, or must be marked as `deleted` before and is not."""
+        """Delete the results; the record stays for `keep_s`."""
         return _removed(await self._run("purge_results", job_id, int(deleted), int(keep_s * 1000)))
 
     async def set_webhook(self, job_id: str, spec: JobSpec) -> bool | None:
-        """Replace the webhook of a job that has not ended. False where it has, None where there is none."""
         return _flag(await self._run("webhook_set", job_id, SPEC.dump_json(spec), int(spec.webhook is not None)))
 
     async def replace_spec(self, job_id: str, spec: JobSpec, claim: Claim | None = None) -> bool:
-        """Replace a job's spec under its claim, or, without a claim, once the job has ended."""
+        """Replace the spec of a running job under its claim, or of an ended one."""
         return bool(await self._run("replace_spec", job_id, claim.token if claim else "", SPEC.dump_json(spec)))
 
     async def files(self, file_ids: Sequence[str]) -> list[File | None]:
-        """Records of shared files, None where there is none."""
         async with self._redis.pipeline(transaction=False) as pipe:
             for file_id in file_ids:
                 pipe.hgetall(key(f"file:{file_id}"))
@@ -142,11 +133,9 @@ class JobStore:
         return [to_file(_text(fields)) if fields else None for fields in records]
 
     async def file_stored(self, file_id: str, size: int) -> None:
-        """Record the size of a file that was fetched."""
         await self._run("file_stored", file_id, size)
 
     async def _with_positions(self, jobs: list[Job | None]) -> list[Job | None]:
-        """Add the queue position and the expected wait to jobs that are queued."""
         queued = [job for job in jobs if job and job.phase is Phase.QUEUED]
         if not queued:
             return jobs
@@ -163,7 +152,7 @@ class JobStore:
 
 
 def _filters(query: JobQuery, states: Sequence[State]) -> list[Any]:
-    """Arguments of list.lua from `shelves` to `after`."""
+    # Arguments of list.lua from `shelves` to `after`.
     shelves = ",".join(f"{state}{mark}" for state in states for mark in query.marks if state.final or not mark)
     order = SortBy.MADE if query.order is SortBy.STATE else query.order
     times = (query.made_after, query.made_before, query.ended_after, query.ended_before)

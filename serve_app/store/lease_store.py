@@ -1,4 +1,4 @@
-"""Leases: claims on jobs by Runners, commits under a fencing token, and the due times that sweepers act on."""
+"""Claims, commits under a fencing token, due times for the sweeper."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from serve_app.models.lease import AttemptCost, Claim, Commit, CommitOutcome, Le
 from serve_app.store.connection import execute
 from serve_app.store.scripts import Scripts, key
 
+SWEEP_LIMIT = 100  # jobs of one kind in one sweep
+
 
 class LeaseStore:
-    """Every write shows the claim's token; False (or LOST) means that another worker holds the job now."""
+    """Writes under a claim; False or LOST: the lease is lost."""
 
     def __init__(self, redis: Redis, scripts: Scripts, rules: LeaseRules) -> None:
         self._redis = redis
@@ -23,11 +25,10 @@ class LeaseStore:
 
     @property
     def lease_s(self) -> float:
-        """How long a claim lasts without renewal."""
         return self._rules.lease_s
 
     async def set_weights(self, weights: Mapping[str, float]) -> None:
-        """Set the scheduling weight of tenants; 1 for those that are not named."""
+        """Replace the scheduling weights of tenants (default 1)."""
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.delete(key("weights"))
             if weights:
@@ -35,16 +36,14 @@ class LeaseStore:
             await execute(pipe.execute())
 
     async def claim(self, worker: str, tenant_cap: int = 0) -> Claim | None:
-        """Claim the next job under a lease; None when none waits."""
         reply = await self._scripts.run("claim", worker, self._lease_ms, tenant_cap)
         return Claim(reply[0].decode(), int(reply[1])) if reply else None
 
     async def renew(self, claim: Claim) -> LeaseState:
-        """Prolong the lease (heartbeat)."""
+        """Extend the lease (heartbeat)."""
         return LeaseState((await self._scripts.run("renew", claim.job_id, claim.token, self._lease_ms)).decode())
 
     async def enter(self, claim: Claim, phase: Phase) -> bool:
-        """Move the job on to a phase."""
         return bool(await self._scripts.run("phase", claim.job_id, claim.token, phase))
 
     async def note_audio(
@@ -56,18 +55,18 @@ class LeaseStore:
         done_s: float | None = None,
         channels: int | None = None,
     ) -> bool:
-        """Record facts about the audio: declared, decoded and transcribed length, channels."""
-        facts: dict[str, float | None] = {
+        """Record seconds declared, decoded and transcribed, and channels."""
+        fields: dict[str, float | None] = {
             "audio_declared_s": declared_s,
             "audio_total_s": total_s,
             "audio_done_s": done_s,
             "audio_channels": channels,
         }
-        pairs = [item for name, value in facts.items() if value is not None for item in (name, value)]
+        pairs = [item for name, value in fields.items() if value is not None for item in (name, value)]
         return bool(await self._scripts.run("phase", claim.job_id, claim.token, "", *pairs))
 
     async def commit(self, claim: Claim, commit: Commit) -> CommitOutcome:
-        """Append a window's segments to the event stream and move the checkpoint; idempotent by window."""
+        """Append a window's segments and move the checkpoint; idempotent by window."""
         progress = commit.progress
         eta_s = "" if progress.eta_s is None else progress.eta_s
         arguments: list[Any] = [commit.window, commit.end_s, progress.audio_done_s, eta_s]
@@ -76,14 +75,14 @@ class LeaseStore:
         return CommitOutcome((await self._scripts.run("commit", claim.job_id, claim.token, *arguments)).decode())
 
     async def finish(self, claim: Claim, phase: Phase, error: JobError | None = None, language: str | None = None) -> bool:
-        """End the job for good; one whose cancel was requested ends as cancelled."""
+        """End the job, as cancelled if a cancel was requested."""
         code, message = (error.code, error.message) if error else ("", "")
         return bool(await self._scripts.run("finish", claim.job_id, claim.token, phase, code, message, language or ""))
 
     async def give_back(
         self, claim: Claim, *, delay_s: float = 0.0, cost: AttemptCost = AttemptCost.NOTHING, model: str = ""
     ) -> bool:
-        """Requeue the job, for another `model` if one is named; one that has cost too many workers fails instead."""
+        """Requeue the job, or fail it after too many lost workers."""
         arguments = [int(delay_s * 1000), cost, self._rules.max_stalls, self._rules.max_losses, model]
         return bool(await self._scripts.run("give_back", claim.job_id, claim.token, *arguments))
 
@@ -91,30 +90,30 @@ class LeaseStore:
         """Requeue jobs whose lease expired; returns how many."""
         return int(await self._scripts.run("reap", self._rules.max_stalls, self._rules.max_losses))
 
-    async def expired(self, limit: int = 100) -> list[str]:
-        """Ids of jobs whose results have outlived their TTL."""
-        return await self._due("expiry", 0.0, limit)
+    async def expired(self) -> list[str]:
+        """Ids of jobs past their TTL."""
+        return await self._due("expiry", 0.0)
 
-    async def private_ended(self, grace_s: float, limit: int = 100) -> list[str]:
-        """Ids of private jobs that ended `grace_s` ago and whose audio is not deleted for good yet."""
-        return await self._due("private", grace_s, limit)
+    async def private_ended(self, grace_s: float) -> list[str]:
+        """Ids of unsettled private jobs that ended `grace_s` ago."""
+        return await self._due("private", grace_s)
 
     async def private_settled(self, job_id: str) -> None:
-        """Record that nothing is left of a private job that must not be kept."""
+        """Record that a private job's audio is deleted for good."""
         await execute(self._redis.zrem(key("private"), job_id))
 
-    async def drop_old_streams(self, grace_s: float, limit: int = 100) -> int:
-        """Delete event streams of jobs that ended `grace_s` ago: from then on they are replayed from the transcript."""
-        ids = await self._due("ended", grace_s, limit)
+    async def drop_old_streams(self, grace_s: float) -> int:
+        """Delete event streams of jobs that ended `grace_s` ago."""
+        ids = await self._due("ended", grace_s)
         if ids:
             await execute(self._redis.delete(*(key(f"events:{job_id}") for job_id in ids)))
             await execute(self._redis.zrem(key("ended"), *ids))
         return len(ids)
 
-    async def _due(self, name: str, grace_s: float, limit: int) -> list[str]:
+    async def _due(self, name: str, grace_s: float) -> list[str]:
         seconds, micros = await execute(self._redis.time())
         top = (seconds - grace_s) * 1000 + micros // 1000
-        ids = await execute(self._redis.zrangebyscore(key(name), "-inf", top, 0, limit))
+        ids = await execute(self._redis.zrangebyscore(key(name), "-inf", top, 0, SWEEP_LIMIT))
         return [job_id.decode() for job_id in ids]
 
     @property

@@ -1,4 +1,4 @@
-"""Hashes in Redis → Job and File."""
+"""Redis hashes → Job and File."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ def _number(fields: Mapping[str, str], name: str) -> float | None:
 
 
 def to_job(fields: Mapping[str, str]) -> Job:
-    """Parse the hash of a job."""
     error = JobError(fields["error_code"], fields["error_message"]) if "error_code" in fields else None
     language = fields.get("language")
     spec = SPEC.validate_json(fields["spec"])
@@ -62,7 +61,6 @@ def to_job(fields: Mapping[str, str]) -> Job:
 
 
 def to_file(fields: Mapping[str, str]) -> File:
-    """Parse the hash of a shared file."""
     made_at, deleted_at = int(fields["made_at"]) / 1000, _seconds(fields, "deleted_at")
     file = FILE.validate_json(fields["record"])
     size = int(fields["size"]) if "size" in fields else file.size
@@ -70,5 +68,5 @@ def to_file(fields: Mapping[str, str]) -> File:
 
 
 def with_position(job: Job, position: int | None = None, wait_ms: int | None = None) -> Job:
-    """A queued job with its queue position, and the seconds until its turn."""
+    """Add queue position and expected wait to a queued job."""
     return replace(job, queue_position=position, eta_s=None if wait_ms is None else wait_ms / 1000)

@@ -1,17 +1,15 @@
-"""The state in Redis, divided by consumer: jobs, leases, event streams, summaries, tenant usage, statistics.
+"""class Store: the state in Redis, divided by consumer."""
 
-Keys (all with PREFIX of scripts.py):
-  job:ID                            hash, one job                    file:ID, file_jobs:ID      shared source and its jobs
-  events:ID                         stream, events of one job        once:HASH                  idempotency keys
-  index:TENANT/OWNER                ids by order of creation         seq, stamp, token          counters
-  made:, ended:T/O/DIALECT:SHELF    ids by time, for listings        metrics                    counters and histograms
-  wait:TENANT                       queue by urgency and order       bucket:TENANT              token bucket (rate limit)
-  tenants, weights, finish, clock   start-time fair queueing         used:TENANT                audio a month
-  running, claimed, pace            per tenant                       leases, delayed, expiry,
-  shared:WORKER                     lost worker had several jobs     ended, private, summaries  ids by due time
-Webhooks and API keys have their own (webhook_outbox.py, api_keys.py).
-Channels: `work` (a job waits), `wake` (a stream grew), `cancel` (stop a running job).
-"""
+# Keys (all with PREFIX of scripts.py; those of webhooks and API keys are in webhook_outbox.py and api_keys.py):
+#   job:ID                            hash, one job                    file:ID, file_jobs:ID      shared source and its jobs
+#   events:ID                         stream, events of one job        once:HASH                  idempotency keys
+#   index:TENANT/OWNER                ids by order of creation         seq, stamp, token          counters
+#   made:, ended:T/O/DIALECT:SHELF    ids by time, for listings        metrics                    counters and histograms
+#   wait:TENANT                       queue by urgency and order       bucket:TENANT              token bucket (rate limit)
+#   tenants, weights, finish, clock   start-time fair queueing         used:TENANT                audio a month
+#   running, claimed, pace            per tenant                       leases, delayed, expiry,
+#   shared:WORKER                     lost worker had several jobs     ended, private, summaries  ids by due time
+# Channels: `work` (a job was queued), `wake` (a stream grew), `cancel` (stop a running job).
 
 from __future__ import annotations
 
@@ -29,7 +27,7 @@ from serve_app.store.tenant_usage import TenantUsage
 
 
 class Store:
-    """All of it over one client. Every call raises StoreUnavailable while Redis cannot be reached."""
+    """All parts over one client. Every method raises StoreUnavailable."""
 
     def __init__(self, redis: Redis, rules: LeaseRules | None = None) -> None:
         self._redis = redis
@@ -42,9 +40,7 @@ class Store:
         self.stats = StatsReader(redis, self.jobs)
 
     async def ping(self) -> None:
-        """Check that the server replies."""
         await execute(self._redis.ping())
 
     async def close(self) -> None:
-        """Close the connections."""
-        await self._redis.aclose()
+        await execute(self._redis.aclose())

@@ -1,4 +1,4 @@
-"""Statistics of the service: counters and histograms of all replicas, gauges of the queues."""
+"""Statistics of the service, over all replicas."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ from serve_app.store.scripts import key
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """A snapshot."""
-
-    counters: Mapping[str, int]  # counts and histogram buckets that only grow; named in lua/lib.lua
+    counters: Mapping[str, int]  # monotonic counts and histogram buckets, see `observe` in lua/lib.lua
     waiting: int  # jobs in the queues
     running: int  # jobs under a lease
     delayed: int  # jobs waiting for a retry
@@ -26,14 +24,11 @@ class Stats:
 
 
 class StatsReader:
-    """Reads a snapshot from Redis."""
-
     def __init__(self, redis: Redis, jobs: JobStore) -> None:
         self._redis = redis
         self._jobs = jobs
 
     async def read(self) -> Stats:
-        """Counters since the store was created, and gauges of now."""
         tenants: Any = await execute(self._redis.zrange(key("tenants"), 0, -1))
         async with self._redis.pipeline(transaction=False) as pipe:
             pipe.hgetall(key("metrics"))

@@ -1,4 +1,4 @@
-"""Usage of a tenant: rate limit, audio of the month, pace of its queue."""
+"""Rate limit, monthly audio and queue pace of tenants."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from serve_app.store.scripts import Scripts, key
 
 
 class TenantUsage:
-    """Counted in Redis, for all replicas."""
-
     def __init__(self, redis: Redis, scripts: Scripts) -> None:
         self._redis = redis
         self._scripts = scripts
@@ -20,10 +18,10 @@ class TenantUsage:
         return int(await self._scripts.run("rate_limit_take", tenant, per_minute)) / 1000
 
     async def audio_s(self, tenant: str) -> float:
-        """Seconds of audio transcribed for a tenant this calendar month (UTC)."""
+        """Seconds of audio transcribed this calendar month (UTC)."""
         return int(await self._scripts.run("minutes_used", tenant)) / 1000
 
     async def pace_s(self, tenant: str) -> float | None:
-        """Recent mean seconds between two claims of a tenant's jobs; None where never measured."""
+        """Mean seconds between two claims; None if not measured yet."""
         pace_ms = await execute(self._redis.hget(key("pace"), tenant))
         return None if pace_ms is None else float(pace_ms) / 1000

@@ -1,8 +1,7 @@
-"""Webhook deliveries in Redis: what is due, the log of attempts, the signing secrets.
+"""Webhook deliveries: due times, log of attempts, signing secrets."""
 
-Keys: `webhooks` deliveries by due time (added by the script that ends a job), `delivery:ID` hash,
-`deliveries:TENANT/OWNER` ids in order, `hook:TENANT` secrets.
-"""
+# Keys: `webhooks` deliveries by due time (added by the script that ends a job), `delivery:ID` hash,
+# `deliveries:TENANT/OWNER` ids in order, `hook:TENANT` secrets.
 
 from __future__ import annotations
 
@@ -26,59 +25,54 @@ LOG_TTL_S = 30 * 86_400
 
 
 class Outbox:
-    """Queue and log of webhook deliveries."""
-
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._run = Scripts(redis).run
 
     async def take(self, limit: int, hold_s: float) -> list[Due]:
-        """Claim up to `limit` due deliveries, with a visibility timeout of `hold_s` seconds."""
+        """Claim due deliveries with a visibility timeout of `hold_s`."""
         due: Any = await self._run("webhook_take", limit, int(hold_s * 1000))
         return [Due(i.decode(), i.decode().partition(":")[0], int(tries), tenant.decode()) for i, tries, tenant in due]
 
     async def postpone(self, due: Due, seconds: float) -> None:
-        """Postpone a delivery."""
         await self._run("webhook_wait", due.id, int(seconds * 1000))
 
     async def note(
         self, due: Due, owner: str, tenant: str, url: str, attempt: Attempt, state: DeliveryState, next_s: float = 0.0
     ) -> None:
-        """Log an attempt; a PENDING delivery is due again after `next_s` seconds."""
+        """Log an attempt; a PENDING delivery is due after `next_s`."""
         entry = orjson.dumps({"at": attempt.at, "status": attempt.status, "error": attempt.error})
         await self._run("webhook_note", due.id, f"{tenant}/{owner}", url, entry, state, int(next_s * 1000), LOG_TTL_S * 1000)
 
     async def drop(self, due: Due) -> None:
-        """Give up a delivery whose job is deleted, or was retried."""
         await self._run("webhook_drop", due.id)
 
     async def redeliver(self, delivery_id: str, owner: str, tenant: str) -> bool:
-        """Make a delivery due now. False where the owner has no such delivery, or its job is deleted or was retried."""
+        """Make a delivery due now. False if its job was deleted or retried, or is not the owner's."""
         return bool(await self._run("webhook_redeliver", delivery_id, f"{tenant}/{owner}"))
 
     async def page(
         self, owner: str, tenant: str, *, limit: int, before: int | None = None, state: DeliveryState | None = None
     ) -> tuple[list[Delivery], int | None]:
-        """An owner's deliveries, newest first, optionally in one state, and the cursor of the next page (None at the end).
-        At most SCAN_LIMIT are read: a page can be short, or empty, and have another after it."""
-        index, top, found, scanned = key(f"deliveries:{tenant}/{owner}"), before, list[Delivery](), 0
-        while len(found) < limit and scanned < SCAN_LIMIT:
+        """Deliveries, newest first, and the next cursor (None at the end)."""
+        # At most SCAN_LIMIT are read: with a `state`, a page can be short or empty and still have another after it.
+        index, top, page, scanned = key(f"deliveries:{tenant}/{owner}"), before, list[Delivery](), 0
+        while len(page) < limit and scanned < SCAN_LIMIT:
             bound = "+inf" if top is None else f"({top}"
             ids: Any = await execute(self._redis.zrevrangebyscore(index, bound, "-inf", start=0, num=PAGE, withscores=True))
             deliveries = await self._get_many([name.decode() for name, _ in ids])
             for (_, score), delivery in zip(ids, deliveries, strict=True):
                 top = int(score)
                 if delivery and state in (None, delivery.state):
-                    found.append(delivery)
-                    if len(found) == limit:
-                        return found, top
+                    page.append(delivery)
+                    if len(page) == limit:
+                        return page, top
             if len(ids) < PAGE:
-                return found, None
+                return page, None
             scanned += len(ids)
-        return found, top
+        return page, top
 
     async def get(self, delivery_id: str) -> Delivery | None:
-        """A delivery with its attempts, None where there is none."""
         return (await self._get_many([delivery_id]))[0]
 
     async def _get_many(self, ids: Sequence[str]) -> list[Delivery | None]:
@@ -90,15 +84,15 @@ class Outbox:
         return [_delivery(delivery_id, *replies[2 * i : 2 * i + 2]) for i, delivery_id in enumerate(ids)]
 
     async def secrets(self, tenant: str) -> list[str]:
-        """A tenant's valid signing secrets, newest first; the first one is created on demand."""
+        """Valid signing secrets, newest first; the first is created on demand."""
         name = key(f"hook:{tenant}")
         await execute(self._redis.hsetnx(name, "secret", new_secret()))
         fields: Mapping[bytes, bytes] = await execute(self._redis.hgetall(name))
-        old_is_good = time.time() < float(fields.get(b"old_until", b"0"))
-        return [fields[b"secret"].decode(), *([fields[b"old"].decode()] if old_is_good else [])]
+        overlaps = time.time() < float(fields.get(b"old_until", b"0"))
+        return [fields[b"secret"].decode(), *([fields[b"old"].decode()] if overlaps else [])]
 
     async def rotate(self, tenant: str, overlap_s: float) -> list[str]:
-        """Create a new secret; the old one stays valid for `overlap_s` seconds."""
+        """Create a new secret; the old one stays valid for `overlap_s`."""
         current = (await self.secrets(tenant))[0]
         fields: Mapping[Any, Any] = {"secret": new_secret(), "old": current, "old_until": str(time.time() + overlap_s)}
         await execute(self._redis.hset(key(f"hook:{tenant}"), mapping=fields))
@@ -109,7 +103,7 @@ def _delivery(delivery_id: str, fields: Mapping[bytes, bytes], due: float | None
     if not fields:
         return None
     state = DeliveryState(fields[b"state"].decode())
-    tries = (orjson.loads(one) for one in fields[b"log"].split(b"\n") if one)
+    entries = (orjson.loads(line) for line in fields[b"log"].split(b"\n") if line)
     return Delivery(
         id=delivery_id,
         job_id=delivery_id.partition(":")[0],
@@ -117,10 +111,10 @@ def _delivery(delivery_id: str, fields: Mapping[bytes, bytes], due: float | None
         state=state,
         created_at=int(fields[b"created_at"]) / 1000,
         next_at=due / 1000 if due is not None and state is DeliveryState.PENDING else None,
-        attempts=tuple(Attempt(one["at"], one["status"], one["error"]) for one in tries),
+        attempts=tuple(Attempt(entry["at"], entry["status"], entry["error"]) for entry in entries),
     )
 
 
 def new_secret() -> str:
-    """A random secret in the format of Standard Webhooks."""
+    """Random secret in the format of Standard Webhooks."""
     return "whsec_" + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()

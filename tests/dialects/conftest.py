@@ -1,4 +1,4 @@
-"""What tests of dialects share."""
+"""Fixtures of the dialects' tests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["served"]
 
 @pytest.fixture
 async def site(sample: Path) -> AsyncIterator[WebServer]:
-    """A web server that has the sample, under two names, and something that is no sound."""
+    """Web server with the sample, under two names, and a file that is not audio."""
     async with serving() as site:
         site.replies["/talk.flac"] = site.replies["/recording.mp3"] = answer(200, sample.read_bytes())
         site.replies["/noise.mp3"] = answer(200, b"this is no sound")

@@ -1,4 +1,4 @@
-"""Bifrost's dialect: its document's request, table and objects."""
+"""Bifrost's API: the request, table and objects of its documentation."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 import httpx
 import pytest
 
-from serve_app.dialects.bifrost import PREFIX, BifrostError, JobBody
+from serve_app.dialects.bifrost import PREFIX, BifrostError, BifrostJob
 from serve_app.local.valkey import Valkey
 from serve_app.store.api_keys import ApiKeys
 from serve_app.store.connection import connect
-from tests.dialects.contract import SCOPES, Contract, Spoken
+from tests.dialects.contract import SCOPES, Contract, VendorApi
 from tests.service.conftest import Served
 
 
@@ -23,20 +23,19 @@ async def by_file(http: httpx.AsyncClient, name: str, content: bytes, **options:
 
 
 def read(body: Any) -> tuple[str, str, str | None]:
-    JobBody.model_validate(body)
+    BifrostJob.model_validate(body)
     return body["id"], body["status"], body.get("result") and body["result"]["text"]
 
 
 def code(answer: httpx.Response) -> str:
-    """Of an error whose shape is the document's."""
-    told = BifrostError.model_validate(answer.json())
-    assert (told.status_code, told.is_bifrost_error) == (answer.status_code, True)
-    assert told.error.event_id == told.event_id != ""
-    return told.error.code
+    body = BifrostError.model_validate(answer.json())
+    assert (body.status_code, body.is_bifrost_error) == (answer.status_code, True)
+    assert body.error.event_id == body.event_id != ""
+    return body.error.code
 
 
 class TestBifrost(Contract):
-    spoken = Spoken(
+    api = VendorApi(
         name="bifrost",
         job=f"{PREFIX}/{{id}}",
         read=read,
@@ -64,7 +63,7 @@ async def ended(http: httpx.AsyncClient, made: httpx.Response) -> httpx.Response
     return answer
 
 
-async def test_the_documents_example(served: Served, sound: bytes) -> None:
+async def test_the_example_of_bifrosts_documentation(served: Served, sound: bytes) -> None:
     options = {"language": "en", "prompt": "A talk.", "response_format": "json", "file_format": "flac", "stream": "false"}
     made = await by_file(served.http, "example-file", sound, fallbacks="openai/whisper-2", **options)
     assert made.json().keys() == {"id", "status", "created_at"}
@@ -91,7 +90,7 @@ async def test_streams_are_refused(served: Served, sound: bytes) -> None:
 
 
 @pytest.mark.parametrize("format", ["json", "text", "srt", "verbose_json", "vtt"])
-async def test_results_have_the_format_asked_for(served: Served, sound: bytes, format: str) -> None:
+async def test_results_have_the_requested_format(served: Served, sound: bytes, format: str) -> None:
     result = (await ended(served.http, await by_file(served.http, "x", sound, response_format=format))).json()["result"]
     if format in ("json", "verbose_json"):
         assert result["text"]
@@ -112,7 +111,7 @@ async def test_options_reach_the_decoder(served: Served, sound: bytes, option: s
 
 
 @pytest.mark.parametrize("model", ["whisper-1", "openai/", "/whisper-1", ""])
-async def test_a_model_has_its_provider(served: Served, sound: bytes, model: str) -> None:
+async def test_a_model_must_name_its_provider(served: Served, sound: bytes, model: str) -> None:
     answer = await by_file(served.http, "x", sound, model=model)
     assert (answer.status_code, code(answer)) == (400, "invalid_request")
     assert "model" in answer.json()["error"]["message"]
@@ -129,18 +128,18 @@ async def test_fallbacks_are_tried_in_order_where_a_model_fails(served: Served, 
     assert list(dict.fromkeys(served.app.stages.used)) == ["fake", "second"]
 
 
-async def test_fallbacks_are_tried_where_a_model_is_not_there(served: Served, sound: bytes) -> None:
+async def test_fallbacks_are_tried_where_a_model_does_not_exist(served: Served, sound: bytes) -> None:
     options = {"model": "acme/nothing", "fallbacks": "openai/second", "response_format": "vtt"}
     answer = await ended(served.http, await by_file(served.http, "x", sound, **options))
     assert answer.headers["x-bf-model-used"] == "second"
 
 
-async def test_a_failure_has_the_whole_error(served: Served) -> None:
+async def test_a_failed_job_has_a_complete_error(served: Served) -> None:
     answer = await ended(served.http, await by_file(served.http, "x", b"no sound", model="acme/whisper-1"))
     body = answer.json()
     assert (answer.status_code, body["status"], body["status_code"]) == (200, "failed", 400)
-    told = BifrostError.model_validate(body["error"])
-    assert (told.error.code, told.extra_fields.provider, told.extra_fields.model_requested) == (
+    error = BifrostError.model_validate(body["error"])
+    assert (error.error.code, error.extra_fields.provider, error.extra_fields.model_requested) == (
         "unsupported_media",
         "acme",
         "acme/whisper-1",
@@ -158,7 +157,7 @@ async def test_results_expire(served: Served, sound: bytes) -> None:
             await asyncio.sleep(0.1)
     assert (answer.status_code, code(answer)) == (404, "not_found")
     async with asyncio.timeout(30):
-        while served.app.artifacts.keys("jobs"):  # noqa: ASYNC110 - the sweeper tells nobody
+        while served.app.artifacts.keys("jobs"):  # noqa: ASYNC110 - the sweeper has no event
             await asyncio.sleep(0.1)
 
 
@@ -186,20 +185,20 @@ async def test_the_key_may_come_in_bifrosts_own_header(served: Served, valkey: V
     await redis.aclose()
 
 
-async def test_a_request_sent_again_tells_all_that_there_is_by_then(served: Served, sound: bytes) -> None:
+async def test_a_repeated_request_returns_the_job_as_it_is_now(served: Served, sound: bytes) -> None:
     served.http.headers["Idempotency-Key"] = "once"
     done = await ended(served.http, await by_file(served.http, "x", sound))
     assert (await by_file(served.http, "x", sound)).json() == done.json()
 
 
-async def test_what_was_deleted_elsewhere_is_not_found(served: Served, sound: bytes) -> None:
+async def test_a_job_deleted_through_the_native_api_is_not_found(served: Served, sound: bytes) -> None:
     job_id = (await ended(served.http, await by_file(served.http, "x", sound))).json()["id"]
     assert (await served.http.delete(f"/v1/jobs/{job_id}", params={"purge": False})).status_code == 204
     answer = await served.http.get(f"{PREFIX}/{job_id}")
     assert (answer.status_code, code(answer)) == (404, "not_found")
 
 
-async def test_its_own_header_goes_before_another(served: Served, valkey: Valkey, sound: bytes) -> None:
+async def test_its_own_key_header_takes_precedence(served: Served, valkey: Valkey, sound: bytes) -> None:
     keys = ApiKeys(redis := connect(valkey.url))
     served.http.headers.update({"x-bf-vk": await keys.create("a", "t", SCOPES), "Authorization": "Bearer dummy"})
     await redis.aclose()

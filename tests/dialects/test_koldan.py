@@ -1,4 +1,4 @@
-"""Koldan's dialect: its documents' requests, tables and states."""
+"""Koldan's API: the requests, tables and states of its documentation."""
 
 from __future__ import annotations
 
@@ -7,15 +7,26 @@ import hashlib
 import hmac
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import httpx
 import pytest
+from pydantic import BaseModel
 
 from deployments.errors import CorruptMedia, EngineFailed, WorkError
-from serve_app.dialects.koldan.routes import CODES, PREFIX, render
+from serve_app.dialects.koldan.routes import PREFIX
+from serve_app.dialects.koldan.translate import CODES, from_job, render
+from serve_app.dialects.koldan.wire_responses import (
+    KoldanError,
+    KoldanJob,
+    KoldanJobList,
+    KoldanJobWithResult,
+    KoldanResult,
+    KoldanUpload,
+)
 from serve_app.errors import STATUS
 from serve_app.local.valkey import Valkey
 from serve_app.models.job import SummaryState
@@ -23,37 +34,24 @@ from serve_app.models.principal import SCOPES as EVERY_SCOPE
 from serve_app.models.storage_paths import summary_key
 from serve_app.store.api_keys import ApiKeys
 from serve_app.store.connection import connect
-from tests.dialects.contract import Contract, Spoken
+from tests.dialects.contract import Contract, VendorApi
 from tests.lib.app import ME
 from tests.lib.media import decode_at_once, side_by_side
 from tests.lib.web_server import WebServer, answer
 from tests.service.conftest import Served
 
-ASKED = {"model": "whisper-1", "language": {}}
-TRANSCRIPTION = json.dumps(ASKED)
-ENDS = ("COMPLETED", "FAILED", "CANCELLED")
-JOB = {
-    "id",
-    "status",
-    "isDeleted",
-    "isPurged",
-    "creationDate",
-    "completionDate",
-    "deletedAt",
-    "purgedAt",
-    "purgeAt",
-    "file",
-    "transcription",
-    "diarization",
-    "errorCode",
-    "errors",
-    "webhook",
-}
+OPTIONS = {"model": "whisper-1", "language": {}}
+TRANSCRIPTION = json.dumps(OPTIONS)
+
+
+def assert_matches(model: type[BaseModel], body: Any) -> None:
+    """Check that a response has all fields of its model, and no others."""
+    assert model.model_validate(body).model_dump(by_alias=True, exclude_unset=True) == body
 
 
 def _parts(options: dict[str, Any]) -> dict[str, Any]:
-    """The parts of an upload; `model` and `language` go where Koldan has them."""
-    transcription = dict(ASKED)
+    """Form fields of an upload; `model` and `language` go into `transcription`."""
+    transcription = dict(OPTIONS)
     if model := options.pop("model", None):
         transcription["model"] = model
     if language := options.pop("language", None):
@@ -71,20 +69,23 @@ async def by_url(http: httpx.AsyncClient, url: str, **options: Any) -> httpx.Res
 
 
 def read(body: Any) -> tuple[str, str, str | None]:
+    if "job" in body:
+        assert_matches(KoldanUpload, body)
+    else:
+        assert_matches(KoldanJobWithResult if "result" in body else KoldanJob, body)
     job = body.get("job", body)
-    assert set(job) - {"result"} == JOB
     return job["id"], job["status"], (job.get("result") or {}).get("text")
 
 
 def code(answer: httpx.Response) -> str:
     body = answer.json()
-    assert set(body) == {"timestamp", "status", "code", "message"}
+    assert_matches(KoldanError, body)
     assert body["status"] == answer.status_code
     return str(body["code"]).lower()
 
 
 class TestKoldan(Contract):
-    spoken = Spoken(
+    api = VendorApi(
         name="koldan",
         job=f"{PREFIX}/{{id}}",
         read=read,
@@ -95,14 +96,14 @@ class TestKoldan(Contract):
         by_url=by_url,
         by_file=by_file,
         cancel=("POST", f"{PREFIX}/{{id}}/cancel"),
-        made=201,
+        submitted_status=201,
         scopes=EVERY_SCOPE,
     )
 
 
 @pytest.fixture
 async def http(served: Served, valkey: Valkey) -> AsyncIterator[httpx.AsyncClient]:
-    """With a key of the house's owner that may do everything but administer."""
+    """Client with a key of the test app's owner that has all scopes but admin."""
     keys = ApiKeys(redis := connect(valkey.url))
     key = await keys.create(ME.owner, ME.tenant, [scope for scope in EVERY_SCOPE if scope != "admin"])
     served.http.headers["X-API-Key"] = key
@@ -111,14 +112,14 @@ async def http(served: Served, valkey: Valkey) -> AsyncIterator[httpx.AsyncClien
 
 
 async def made(http: httpx.AsyncClient, sample: Path, **options: Any) -> Any:
-    """A job of the sample."""
-    told = await by_file(http, "meeting.flac", sample.read_bytes(), **options)
-    assert told.status_code == 201, told.text
-    return told.json()["job"]
+    """Upload the sample, and return its job."""
+    response = await by_file(http, "meeting.flac", sample.read_bytes(), **options)
+    assert response.status_code == 201, response.text
+    return response.json()["job"]
 
 
 async def ended(served: Served, job_id: str) -> Any:
-    """The job at its end."""
+    """Wait for the end of a job, and return it."""
     await served.app.ended(job_id)
     return (await served.http.get(f"{PREFIX}/{job_id}")).json()
 
@@ -126,7 +127,7 @@ async def ended(served: Served, job_id: str) -> Any:
 # Uploads and creates.
 
 
-async def test_the_documents_upload(http: httpx.AsyncClient, served: Served, sample: Path) -> None:
+async def test_the_upload_of_koldans_documentation(http: httpx.AsyncClient, served: Served, sample: Path) -> None:
     data = {
         "name": "meeting-recording",
         "description": "A meeting.",
@@ -138,10 +139,10 @@ async def test_the_documents_upload(http: httpx.AsyncClient, served: Served, sam
         "diarization": '{"enabled":false}',
         "webhook": '{"url": "https://example.com/x", "secret": "whsec_abc123", "headers": {"X-Custom-Header": "my-value"}}',
     }
-    told = await http.post(f"{PREFIX}/upload", files={"file": ("m.flac", sample.read_bytes())}, data=data)
-    assert told.status_code == 201, told.text
-    body = told.json()
-    assert set(body) == {"file", "job", "summary"}
+    response = await http.post(f"{PREFIX}/upload", files={"file": ("m.flac", sample.read_bytes())}, data=data)
+    assert response.status_code == 201, response.text
+    body = response.json()
+    assert_matches(KoldanUpload, body)
     file, job = body["file"], body["job"]
     assert job["file"] == file
     assert (job["status"], job["isDeleted"], job["isPurged"], job["completionDate"]) == ("PENDING", False, False, None)
@@ -173,48 +174,58 @@ async def test_the_documents_upload(http: httpx.AsyncClient, served: Served, sam
     }
 
 
-async def test_a_file_is_good_for_several_jobs(http: httpx.AsyncClient, served: Served, sample: Path) -> None:
+async def test_several_jobs_can_share_a_file(http: httpx.AsyncClient, served: Served, sample: Path) -> None:
     first = await made(http, sample)
-    asked = {
+    request = {
         "fileId": first["file"]["id"],
-        "transcription": {**ASKED, "punctuation": True},
+        "transcription": {**OPTIONS, "punctuation": True},
         "diarization": {"enabled": False},
     }
-    told = await http.post(PREFIX, json=asked)
-    assert told.status_code == 201, told.text
-    second = told.json()
+    response = await http.post(PREFIX, json=request)
+    assert response.status_code == 201, response.text
+    second = response.json()
+    assert_matches(KoldanJob, second)
     assert (second["status"], second["file"]) == ("PENDING", first["file"])
     texts = [(await ended(served, job["id"]))["result"]["text"] for job in (first, second)]
     assert texts[0] == texts[1] != ""
     for job in (first, second):
         assert (await http.delete(f"{PREFIX}/{job['id']}", params={"purge": True})).status_code == 204
     assert served.app.artifacts.keys("files") == []
-    gone = await http.post(PREFIX, json=asked)
+    gone = await http.post(PREFIX, json=request)
     assert (gone.status_code, code(gone)) == (422, "file_unusable")
 
 
-async def test_an_import_is_no_source_before_it_is_done(http: httpx.AsyncClient, served: Served, site: WebServer) -> None:
+async def test_a_file_whose_record_is_gone_has_only_its_id(http: httpx.AsyncClient, served: Served, sample: Path) -> None:
+    job = await served.app.jobs.get(ME, (await made(http, sample))["id"])
+    body = from_job(replace(job, file=None))
+    assert_matches(KoldanJob, body)
+    assert body["file"] == {"id": job.spec.file, "isDeleted": True}
+
+
+async def test_an_import_cannot_be_used_before_it_is_complete(
+    http: httpx.AsyncClient, served: Served, site: WebServer
+) -> None:
     job = (await by_url(http, site.url("/silent"))).json()["job"]
-    asked = {"fileId": job["file"]["id"], "transcription": ASKED}
-    told = await http.post(PREFIX, json=asked)
-    assert (told.status_code, code(told)) == (422, "file_unusable")
+    request = {"fileId": job["file"]["id"], "transcription": OPTIONS}
+    response = await http.post(PREFIX, json=request)
+    assert (response.status_code, code(response)) == (422, "file_unusable")
     await http.post(f"{PREFIX}/{job['id']}/cancel")
     job = (await by_url(http, site.url("/talk.flac"))).json()["job"]
     done = await ended(served, job["id"])
     assert done["file"]["uri"] == site.url("/talk.flac")
     assert done["file"]["size"]
-    asked = {"fileId": job["file"]["id"], "transcription": ASKED}
-    assert (await http.post(PREFIX, json=asked)).status_code == 201
+    request = {"fileId": job["file"]["id"], "transcription": OPTIONS}
+    assert (await http.post(PREFIX, json=request)).status_code == 201
 
 
-async def test_a_file_is_its_owners(http: httpx.AsyncClient, served: Served, valkey: Valkey, sample: Path) -> None:
+async def test_only_its_owner_can_use_a_file(http: httpx.AsyncClient, served: Served, valkey: Valkey, sample: Path) -> None:
     file_id = (await made(http, sample))["file"]["id"]
     keys = ApiKeys(redis := connect(valkey.url))
     other = await keys.create("mallory", "t", EVERY_SCOPE)
     await redis.aclose()
-    for key, asked in ((other, file_id), (http.headers["X-API-Key"], str(uuid4()))):
-        told = await http.post(PREFIX, json={"fileId": asked, "transcription": ASKED}, headers={"X-API-Key": key})
-        assert (told.status_code, code(told)) == (404, "not_found")
+    for key, requested in ((other, file_id), (http.headers["X-API-Key"], str(uuid4()))):
+        response = await http.post(PREFIX, json={"fileId": requested, "transcription": OPTIONS}, headers={"X-API-Key": key})
+        assert (response.status_code, code(response)) == (404, "not_found")
 
 
 @pytest.mark.parametrize(
@@ -240,20 +251,20 @@ async def test_a_file_is_its_owners(http: httpx.AsyncClient, served: Served, val
         ({"other": "x"}, "other"),
     ],
 )
-async def test_what_is_wrong_with_an_upload_is_named(
+async def test_the_error_of_a_bad_upload_names_the_field(
     http: httpx.AsyncClient, served: Served, sample: Path, parts: dict[str, str], named: str
 ) -> None:
     data = {"name": "x", "transcription": TRANSCRIPTION, **parts}
-    told = await http.post(f"{PREFIX}/upload", files={"file": ("x", sample.read_bytes())}, data=data)
-    assert told.status_code == 400, told.text
-    assert named in told.json()["message"]
-    assert code(told)
+    response = await http.post(f"{PREFIX}/upload", files={"file": ("x", sample.read_bytes())}, data=data)
+    assert response.status_code == 400, response.text
+    assert named in response.json()["message"]
+    assert code(response)
     assert served.app.artifacts.keys("jobs") + served.app.artifacts.keys("files") == []
 
 
-async def test_either_a_file_or_a_uri_is_needed(http: httpx.AsyncClient) -> None:
-    told = await http.post(f"{PREFIX}/upload", files={"name": (None, "x"), "transcription": (None, TRANSCRIPTION)})
-    assert (told.status_code, code(told)) == (400, "malformed")
+async def test_an_upload_needs_a_file_or_a_uri(http: httpx.AsyncClient) -> None:
+    response = await http.post(f"{PREFIX}/upload", files={"name": (None, "x"), "transcription": (None, TRANSCRIPTION)})
+    assert (response.status_code, code(response)) == (400, "malformed")
 
 
 @pytest.mark.parametrize(
@@ -272,23 +283,25 @@ async def test_either_a_file_or_a_uri_is_needed(http: httpx.AsyncClient) -> None
         ("POST", "/x/purge", "speech:transcriptions:delete"),
     ],
 )
-async def test_scopes_are_those_of_its_pages(served: Served, valkey: Valkey, method: str, path: str, scope: str) -> None:
+async def test_each_route_requires_the_documented_scope(
+    served: Served, valkey: Valkey, method: str, path: str, scope: str
+) -> None:
     keys = ApiKeys(redis := connect(valkey.url))
-    rest = await keys.create("me", "t", [each for each in EVERY_SCOPE if each not in (scope, "admin")])
+    rest = await keys.create("me", "t", [other for other in EVERY_SCOPE if other not in (scope, "admin")])
     await redis.aclose()
-    told = await served.http.request(method, PREFIX + path, headers={"X-API-Key": rest})
-    assert (told.status_code, code(told)) == (403, "forbidden")
-    assert scope in told.json()["message"]
-    told = await served.http.request(method, PREFIX + path, headers={"X-API-Key": "wrong"})
-    assert told.status_code == 401
+    response = await served.http.request(method, PREFIX + path, headers={"X-API-Key": rest})
+    assert (response.status_code, code(response)) == (403, "forbidden")
+    assert scope in response.json()["message"]
+    response = await served.http.request(method, PREFIX + path, headers={"X-API-Key": "wrong"})
+    assert response.status_code == 401
 
 
-async def test_a_summary_needs_its_scope(served: Served, valkey: Valkey, sample: Path) -> None:
+async def test_a_summary_requires_its_own_scope(served: Served, valkey: Valkey, sample: Path) -> None:
     keys = ApiKeys(redis := connect(valkey.url))
     served.http.headers["X-API-Key"] = await keys.create("me", "t", ["speech:files:write", "speech:transcriptions:write"])
     await redis.aclose()
-    told = await by_file(served.http, "x", sample.read_bytes(), summary='{"promptTemplateId": "x"}')
-    assert (told.status_code, code(told)) == (403, "forbidden")
+    response = await by_file(served.http, "x", sample.read_bytes(), summary='{"promptTemplateId": "x"}')
+    assert (response.status_code, code(response)) == (403, "forbidden")
 
 
 # Options.
@@ -303,13 +316,12 @@ async def test_a_summary_needs_its_scope(served: Served, valkey: Valkey, sample:
         ({"punctuation": False, "capitalization": False}, "well hello anna-lena it's 5.30"),
     ],
 )
-async def test_a_text_is_written_as_asked_for(
+async def test_punctuation_and_capitalization_can_be_turned_off(
     http: httpx.AsyncClient, served: Served, sample: Path, monkeypatch: pytest.MonkeyPatch, options: Any, text: str
 ) -> None:
-    said = ["Well,", "hello", "Anna-Lena:", "it's", "5.30!"]
-    told = served.app.stages.say(said)
-    monkeypatch.setattr(served.app.stages, "transcribe", told)
-    data = {"name": "x", "transcription": json.dumps({**ASKED, **options})}
+    transcribe = served.app.stages.decoding_to(["Well,", "hello", "Anna-Lena:", "it's", "5.30!"])
+    monkeypatch.setattr(served.app.stages, "transcribe", transcribe)
+    data = {"name": "x", "transcription": json.dumps({**OPTIONS, **options})}
     job = (await http.post(f"{PREFIX}/upload", files={"file": ("x", sample.read_bytes())}, data=data)).json()["job"]
     result = (await ended(served, job["id"]))["result"]
     assert result["segments"][0]["text"] == text
@@ -322,7 +334,9 @@ async def test_a_text_is_written_as_asked_for(
     assert set(words[0]) == {"word", "start", "end", "confidence", "punctuation", "capitalization"}
 
 
-async def test_channels_are_heard_apart(http: httpx.AsyncClient, served: Served, sample: Path, ffmpeg: str) -> None:
+async def test_channels_are_transcribed_separately(
+    http: httpx.AsyncClient, served: Served, sample: Path, ffmpeg: str
+) -> None:
     pcm = decode_at_once(ffmpeg, sample)
     half = len(pcm) // 4 * 2
     mapping = [{"channel": 0, "label": "Agent"}]
@@ -330,24 +344,23 @@ async def test_channels_are_heard_apart(http: httpx.AsyncClient, served: Served,
     job = (await by_file(http, "call.wav", side_by_side(pcm[:half], pcm[half:]), diarization=diarization)).json()["job"]
     done = await ended(served, job["id"])
     assert done["status"] == "COMPLETED", done["errors"]
+    assert_matches(KoldanJobWithResult, done)
     assert done["diarization"] == {"enabled": True, "mode": "CHANNEL", "channelMapping": mapping}
     segments = done["result"]["segments"]
-    assert {(each["channel"], each["speaker"]) for each in segments} == {(0, "Agent"), (1, "SPEAKER_01")}
-    assert [each["start"] for each in segments] == sorted(each["start"] for each in segments)
+    assert {(segment["channel"], segment["speaker"]) for segment in segments} == {(0, "Agent"), (1, "SPEAKER_01")}
+    assert [s["start"] for s in segments] == sorted(s["start"] for s in segments)
 
 
-async def test_an_mp3_to_listen_to_is_made_unless_it_is_not_wanted(
-    http: httpx.AsyncClient, served: Served, sample: Path
-) -> None:
-    for wanted in (True, False):
-        job = (await by_file(http, "x", sample.read_bytes(), generateListeningAudio=str(wanted).lower())).json()["job"]
+async def test_an_mp3_copy_is_made_unless_it_is_turned_off(http: httpx.AsyncClient, served: Served, sample: Path) -> None:
+    for listening in (True, False):
+        job = (await by_file(http, "x", sample.read_bytes(), generateListeningAudio=str(listening).lower())).json()["job"]
         assert job["file"]["listeningAudioUrl"] is None
         url = (await ended(served, job["id"]))["file"]["listeningAudioUrl"]
-        assert bool(url) == wanted
+        assert bool(url) == listening
         if url:
-            told = await http.get(url)
-            assert (told.status_code, told.headers["content-type"]) == (200, "audio/mpeg")
-            assert len(told.content) > 100_000
+            response = await http.get(url)
+            assert (response.status_code, response.headers["content-type"]) == (200, "audio/mpeg")
+            assert len(response.content) > 100_000
 
 
 # Lists.
@@ -363,9 +376,10 @@ async def test_lists_filter_sort_and_count(http: httpx.AsyncClient, served: Serv
     await http.delete(f"{PREFIX}/{ids[1]}", params={"purge": "true"})
 
     async def listed(**query: Any) -> list[int]:
-        told = await http.get(PREFIX, params=query)
-        assert told.status_code == 200, told.text
-        body = told.json()
+        response = await http.get(PREFIX, params=query)
+        assert response.status_code == 200, response.text
+        body = response.json()
+        assert_matches(KoldanJobList, body)
         assert body["size"] == len(body["jobs"])
         assert all("result" not in job for job in body["jobs"])
         assert body["total"] >= body["size"]
@@ -415,27 +429,27 @@ async def test_lists_filter_sort_and_count(http: httpx.AsyncClient, served: Serv
         {"fileId": "x"},
     ],
 )
-async def test_a_query_that_is_wrong_is_a_400(http: httpx.AsyncClient, query: dict[str, Any]) -> None:
-    told = await http.get(PREFIX, params=query)
-    assert (told.status_code, code(told)) == (400, "invalid_request")
-    assert next(iter(query)) in told.json()["message"]
+async def test_a_bad_query_is_a_400_that_names_the_parameter(http: httpx.AsyncClient, query: dict[str, Any]) -> None:
+    response = await http.get(PREFIX, params=query)
+    assert (response.status_code, code(response)) == (400, "invalid_request")
+    assert next(iter(query)) in response.json()["message"]
 
 
-async def test_a_list_by_file_needs_a_scope_more(served: Served, valkey: Valkey) -> None:
+async def test_a_list_by_file_requires_a_second_scope(served: Served, valkey: Valkey) -> None:
     keys = ApiKeys(redis := connect(valkey.url))
     key = await keys.create("me", "t", ["speech:transcriptions:read"])
     await redis.aclose()
-    told = await served.http.get(PREFIX, params={"fileId": str(uuid4())}, headers={"X-API-Key": key})
-    assert (told.status_code, code(told)) == (403, "forbidden")
+    response = await served.http.get(PREFIX, params={"fileId": str(uuid4())}, headers={"X-API-Key": key})
+    assert (response.status_code, code(response)) == (403, "forbidden")
 
 
 # Failures.
 
 
-@pytest.mark.parametrize("own", CODES)
-def test_every_code_is_one_of_ours_and_of_theirs(own: str) -> None:
-    assert own in STATUS
-    assert CODES[own] in {
+@pytest.mark.parametrize("core_code", CODES)
+def test_every_error_code_maps_to_a_documented_one(core_code: str) -> None:
+    assert core_code in STATUS
+    assert CODES[core_code] in {
         "TRANSCRIPTION_FAILED",
         "DIARIZATION_FAILED",
         "UNSUPPORTED_FORMAT",
@@ -453,16 +467,16 @@ def test_every_code_is_one_of_ours_and_of_theirs(own: str) -> None:
     ("problem", "expected"),
     [(CorruptMedia("It is damaged."), "FILE_CORRUPTED"), (RuntimeError("boom"), "INTERNAL_ERROR")],
 )
-async def test_a_failure_is_told_in_its_words(
+async def test_a_failed_job_has_koldans_error_code(
     http: httpx.AsyncClient, served: Served, sample: Path, problem: Exception, expected: str
 ) -> None:
     served.app.stages.trouble = lambda _: problem
     job = await made(http, sample)
-    found = await served.app.jobs.get(ME, job["id"])
-    assert found.spec.max_attempts == 3
+    stored = await served.app.jobs.get(ME, job["id"])
+    assert stored.spec.max_attempts == 3
     done = await ended(served, job["id"])
     assert (done["status"], done["errorCode"], done["result"]) == ("FAILED", expected, None)
-    assert [set(each) for each in done["errors"]] == [{"code", "message", "timestamp"}]
+    assert [set(error) for error in done["errors"]] == [{"code", "message", "timestamp"}]
     assert done["errors"][0]["code"] == expected
     if isinstance(problem, WorkError):
         assert done["errors"][0]["message"] == problem.message
@@ -472,14 +486,15 @@ async def test_a_failure_is_told_in_its_words(
 # Webhooks.
 
 
-async def test_a_webhook_can_be_set_changed_and_dropped(http: httpx.AsyncClient, served: Served, sample: Path) -> None:
+async def test_a_webhook_can_be_set_changed_and_removed(http: httpx.AsyncClient, served: Served, sample: Path) -> None:
     served.app.stages.gate = asyncio.Semaphore(0)
     job = await made(http, sample)
     at = f"{PREFIX}/{job['id']}/webhook"
     hook = {"url": "https://example.com/a", "secret": "whsec_abc123", "headers": {"X-Custom-Header": "my-value"}}
-    told = await http.put(at, json=hook)
-    assert (told.status_code, told.json()["webhook"]) == (200, {k: hook[k] for k in ("url", "headers")})
-    assert "whsec_abc123" not in told.text
+    response = await http.put(at, json=hook)
+    assert_matches(KoldanJob, response.json())
+    assert (response.status_code, response.json()["webhook"]) == (200, {k: hook[k] for k in ("url", "headers")})
+    assert "whsec_abc123" not in response.text
     assert (await http.put(at, json={"url": "https://example.com/b"})).json()["webhook"]["url"].endswith("/b")
     assert (await http.put(at, json={"url": "http://example.com/b"})).status_code == 400
     assert (await http.delete(at)).status_code == 204
@@ -488,11 +503,11 @@ async def test_a_webhook_can_be_set_changed_and_dropped(http: httpx.AsyncClient,
     for _ in range(50):
         served.app.stages.gate.release()
     await ended(served, job["id"])
-    for told in (await http.put(at, json=hook), await http.delete(at)):
-        assert (told.status_code, code(told)) == (409, "conflict")
+    for response in (await http.put(at, json=hook), await http.delete(at)):
+        assert (response.status_code, code(response)) == (409, "conflict")
     assert (await http.put(f"{PREFIX}/{uuid4()}/webhook", json=hook)).status_code == 404
-    found = await served.app.jobs.get(ME, job["id"])
-    payload = await render(found, served.app.jobs.results)
+    stored = await served.app.jobs.get(ME, job["id"])
+    payload = await render(stored, served.app.jobs.results)
     assert json.loads(payload.body)["status"] == "COMPLETED"
     assert "result" not in json.loads(payload.body)
     assert payload.headers["X-Custom-Header"] == "my-value"
@@ -503,73 +518,73 @@ async def test_a_webhook_can_be_set_changed_and_dropped(http: httpx.AsyncClient,
 # Results.
 
 
-async def test_results_are_json_alone(http: httpx.AsyncClient, served: Served, sample: Path) -> None:
+async def test_results_are_available_as_json_only(http: httpx.AsyncClient, served: Served, sample: Path) -> None:
     job = await made(http, sample)
     done = await ended(served, job["id"])
     at = f"{PREFIX}/{job['id']}/result"
+    assert_matches(KoldanResult, (await http.get(at)).json())
     assert (await http.get(at)).json() == (await http.get(at, params={"format": "json"})).json() == done["result"]
-    told = await http.get(at, params={"format": "srt"})
-    assert (told.status_code, code(told)) == (400, "invalid_request")
+    response = await http.get(at, params={"format": "srt"})
+    assert (response.status_code, code(response)) == (400, "invalid_request")
 
 
-async def test_results_go_by_themselves_and_records_stay(http: httpx.AsyncClient, served: Served, site: WebServer) -> None:
+async def test_results_expire_and_the_record_stays(http: httpx.AsyncClient, served: Served, site: WebServer) -> None:
     site.replies["/none"] = answer(404)
     job = (await by_url(http, site.url("/talk.flac"))).json()["job"]
     await ended(served, job["id"])
     redis = served.app.store._redis
     await redis.zadd("murmur:{q}:expiry", {job["id"]: 1})
     async with asyncio.timeout(30):
-        while not (told := (await http.get(f"{PREFIX}/{job['id']}")).json())["isPurged"]:  # noqa: ASYNC110
+        while not (body := (await http.get(f"{PREFIX}/{job['id']}")).json())["isPurged"]:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
-    assert (told["status"], told["isDeleted"], told["result"], told["purgeAt"]) == ("COMPLETED", True, None, None)
-    assert told["purgedAt"] >= told["completionDate"]
-    assert told["file"]["isDeleted"]
+    assert (body["status"], body["isDeleted"], body["result"], body["purgeAt"]) == ("COMPLETED", True, None, None)
+    assert body["purgedAt"] >= body["completionDate"]
+    assert body["file"]["isDeleted"]
     assert (await http.get(f"{PREFIX}/{job['id']}/result")).status_code == 410
     assert served.app.artifacts.keys("jobs") + served.app.artifacts.keys("files") == []
 
 
-async def test_a_failed_engine_is_told_as_such(http: httpx.AsyncClient, served: Served, sample: Path) -> None:
+async def test_an_engine_failure_is_a_transcription_failure(http: httpx.AsyncClient, served: Served, sample: Path) -> None:
     served.app.stages.trouble = lambda _: EngineFailed("The model stumbled.")
     job = await made(http, sample)
     assert (await ended(served, job["id"]))["errorCode"] == "TRANSCRIPTION_FAILED"
 
 
-async def test_a_summary_is_found_on_the_job(http: httpx.AsyncClient, served: Served, sample: Path) -> None:
-    told = await by_file(http, "x", sample.read_bytes(), summary='{"promptTemplateId": "brief"}')
-    assert told.status_code == 201, told.text
-    summary, job_id = told.json()["summary"], told.json()["job"]["id"]
-    assert (summary["status"], summary["promptTemplateId"], summary["text"]) == ("PENDING", "brief", None)
+async def test_a_summary_is_part_of_the_job(http: httpx.AsyncClient, served: Served, sample: Path) -> None:
+    response = await by_file(http, "x", sample.read_bytes(), summary='{"promptTemplateId": "brief"}')
+    assert response.status_code == 201, response.text
+    first, job_id = response.json()["summary"], response.json()["job"]["id"]
+    assert (first["status"], first["promptTemplateId"], first["text"]) == ("PENDING", "brief", None)
     assert (await ended(served, job_id))["summary"]["status"] == "IN_PROGRESS"
     served.app.artifacts.put(summary_key(job_id), b"They spoke.")
     await served.app.store.summaries.note(job_id, SummaryState.COMPLETED)
-    shown = (await http.get(f"{PREFIX}/{job_id}")).json()["summary"]
-    assert (shown["id"], shown["status"], shown["text"], shown["error"]) == (summary["id"], "COMPLETED", "They spoke.", None)
-    told = await by_file(http, "x", b"no sound", summary='{"promptTemplateId": "brief"}')
-    shown = (await ended(served, told.json()["job"]["id"]))["summary"]
-    assert (shown["status"], shown["error"]) == ("FAILED", "There is no transcript to summarise.")
+    body = (await http.get(f"{PREFIX}/{job_id}")).json()
+    assert_matches(KoldanJobWithResult, body)
+    assert body["summary"] == {**first, "status": "COMPLETED", "text": "They spoke."}
+    response = await by_file(http, "x", b"no sound", summary='{"promptTemplateId": "brief"}')
+    last = (await ended(served, response.json()["job"]["id"]))["summary"]
+    assert (last["status"], last["error"]) == ("FAILED", "There is no transcript to summarise.")
 
 
-async def test_what_typed_clients_write_out_for_nothing_is_nothing(
-    http: httpx.AsyncClient, served: Served, sample: Path
-) -> None:
-    options = {**ASKED, "punctuation": None, "capitalization": None, "language": {"defaultLanguageCode": None}}
-    nothing = dict.fromkeys(("metadata", "tags", "webhook", "summary"), "null")
-    data = {"name": "x", "transcription": json.dumps(options), "diarization": '{"enabled": false, "mode": null}', **nothing}
-    told = await http.post(f"{PREFIX}/upload", files={"file": ("x", sample.read_bytes())}, data=data)
-    assert told.status_code == 201, told.text
-    asked = {"fileId": told.json()["file"]["id"], "transcription": options, "diarization": None, "webhook": None}
-    assert (await http.post(PREFIX, json=asked)).status_code == 201
+async def test_null_means_absent(http: httpx.AsyncClient, served: Served, sample: Path) -> None:
+    options = {**OPTIONS, "punctuation": None, "capitalization": None, "language": {"defaultLanguageCode": None}}
+    nulls = dict.fromkeys(("metadata", "tags", "webhook", "summary"), "null")
+    data = {"name": "x", "transcription": json.dumps(options), "diarization": '{"enabled": false, "mode": null}', **nulls}
+    response = await http.post(f"{PREFIX}/upload", files={"file": ("x", sample.read_bytes())}, data=data)
+    assert response.status_code == 201, response.text
+    request = {"fileId": response.json()["file"]["id"], "transcription": options, "diarization": None, "webhook": None}
+    assert (await http.post(PREFIX, json=request)).status_code == 201
 
 
 @pytest.mark.parametrize("at", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "9999-12-31T23:59:59.9999999Z"])
-async def test_a_time_beyond_all_jobs_is_no_bound(http: httpx.AsyncClient, sample: Path, at: str) -> None:
+async def test_a_time_beyond_all_jobs_filters_nothing(http: httpx.AsyncClient, sample: Path, at: str) -> None:
     await made(http, sample)
     bound = "createdAfter" if at.startswith("0") else "createdBefore"
-    told = await http.get(PREFIX, params={bound: at})
-    assert (told.status_code, told.json()["total"]) == (200, 1)
+    response = await http.get(PREFIX, params={bound: at})
+    assert (response.status_code, response.json()["total"]) == (200, 1)
 
 
-async def test_another_file_is_another_request(http: httpx.AsyncClient, sample: Path) -> None:
+async def test_an_idempotency_key_covers_the_files_attributes(http: httpx.AsyncClient, sample: Path) -> None:
     http.headers["Idempotency-Key"] = "once"
     first = await by_file(http, "x", sample.read_bytes())
     assert (await by_file(http, "x", sample.read_bytes())).json()["job"]["id"] == first.json()["job"]["id"]

@@ -1,4 +1,4 @@
-"""Koldan's life of a job, by hypothesis: whatever is asked in whatever order, each call gives the documented code."""
+"""State machine of a Koldan job, by hypothesis: in any order, each call gives the documented status."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ UPLOAD = {"name": "x", "transcription": json.dumps({"model": "whisper-1", "langu
 SOUND = SAMPLE.read_bytes()
 
 
-class Life(RuleBasedStateMachine):
-    """One job at a time; a gate before the decoder holds it where it is."""
+class JobStates(RuleBasedStateMachine):
+    """One job at a time, which a gate holds before the decoder."""
 
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
-        self.folder = TemporaryDirectory(prefix="murmur-life-", dir="/tmp")
+        self.folder = TemporaryDirectory(prefix="murmur-states-", dir="/tmp")
         root = Path(self.folder.name)
         self.valkey = Valkey(root / "data", root)
         self.valkey.start()
@@ -54,8 +54,8 @@ class Life(RuleBasedStateMachine):
         artifacts = Artifacts((root / "artifacts").as_uri())
         self.redis = connect(self.valkey.url)
         self.store = Store(self.redis)
-        self.opened = open_app(self.store, artifacts, find_ffmpeg().path)
-        self.app = await self.opened.__aenter__()
+        self.app_context = open_app(self.store, artifacts, find_ffmpeg().path)
+        self.app = await self.app_context.__aenter__()
         context = ApiContext(self.app.jobs, Deliveries(Outbox(self.redis)), artifacts, 8 << 20, 30.0)
         auth = Auth(ApiKeys(self.redis), Quotas(self.store, TenantLimits()), required=False, hosts=("localhost",))
         api = create_api(context, auth, self.store, EventStreams(self.store, artifacts), version="0")
@@ -67,14 +67,14 @@ class Life(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.app.stages.gate = asyncio.Semaphore(10_000)
         self.run(self.http.aclose())
-        self.run(self.opened.__aexit__(None, None, None))
+        self.run(self.app_context.__aexit__(None, None, None))
         self.run(self.store.close())
         self.loop.close()
         self.valkey.stop()
         self.folder.cleanup()
 
-    def call(self, method: str, path: str = "", **more: Any) -> httpx.Response:
-        return self.run(self.http.request(method, f"{PREFIX}/{self.job}{path}", **more))
+    def call(self, method: str, path: str = "", **options: Any) -> httpx.Response:
+        return self.run(self.http.request(method, f"{PREFIX}/{self.job}{path}", **options))
 
     @property
     def terminal(self) -> bool:
@@ -82,20 +82,20 @@ class Life(RuleBasedStateMachine):
 
     @initialize(pending=st.booleans())
     def begin(self, pending: bool) -> None:
-        self.make(pending)
+        self.create(pending)
 
     @precondition(lambda self: self.terminal)
     @rule(pending=st.booleans())
-    def make(self, pending: bool) -> None:
-        """A new job, which waits in the queue or at the decoder's gate."""
+    def create(self, pending: bool) -> None:
+        """Create a job, which waits in the queue or at the gate."""
         self.app.stages.gate = asyncio.Semaphore(0)
         self.app.stages.broken = set()
         self.deleted = self.purged = False
         if pending:
             self.run(self.app.runner.stop())
-        answer = self.run(self.http.post(f"{PREFIX}/upload", files={"file": SOUND}, data=UPLOAD))
-        assert answer.status_code == 201
-        self.job = answer.json()["job"]["id"]
+        response = self.run(self.http.post(f"{PREFIX}/upload", files={"file": SOUND}, data=UPLOAD))
+        assert response.status_code == 201
+        self.job = response.json()["job"]["id"]
         self.state = "PENDING"
         if not pending:
             self.reach("IN_PROGRESS")
@@ -116,21 +116,21 @@ class Life(RuleBasedStateMachine):
         self.reach("IN_PROGRESS")
 
     @precondition(lambda self: self.state == "IN_PROGRESS")
-    @rule(well=st.booleans())
-    def finish(self, well: bool) -> None:
-        if not well:
+    @rule(succeeds=st.booleans())
+    def finish(self, succeeds: bool) -> None:
+        if not succeeds:
             self.app.stages.trouble = lambda _: ValueError("no")
         self.run(self.redis.hset("murmur:{q}:job:" + self.job, "attempts", "3"))  # type: ignore[arg-type]
         for _ in range(100):
             self.app.stages.gate.release()
-        self.reach("COMPLETED" if well else "FAILED")
+        self.reach("COMPLETED" if succeeds else "FAILED")
         self.app.stages.trouble = lambda _: None
 
     @rule()
     def get(self) -> None:
-        answer = self.call("GET")
-        assert answer.status_code == 200
-        body = answer.json()
+        response = self.call("GET")
+        assert response.status_code == 200
+        body = response.json()
         assert (body["status"], body["isDeleted"], body["isPurged"]) == (self.state, self.deleted, self.purged)
         assert bool(body["result"]) == (self.state == "COMPLETED" and not self.purged)
         assert bool(body["errors"]) == (self.state == "FAILED" and not self.purged)
@@ -175,7 +175,7 @@ class Life(RuleBasedStateMachine):
         self.purged = self.purged or allowed
 
     @invariant()
-    def lists_show_it_where_it_belongs(self) -> None:
+    def the_list_filters_by_deletion(self) -> None:
         if not self.state:
             return
         query: dict[str, Any] = {
@@ -190,7 +190,7 @@ class Life(RuleBasedStateMachine):
         assert self.job not in [job["id"] for job in other["jobs"]]
 
 
-TestLife = Life.TestCase
-TestLife.settings = settings(
+TestJobStates = JobStates.TestCase
+TestJobStates.settings = settings(
     max_examples=6, stateful_step_count=30, deadline=None, database=None, suppress_health_check=list(HealthCheck)
 )

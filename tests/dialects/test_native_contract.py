@@ -1,4 +1,4 @@
-"""The native dialect, put through what all dialects promise."""
+"""The native API passes the contract of all dialects."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 
-from tests.dialects.contract import Contract, Spoken
+from tests.dialects.contract import Contract, VendorApi
 
 
 async def by_url(http: httpx.AsyncClient, url: str, **options: Any) -> httpx.Response:
@@ -18,11 +18,11 @@ async def by_file(http: httpx.AsyncClient, name: str, content: bytes, **options:
 
 
 class TestNative(Contract):
-    spoken = Spoken(
+    api = VendorApi(
         name="native",
         job="/v1/jobs/{id}",
         read=lambda body: (body["id"], body["phase"], None),
-        code=lambda answer: answer.json()["code"],
+        code=lambda response: response.json()["code"],
         running=("queued", "downloading", "transcoding", "transcribing"),
         completed="completed",
         failed="failed",

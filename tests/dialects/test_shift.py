@@ -1,4 +1,4 @@
-"""Shift's dialect: its documents' requests, tables and data model."""
+"""Shift's API: the requests, tables and data model of its documentation."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ import httpx
 import pytest
 
 from deployments.errors import EngineFailed
-from serve_app.dialects.shift import PREFIX, Create, JobBody, files_of, to_spec
+from serve_app.dialects.shift.routes import PREFIX
+from serve_app.dialects.shift.settings import ShiftSettings
+from serve_app.dialects.shift.translate import files_of, to_spec
+from serve_app.dialects.shift.wire import ShiftJob, ShiftJobRequest
 from serve_app.errors import RequestError
 from serve_app.ingress import create_api
 from serve_app.models.job import JobSpec, Phase
-from tests.dialects.contract import Contract, Spoken
+from tests.dialects.contract import Contract, VendorApi
 from tests.lib.app import ME
 from tests.lib.web_server import WebServer, answer
 from tests.service.conftest import Served
@@ -28,7 +31,7 @@ async def by_url(http: httpx.AsyncClient, url: str, **options: Any) -> httpx.Res
 
 def read(body: Any) -> tuple[str, str, str | None]:
     data = body["data"]
-    JobBody.model_validate(data)
+    ShiftJob.model_validate(data)
     assert body["success"] is True
     return data["id"], data["status"], data["result"] and data["result"]["text"]
 
@@ -40,7 +43,7 @@ def code(answer: httpx.Response) -> str:
 
 
 class TestShift(Contract):
-    spoken = Spoken(
+    api = VendorApi(
         name="shift",
         job=f"{PREFIX}/{{id}}",
         read=read,
@@ -55,8 +58,8 @@ class TestShift(Contract):
 ENDS = ("completed", "failed")
 
 
-async def owned(served: Served, made: httpx.Response) -> Any:
-    """The job at its end."""
+async def ended(served: Served, made: httpx.Response) -> Any:
+    """Wait for the end of a job, and return it."""
     assert made.status_code == 202, made.text
     path = f"{PREFIX}/{made.json()['data']['id']}"
     async with asyncio.timeout(30):
@@ -65,7 +68,7 @@ async def owned(served: Served, made: httpx.Response) -> Any:
     return job
 
 
-async def test_the_documents_example(served: Served, site: WebServer) -> None:
+async def test_the_example_of_shifts_documentation(served: Served, site: WebServer) -> None:
     request = {
         "model": "whisper-1",
         "providerId": "openai-prod",
@@ -83,7 +86,7 @@ async def test_the_documents_example(served: Served, site: WebServer) -> None:
         "artifacts": [],
         "result": None,
     }
-    job = await owned(served, await served.http.post(PREFIX, json=request))
+    job = await ended(served, await served.http.post(PREFIX, json=request))
     assert (job["status"], job["phase"], job["providerId"], job["attempts"]) == ("completed", "completed", "openai-prod", 1)
     assert job["source"] == request["source"]
     assert job["sid"] == job["id"]
@@ -100,8 +103,8 @@ async def test_the_documents_example(served: Served, site: WebServer) -> None:
 BEGINS = {"normalizedAudio": b"RIFF", "transcriptText": b"WEBVTT\n", "transcriptJson": b'{"language":'}
 
 
-async def test_artifacts_are_what_they_say(served: Served, site: WebServer) -> None:
-    job = await owned(served, await by_url(served.http, site.url("/recording.mp3")))
+async def test_artifacts_match_their_descriptions(served: Served, site: WebServer) -> None:
+    job = await ended(served, await by_url(served.http, site.url("/recording.mp3")))
     kinds = {a["kind"]: (a["filename"], a["contentType"]) for a in job["artifacts"]}
     assert kinds == {
         "normalizedAudio": ("recording-normalized.wav", "audio/wav"),
@@ -110,12 +113,12 @@ async def test_artifacts_are_what_they_say(served: Served, site: WebServer) -> N
     }
     for artifact in job["artifacts"]:
         assert artifact["url"].startswith(served.url)
-        got = await served.http.get(artifact["url"])
-        assert got.status_code == 200
-        assert len(got.content) == artifact["sizeBytes"]
-        assert got.headers["content-type"].startswith(artifact["contentType"])
-        assert artifact["filename"] in got.headers["content-disposition"]
-        assert got.content.startswith(BEGINS[artifact["kind"]])
+        download = await served.http.get(artifact["url"])
+        assert download.status_code == 200
+        assert len(download.content) == artifact["sizeBytes"]
+        assert download.headers["content-type"].startswith(artifact["contentType"])
+        assert artifact["filename"] in download.headers["content-disposition"]
+        assert download.content.startswith(BEGINS[artifact["kind"]])
     again = (await served.http.get(f"{PREFIX}/{job['id']}")).json()["data"]
     assert again["artifacts"] == job["artifacts"]
     part = await served.http.get(job["artifacts"][0]["url"], headers={"Range": "bytes=0-3"})
@@ -132,10 +135,10 @@ async def test_artifacts_are_what_they_say(served: Served, site: WebServer) -> N
         ("tsv", "recording.tsv", "start"),
     ],
 )
-async def test_response_format_is_the_texts(
+async def test_response_format_is_the_format_of_the_text_artifact(
     served: Served, site: WebServer, format: str, filename: str, begins: str
 ) -> None:
-    job = await owned(served, await by_url(served.http, site.url("/recording.mp3"), responseFormat=format))
+    job = await ended(served, await by_url(served.http, site.url("/recording.mp3"), responseFormat=format))
     text = next(a for a in job["artifacts"] if a["kind"] == "transcriptText")
     assert text["filename"] == filename
     content = (await served.http.get(text["url"])).text
@@ -144,8 +147,8 @@ async def test_response_format_is_the_texts(
     assert content.count("\n") >= len(job["result"]["segments"]) > 1
 
 
-async def test_who_wants_json_gets_no_other_text(served: Served, site: WebServer) -> None:
-    job = await owned(served, await by_url(served.http, site.url("/recording.mp3"), responseFormat="json"))
+async def test_with_json_there_is_no_text_artifact(served: Served, site: WebServer) -> None:
+    job = await ended(served, await by_url(served.http, site.url("/recording.mp3"), responseFormat="json"))
     assert [a["kind"] for a in job["artifacts"]] == ["normalizedAudio", "transcriptJson"]
     assert (await served.http.get(job["artifacts"][1]["url"])).json()["segments"]
 
@@ -166,7 +169,7 @@ async def test_options_reach_the_decoder(served: Served, site: WebServer, option
     assert getattr(job.spec, field) == value
 
 
-async def test_defaults_are_the_documents(served: Served, site: WebServer) -> None:
+async def test_defaults_are_the_documented_ones(served: Served, site: WebServer) -> None:
     made = (await by_url(served.http, site.url("/recording.mp3"))).json()["data"]
     job = await served.app.store.jobs.get(made["id"])
     assert job
@@ -174,7 +177,7 @@ async def test_defaults_are_the_documents(served: Served, site: WebServer) -> No
 
 
 @pytest.mark.parametrize(
-    ("given", "named"),
+    ("fields", "named"),
     [
         ({"source": {"kind": "ftp", "url": "x"}}, "source"),
         ({"source": {"kind": "url"}}, "url"),
@@ -186,14 +189,14 @@ async def test_defaults_are_the_documents(served: Served, site: WebServer) -> No
         ({"provider_id": "x"}, "provider_id"),
     ],
 )
-async def test_what_is_wrong_is_named(served: Served, given: dict[str, Any], named: str) -> None:
-    request = {"model": "whisper-1", "source": {"kind": "url", "url": "http://127.0.0.1/x"}, **given}
+async def test_the_error_of_a_bad_request_names_the_field(served: Served, fields: dict[str, Any], named: str) -> None:
+    request = {"model": "whisper-1", "source": {"kind": "url", "url": "http://127.0.0.1/x"}, **fields}
     answer = await served.http.post(PREFIX, json=request)
     assert (answer.status_code, code(answer)) == (400, "invalid_request")
     assert named in answer.json()["error"]["message"]
 
 
-async def test_phases_are_told_word_for_word(served: Served, site: WebServer) -> None:
+async def test_phases_have_the_cores_names(served: Served, site: WebServer) -> None:
     served.app.stages.gate = asyncio.Semaphore(0)
     job_id = (await by_url(served.http, site.url("/recording.mp3"))).json()["data"]["id"]
     async with asyncio.timeout(20):
@@ -203,46 +206,45 @@ async def test_phases_are_told_word_for_word(served: Served, site: WebServer) ->
             await asyncio.sleep(0.02)
     assert (job["status"], job["result"], job["artifacts"]) == ("processing", None, [])
     assert (await served.http.post(f"/v1/jobs/{job_id}/cancel")).status_code == 202
-    job = await owned(served, httpx.Response(202, json={"data": {"id": job_id}}))
+    job = await ended(served, httpx.Response(202, json={"data": {"id": job_id}}))
     assert (job["status"], job["phase"], job["error"]) == ("failed", "failed", "The job was cancelled.")
 
 
-async def test_lists_are_the_callers_own_oldest_first(served: Served, site: WebServer, sample: Path) -> None:
+async def test_the_list_has_the_callers_jobs_oldest_first(served: Served, site: WebServer, sample: Path) -> None:
     made = [(await by_url(served.http, site.url("/recording.mp3"))).json()["data"]["id"] for _ in range(3)]
     await served.app.submit(sample)  # another dialect's
     for job_id in made:
-        await owned(served, httpx.Response(202, json={"data": {"id": job_id}}))
-    told = (await served.http.get(PREFIX)).json()
-    assert [job["id"] for job in told["data"]] == made
-    assert {len(job["artifacts"]) for job in told["data"]} == {3}
-    assert {job["result"] for job in told["data"]} == {None}
+        await ended(served, httpx.Response(202, json={"data": {"id": job_id}}))
+    jobs = (await served.http.get(PREFIX)).json()["data"]
+    assert [job["id"] for job in jobs] == made
+    assert {len(job["artifacts"]) for job in jobs} == {3}
+    assert {job["result"] for job in jobs} == {None}
 
 
-async def test_a_failed_job_is_tried_again_while_it_has_attempts(served: Served, site: WebServer) -> None:
-    """Where a failure is for good, attempts are left."""
+async def test_a_failed_job_can_be_retried_while_it_has_attempts(served: Served, site: WebServer) -> None:
     site.replies["/later.mp3"] = answer(404)
     made = await by_url(served.http, site.url("/later.mp3"), maxAttempts=2)
-    job = await owned(served, made)
+    job = await ended(served, made)
     assert (job["status"], job["attempts"]) == ("failed", 1)
     assert job["error"].endswith(".")
     site.replies["/later.mp3"] = site.replies["/recording.mp3"]
     again = await served.http.post(f"{PREFIX}/{job['id']}/retry")
     assert (again.status_code, again.json()["data"]["status"]) == (202, "queued")
-    job = await owned(served, again)
+    job = await ended(served, again)
     assert (job["status"], job["attempts"], "error" in job) == ("completed", 2, False)
     refused = await served.http.post(f"{PREFIX}/{job['id']}/retry")
     assert (refused.status_code, code(refused)) == (409, "conflict")
 
 
-async def test_a_job_that_had_its_attempts_is_not_tried_again(served: Served, site: WebServer) -> None:
+async def test_a_job_without_attempts_left_cannot_be_retried(served: Served, site: WebServer) -> None:
     served.app.stages.trouble = lambda _: EngineFailed("The model stumbled.")
-    job = await owned(served, await by_url(served.http, site.url("/recording.mp3")))
+    job = await ended(served, await by_url(served.http, site.url("/recording.mp3")))
     assert (job["status"], job["attempts"], job["maxAttempts"]) == ("failed", 1, 1)
     refused = await served.http.post(f"{PREFIX}/{job['id']}/retry")
     assert (refused.status_code, code(refused)) == (409, "conflict")
-    found = await served.app.store.jobs.get(job["id"])
-    assert found
-    assert found.phase is Phase.FAILED
+    stored = await served.app.store.jobs.get(job["id"])
+    assert stored
+    assert stored.phase is Phase.FAILED
 
 
 # Drives.
@@ -250,38 +252,40 @@ async def test_a_job_that_had_its_attempts_is_not_tried_again(served: Served, si
 DRIVE: dict[str, Any] = {"model": "m", "source": {"kind": "stageDrive", "sessionId": "s1", "fileId": "talk.flac"}}
 
 
-async def test_a_drive_that_is_not_configured_is_refused_by_name(served: Served) -> None:
+async def test_a_drive_source_is_refused_where_no_drive_is_configured(served: Served) -> None:
     answer = await served.http.post(PREFIX, json=DRIVE)
     assert (answer.status_code, code(answer)) == (400, "feature_unavailable")
     assert "stageDrive" in answer.json()["error"]["message"]
 
 
-async def test_a_drives_file_becomes_text(served: Served, sample: Path, tmp_path: Path) -> None:
+async def test_a_file_of_a_drive_is_transcribed(served: Served, sample: Path, tmp_path: Path) -> None:
     (tmp_path / "t/s1").mkdir(parents=True)
     (tmp_path / "t/s1/talk.flac").write_bytes(sample.read_bytes())
     template = f"{tmp_path.as_uri()}/{{tenant}}/{{session_id}}/{{file_id}}"
-    asked = Create.model_validate({**DRIVE, "model": "whisper-1"})
-    job = await served.app.ended(await served.app.ask(to_spec(asked, ME, template)))
+    request = ShiftJobRequest.model_validate({**DRIVE, "model": "whisper-1"})
+    job = await served.app.ended(await served.app.submit_without_upload(to_spec(request, ME, template)))
     assert job.phase is Phase.COMPLETED, job.error
-    asked = Create.model_validate({**DRIVE, "source": {**DRIVE["source"], "fileId": "other"}, "model": "whisper-1"})
-    job = await served.app.ended(await served.app.ask(to_spec(asked, ME, template)))
+    source = {**DRIVE["source"], "fileId": "other"}
+    request = ShiftJobRequest.model_validate({**DRIVE, "source": source, "model": "whisper-1"})
+    job = await served.app.ended(await served.app.submit_without_upload(to_spec(request, ME, template)))
     assert job.error
     assert job.error.code == "source_not_found"
 
 
-async def test_only_a_drive_reads_files(served: Served) -> None:
-    asked = Create.model_validate({"model": "whisper-1", "source": {"kind": "url", "url": "file:///etc/hostname"}})
+async def test_only_a_drive_source_may_be_a_file_url(served: Served) -> None:
+    request = ShiftJobRequest.model_validate(
+        {"model": "whisper-1", "source": {"kind": "url", "url": "file:///etc/hostname"}}
+    )
     with pytest.raises(RequestError, match="http or https"):
-        await served.app.ask(to_spec(asked, ME, ""))
+        await served.app.submit_without_upload(to_spec(request, ME, ""))
 
 
-async def test_a_drives_job_over_http(served: Served, sample: Path, tmp_path: Path, site: WebServer) -> None:
-    """The template is the operator's: what it names is read, by the caller's own tenant."""
+async def test_a_job_with_a_drive_source_over_http(served: Served, sample: Path, tmp_path: Path, site: WebServer) -> None:
+    """Check that the operator's template is filled in with the caller's tenant."""
     (tmp_path / "default").mkdir()
     (tmp_path / "default/s1-talk.flac").write_bytes(sample.read_bytes())
-    context = replace(
-        served.context, drive_uri=f"{tmp_path.as_uri()}/{{tenant}}/{{session_id}}-{{file_id}}", public_url="https://x.y/"
-    )
+    settings = ShiftSettings(stage_drive_uri=f"{tmp_path.as_uri()}/{{tenant}}/{{session_id}}-{{file_id}}")
+    context = replace(served.context, vendor={"shift": settings}, public_url="https://x.y/")
     api = create_api(context, served.auth, served.app.store, served.app.events, version="0")
     async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url=served.url) as http:
         made = await http.post(PREFIX, json={**DRIVE, "model": "whisper-1"})
@@ -306,15 +310,15 @@ async def test_a_drives_job_over_http(served: Served, sample: Path, tmp_path: Pa
         ("/", "recording"),
     ],
 )
-def test_names_of_files_are_harmless(path: str, stem: str) -> None:
+def test_filenames_are_sanitized(path: str, stem: str) -> None:
     spec = JobSpec("m", url=f"https://example.org{path}", echo={"responseFormat": "vtt"})
     assert files_of(spec)["transcriptText"][0] == f"{stem}.vtt"
 
 
-async def test_a_list_outlives_a_transcript_that_is_gone(served: Served, site: WebServer) -> None:
-    job = await owned(served, await by_url(served.http, site.url("/recording.mp3")))
-    again = await owned(served, await by_url(served.http, site.url("/recording.mp3")))
-    served.app.artifacts.delete(f"jobs/{again['id']}")
-    told = (await served.http.get(PREFIX)).json()["data"]
-    assert [each["id"] for each in told] == [job["id"], again["id"]]
-    assert len(told[0]["artifacts"]) == 3
+async def test_the_list_works_when_a_transcript_is_missing(served: Served, site: WebServer) -> None:
+    job = await ended(served, await by_url(served.http, site.url("/recording.mp3")))
+    broken = await ended(served, await by_url(served.http, site.url("/recording.mp3")))
+    served.app.artifacts.delete(f"jobs/{broken['id']}")
+    jobs = (await served.http.get(PREFIX)).json()["data"]
+    assert [listed["id"] for listed in jobs] == [job["id"], broken["id"]]
+    assert len(jobs[0]["artifacts"]) == 3

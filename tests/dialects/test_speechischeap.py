@@ -1,5 +1,4 @@
-"""Speech is Cheap: its document's parameters, statuses, streams and webhooks. Uploads and private jobs have files of their
-own."""
+"""Speech is Cheap: the parameters, statuses, streams and webhooks of its documentation."""
 
 from __future__ import annotations
 
@@ -15,7 +14,9 @@ import httpx_sse
 import pytest
 
 from deployments.messages import TranscribeRequest, WindowResult
-from serve_app.dialects.speechischeap.routes import PREFIX, SPEECH_IS_CHEAP, JobBody, render
+from serve_app.dialects.speechischeap.routes import PREFIX, SPEECH_IS_CHEAP
+from serve_app.dialects.speechischeap.translate import render
+from serve_app.dialects.speechischeap.wire import CheapJob
 from serve_app.errors import RequestError
 from serve_app.http.auth import ANONYMOUS
 from serve_app.local.valkey import Valkey
@@ -23,7 +24,7 @@ from serve_app.models.job import Job, Phase
 from serve_app.store.api_keys import ApiKeys
 from serve_app.store.connection import connect
 from serve_app.store.scripts import key
-from tests.dialects.contract import Contract, Spoken
+from tests.dialects.contract import Contract, VendorApi
 from tests.lib.web_server import WebServer
 from tests.service.conftest import Served
 
@@ -35,7 +36,7 @@ async def by_url(http: httpx.AsyncClient, url: str, **options: Any) -> httpx.Res
 
 
 def code(answer: httpx.Response) -> str:
-    """This API has sentences and statuses, and no codes."""
+    """Derive a code from the status: this API has sentences, and no codes."""
     assert answer.headers["content-type"] == "text/plain; charset=utf-8"
     assert answer.text
     return {401: "unauthenticated", 403: "forbidden", 404: "not_found"}.get(answer.status_code, "refused")
@@ -43,12 +44,12 @@ def code(answer: httpx.Response) -> str:
 
 def read(body: Any) -> tuple[str, str, str | None]:
     assert set(body) == {"id", "output", "status"}
-    JobBody.model_validate(body)
+    CheapJob.model_validate(body)
     return body["id"], body["status"], " ".join(segment["text"] for segment in body["output"].get("segments", ())) or None
 
 
 class TestSpeechIsCheap(Contract):
-    spoken = Spoken(
+    api = VendorApi(
         name="speechischeap",
         job=f"{PREFIX}/{{id}}",
         read=read,
@@ -64,17 +65,17 @@ class TestSpeechIsCheap(Contract):
     )
 
 
-async def over(served: Served, job_id: str) -> None:
-    """Wait for the end of a job of who asks without a key."""
+async def wait(served: Served, job_id: str) -> None:
+    """Wait for the end of an anonymous job."""
     async for _ in await served.app.jobs.follow(ANONYMOUS, job_id, "0"):
         pass
 
 
 async def ended(served: Served, job_id: str) -> Any:
-    await over(served, job_id)
-    told = await served.http.get(f"{PREFIX}/{job_id}")
-    assert told.status_code == 200
-    return told.json()
+    await wait(served, job_id)
+    response = await served.http.get(f"{PREFIX}/{job_id}")
+    assert response.status_code == 200
+    return response.json()
 
 
 async def made(served: Served, site: WebServer, path: str = "/talk.flac", **options: Any) -> str:
@@ -83,7 +84,7 @@ async def made(served: Served, site: WebServer, path: str = "/talk.flac", **opti
     return str(answer.json()["id"])
 
 
-async def kept(served: Served, job_id: str) -> Job:
+async def stored(served: Served, job_id: str) -> Job:
     job = await served.app.store.jobs.get(job_id)
     assert job
     return job
@@ -98,7 +99,7 @@ async def stream(
         return [event async for event in source.aiter_sse()]
 
 
-async def story(served: Served, site: WebServer, path: str = "/talk.flac", **options: Any) -> list[Any]:
+async def json_events(served: Served, site: WebServer, path: str = "/talk.flac", **options: Any) -> list[Any]:
     return [event.json() for event in await stream(served, site, path, **options)]
 
 
@@ -121,10 +122,10 @@ async def test_the_job_object(served: Served, site: WebServer) -> None:
     assert (await served.http.get(f"{PREFIX}/{job_id}")).json() == pending
     for _ in range(20):
         served.app.stages.gate.release()
-    told = await ended(served, job_id)
-    assert told["status"] == "COMPLETED"
-    assert set(told["output"]) == {"segments"}
-    segments = told["output"]["segments"]
+    body = await ended(served, job_id)
+    assert body["status"] == "COMPLETED"
+    assert set(body["output"]) == {"segments"}
+    segments = body["output"]["segments"]
     assert [s["id"] for s in segments] == list(range(1, len(segments) + 1))
     assert {s["language"] for s in segments} == {"en (100.00%)"}
     for segment in segments:
@@ -139,18 +140,18 @@ async def test_the_job_object(served: Served, site: WebServer) -> None:
 
 async def until(served: Served, job_id: str, phase: Phase) -> None:
     async with asyncio.timeout(20):
-        while (await kept(served, job_id)).phase is not phase:  # noqa: ASYNC110
+        while (await stored(served, job_id)).phase is not phase:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
 
-async def test_a_failure_is_a_sentence(served: Served, site: WebServer) -> None:
-    told = await ended(served, job_id := await made(served, site, "/noise.mp3"))
-    assert told["status"] == "FAILED"
-    assert told["output"] == {"error": (await kept(served, job_id)).error.message}  # type: ignore[union-attr]
+async def test_a_failed_job_has_an_error_message(served: Served, site: WebServer) -> None:
+    body = await ended(served, job_id := await made(served, site, "/noise.mp3"))
+    assert body["status"] == "FAILED"
+    assert body["output"] == {"error": (await stored(served, job_id)).error.message}  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("end", ["", "/"])
-async def test_every_path_may_end_in_a_slash(served: Served, site: WebServer, end: str) -> None:
+async def test_every_path_works_with_and_without_a_trailing_slash(served: Served, site: WebServer, end: str) -> None:
     served.app.stages.gate = asyncio.Semaphore(0)
     answer = await served.http.post(f"{PREFIX}{end}", json={"input_url": site.url("/talk.flac")})
     assert answer.status_code == 202
@@ -162,7 +163,7 @@ async def test_every_path_may_end_in_a_slash(served: Served, site: WebServer, en
     assert cancelled.headers["content-type"].startswith("text/plain")
 
 
-async def test_a_key_can_be_tried(served: Served, valkey: Valkey) -> None:
+async def test_auth_checks_the_key(served: Served, valkey: Valkey) -> None:
     keys = ApiKeys(redis := connect(valkey.url))
     good = await keys.create("me", "t", ["speech:files:read"])
     for token, status in ((good, 200), ("wrong", 401)):
@@ -183,7 +184,7 @@ async def test_input_url_is_required(served: Served) -> None:
 
 
 @pytest.mark.parametrize("option", ["can_label_audio", "can_parse_speakers"])
-async def test_what_is_not_installed_is_refused_by_its_name(served: Served, site: WebServer, option: str) -> None:
+async def test_an_option_that_is_not_installed_is_refused_by_name(served: Served, site: WebServer, option: str) -> None:
     answer = await by_url(served.http, site.url("/talk.flac"), **dict.fromkeys((option,), True))
     assert (answer.status_code, code(answer)) == (400, "refused")
     assert f"The option {option} is refused" in answer.text
@@ -192,16 +193,16 @@ async def test_what_is_not_installed_is_refused_by_its_name(served: Served, site
 
 
 async def test_can_parse_words(served: Served, site: WebServer) -> None:
-    told = await ended(served, await made(served, site, can_parse_words=True))
-    for segment in told["output"]["segments"]:
+    body = await ended(served, await made(served, site, can_parse_words=True))
+    for segment in body["output"]["segments"]:
         assert " ".join(word["text"] for word in segment["words"]) == segment["text"]
         assert all(set(word) == {"start", "end", "text"} for word in segment["words"])
         assert all(word["start"] < word["end"] for word in segment["words"])
 
 
 async def test_language(served: Served, site: WebServer) -> None:
-    told = await ended(served, await made(served, site, language="de"))
-    assert {s["language"] for s in told["output"]["segments"]} == {"de (100.00%)"}
+    body = await ended(served, await made(served, site, language="de"))
+    assert {s["language"] for s in body["output"]["segments"]} == {"de (100.00%)"}
     assert (await by_url(served.http, site.url("/talk.flac"), language="xx")).status_code == 400
 
 
@@ -210,27 +211,27 @@ async def test_minimum_confidence(served: Served, site: WebServer) -> None:
 
     async def doubtful(model: str, request: TranscribeRequest) -> WindowResult:
         result = await plain(model, request)
-        told = tuple(replace(s, confidence=(0.4, 0.6)[n % 2]) for n, s in enumerate(result.segments))
-        return replace(result, segments=told, language_probability=0.9995)
+        segments = tuple(replace(s, confidence=(0.4, 0.6)[n % 2]) for n, s in enumerate(result.segments))
+        return replace(result, segments=segments, language_probability=0.9995)
 
     served.app.stages.transcribe = doubtful  # type: ignore[method-assign]
     seen = {}
-    for asked in ({}, {"minimum_confidence": 0}, {"minimum_confidence": 0.6}, {"minimum_confidence": 0.7}):
-        segments = (await ended(served, await made(served, site, **asked)))["output"]["segments"]
-        seen[asked.get("minimum_confidence")] = {s["confidence"] for s in segments}
+    for options in ({}, {"minimum_confidence": 0}, {"minimum_confidence": 0.6}, {"minimum_confidence": 0.7}):
+        segments = (await ended(served, await made(served, site, **options)))["output"]["segments"]
+        seen[options.get("minimum_confidence")] = {s["confidence"] for s in segments}
         assert {s["language"] for s in segments} <= {"en (99.95%)"}
     assert seen == {None: {0.6}, 0: {0.4, 0.6}, 0.6: {0.6}, 0.7: set()}
 
 
-@pytest.mark.parametrize(("asked", "form"), [("srt", "srt"), ("vtt", "vtt"), ("webvtt", "vtt"), ("", None)])
-async def test_output_format(served: Served, site: WebServer, asked: str, form: str | None) -> None:
-    told = await ended(served, job_id := await made(served, site, output_format=asked))
-    assert set(told["output"]) == ({"segments", form} if form else {"segments"})
-    stored = (await served.app.jobs.results.transcript(await kept(served, job_id))).segments
-    assert [s["text"] for s in told["output"]["segments"]] == [s.text for s in stored]
-    if form:
-        cues = {"srt": srt, "vtt": vtt}[form](told["output"][form])
-        assert [text for _, _, text in cues] == [s.text for s in stored]
+@pytest.mark.parametrize(("requested", "field"), [("srt", "srt"), ("vtt", "vtt"), ("webvtt", "vtt"), ("", None)])
+async def test_output_format(served: Served, site: WebServer, requested: str, field: str | None) -> None:
+    output = (await ended(served, job_id := await made(served, site, output_format=requested)))["output"]
+    assert set(output) == ({"segments", field} if field else {"segments"})
+    segments = (await served.app.jobs.results.transcript(await stored(served, job_id))).segments
+    assert [s["text"] for s in output["segments"]] == [s.text for s in segments]
+    if field:
+        cues = {"srt": srt, "vtt": vtt}[field](output[field])
+        assert [text for _, _, text in cues] == [s.text for s in segments]
 
 
 async def test_segment_duration(served: Served, site: WebServer) -> None:
@@ -241,8 +242,8 @@ async def test_segment_duration(served: Served, site: WebServer) -> None:
 
 
 async def test_user_agent(served: Served, site: WebServer) -> None:
-    for asked in ({"user_agent": "Mozilla/5.0 (test)"}, {"user_agent": ""}):
-        await ended(served, await made(served, site, **asked))
+    for options in ({"user_agent": "Mozilla/5.0 (test)"}, {"user_agent": ""}):
+        await ended(served, await made(served, site, **options))
     assert site.agents == ["Mozilla/5.0 (test)", "murmuration"]
 
 
@@ -262,7 +263,7 @@ async def test_user_agent(served: Served, site: WebServer) -> None:
     ],
 )
 async def test_options_reach_the_core(served: Served, site: WebServer, options: Any, field: str, value: Any) -> None:
-    assert getattr((await kept(served, await made(served, site, **options))).spec, field) == value
+    assert getattr((await stored(served, await made(served, site, **options))).spec, field) == value
 
 
 @pytest.mark.parametrize(
@@ -281,7 +282,7 @@ async def test_options_reach_the_core(served: Served, site: WebServer, options: 
         ({"input_file": "x"}, "input_file"),
     ],
 )
-async def test_what_is_wrong_is_named(served: Served, site: WebServer, options: Any, named: str) -> None:
+async def test_the_error_of_a_bad_request_names_the_field(served: Served, site: WebServer, options: Any, named: str) -> None:
     answer = await by_url(served.http, site.url("/talk.flac"), **options)
     assert (answer.status_code, code(answer)) == (400, "refused")
     assert named in answer.text
@@ -290,19 +291,19 @@ async def test_what_is_wrong_is_named(served: Served, site: WebServer, options: 
 # Statuses.
 
 
-async def test_who_may_not_is_told_so_in_plain_text(served: Served, valkey: Valkey, site: WebServer) -> None:
+async def test_authentication_errors_are_plain_text(served: Served, valkey: Valkey, site: WebServer) -> None:
     keys = ApiKeys(redis := connect(valkey.url))
     reader = await keys.create("r", "t", ["speech:transcriptions:read"])
     for token, status in (("wrong", 401), (reader, 403)):
-        for sent in ({"json": {"input_url": site.url("/talk.flac")}}, {"files": {"input_file": bytes(1 << 20)}}):
-            answer = await served.http.post(PREFIX, headers={"Authorization": f"Bearer {token}"}, **sent)
+        for body in ({"json": {"input_url": site.url("/talk.flac")}}, {"files": {"input_file": bytes(1 << 20)}}):
+            answer = await served.http.post(PREFIX, headers={"Authorization": f"Bearer {token}"}, **body)
             assert answer.status_code == status
             assert answer.headers["content-type"].startswith("text/plain")
             assert ("www-authenticate" in answer.headers) == (status == 401)
     await redis.aclose()
 
 
-async def test_a_full_queue_says_when_to_come_back(served: Served, site: WebServer) -> None:
+async def test_a_full_queue_has_a_retry_after(served: Served, site: WebServer) -> None:
     served.app.stages.gate = asyncio.Semaphore(0)
     for _ in range(60):
         answer = await by_url(served.http, site.url("/talk.flac"))
@@ -317,7 +318,7 @@ async def test_a_full_queue_says_when_to_come_back(served: Served, site: WebServ
     ("problem", "status"),
     [("malformed", 400), ("unsupported_media", 400), ("gone", 404), ("internal", 500), ("unavailable", 503)],
 )
-async def test_errors_are_sentences(problem: str, status: int) -> None:
+async def test_errors_are_plain_text(problem: str, status: int) -> None:
     answer = SPEECH_IS_CHEAP.error(RequestError(problem, "It is so."))
     assert (answer.status_code, answer.body) == (status, b"It is so.")
     assert answer.media_type == "text/plain"
@@ -326,11 +327,11 @@ async def test_errors_are_sentences(problem: str, status: int) -> None:
 # DELETE in each state.
 
 
-async def test_what_is_pending_is_cancelled_once(served: Served, site: WebServer) -> None:
+async def test_a_pending_job_can_be_cancelled_once(served: Served, site: WebServer) -> None:
     served.app.stages.gate = asyncio.Semaphore(0)
     running, *_, waiting = [await made(served, site) for _ in range(10)]
     await until(served, running, Phase.TRANSCRIBING)
-    assert (await kept(served, waiting)).phase is Phase.QUEUED
+    assert (await stored(served, waiting)).phase is Phase.QUEUED
     for job_id in (running, waiting):
         first, second = [await served.http.delete(f"{PREFIX}/{job_id}") for _ in range(2)]
         assert (first.status_code, first.text) == (200, "OK")
@@ -340,14 +341,14 @@ async def test_what_is_pending_is_cancelled_once(served: Served, site: WebServer
 
 
 @pytest.mark.parametrize(("path", "status"), [("/talk.flac", "COMPLETED"), ("/noise.mp3", "FAILED")])
-async def test_what_has_ended_cannot_be_cancelled(served: Served, site: WebServer, path: str, status: str) -> None:
+async def test_an_ended_job_cannot_be_cancelled(served: Served, site: WebServer, path: str, status: str) -> None:
     before = await ended(served, job_id := await made(served, site, path))
     assert before["status"] == status
     assert (await served.http.delete(f"{PREFIX}/{job_id}")).status_code == 404
     assert await ended(served, job_id) == before
 
 
-async def test_what_is_not_there_cannot_be_cancelled(served: Served) -> None:
+async def test_an_unknown_job_cannot_be_cancelled(served: Served) -> None:
     answer = await served.http.delete(f"{PREFIX}/00000000-1111-7222-b333-444444444444-sic")
     assert (answer.status_code, code(answer)) == (404, "not_found")
 
@@ -355,28 +356,29 @@ async def test_what_is_not_there_cannot_be_cancelled(served: Served) -> None:
 # Streams.
 
 
-async def test_a_stream_tells_the_stored_transcript(served: Served, site: WebServer) -> None:
+async def test_a_stream_has_the_segments_of_the_stored_transcript(served: Served, site: WebServer) -> None:
     options: dict[str, Any] = {"segment_duration": 6, "can_parse_words": True, "language": "", "webhook_url": ""}
-    told = await story(served, site, **options)
+    events = await json_events(served, site, **options)
     body = await ended(served, (await last(served)).id)
-    kinds = [each["type"] for each in told]
+    kinds = [event["type"] for event in events]
     assert (kinds[0], kinds[-1]) == ("initial", "final")
     assert (kinds.count("initial"), kinds.count("final")) == (1, 1)
-    assert told[-1] == {"type": "final"}
+    assert events[-1] == {"type": "final"}
     duration = (await last(served)).audio_total_s
-    assert told[0]["request"] == {"input_url": site.url("/talk.flac"), "can_stream_output": True, **options}
-    assert told[0]["duration"] == pytest.approx(duration, abs=0.1)
-    assert set(told[0]) == {"device", "duration", "request", "type"}
-    segments = [{k: v for k, v in each.items() if k != "type"} for each in told if each["type"] == "segment"]
+    assert events[0]["request"] == {"input_url": site.url("/talk.flac"), "can_stream_output": True, **options}
+    assert events[0]["duration"] == pytest.approx(duration, abs=0.1)
+    assert set(events[0]) == {"device", "duration", "request", "type"}
+    segments = [{k: v for k, v in event.items() if k != "type"} for event in events if event["type"] == "segment"]
     assert segments == body["output"]["segments"]
-    progress = [each for each in told if each["type"] == "progress"]
-    assert {each["message"] for each in progress} == {"Processing..."}
-    assert [each["processed_segments"] for each in progress] == sorted(each["processed_segments"] for each in progress)
-    assert all(each["total_segments"] >= each["processed_segments"] for each in progress)
+    progress = [event for event in events if event["type"] == "progress"]
+    assert {event["message"] for event in progress} == {"Processing..."}
+    processed = [event["processed_segments"] for event in progress]
+    assert processed == sorted(processed)
+    assert all(event["total_segments"] >= event["processed_segments"] for event in progress)
     assert progress[0]["total_segments"] == math.ceil(duration / 6)  # type: ignore[operator]
 
 
-async def test_initial_comes_as_soon_as_a_duration_is_declared(served: Served, site: WebServer) -> None:
+async def test_initial_is_sent_as_soon_as_a_duration_is_declared(served: Served, site: WebServer) -> None:
     served.app.stages.gate = asyncio.Semaphore(0)
     plain = served.app.stages.windows
 
@@ -395,8 +397,8 @@ async def test_initial_comes_as_soon_as_a_duration_is_declared(served: Served, s
     assert (first.json()["type"], first.json()["duration"]) == ("initial", 57.5)
 
 
-async def test_a_stream_of_a_failure_says_so(served: Served, site: WebServer) -> None:
-    initial, error, final = await story(served, site, "/noise.mp3")
+async def test_the_stream_of_a_failed_job_has_an_error(served: Served, site: WebServer) -> None:
+    initial, error, final = await json_events(served, site, "/noise.mp3")
     job = await last(served)
     assert (initial["type"], initial["duration"]) == ("initial", 0)
     assert job.error
@@ -405,7 +407,9 @@ async def test_a_stream_of_a_failure_says_so(served: Served, site: WebServer) ->
 
 
 @pytest.mark.parametrize("output_format", ["", "srt"])
-async def test_a_stream_of_what_is_cancelled_says_so(served: Served, site: WebServer, output_format: str) -> None:
+async def test_the_stream_of_a_cancelled_job_has_a_canceled_event(
+    served: Served, site: WebServer, output_format: str
+) -> None:
     served.app.stages.gate = asyncio.Semaphore(0)
     watching = asyncio.create_task(stream(served, site, output_format=output_format))
     async with asyncio.timeout(20):
@@ -438,43 +442,45 @@ def cue(lines: list[str], number: int, mark: str) -> tuple[float, float, str]:
 
 
 def srt(text: str) -> list[tuple[float, float, str]]:
-    """A strict reader of SubRip: blocks apart by one empty line, numbered from 1."""
+    """Parse SubRip strictly: blocks separated by one empty line, numbered from 1."""
     blocks = text.removesuffix("\n").split("\n\n") if text else []
     return [cue(block.split("\n"), number, ",") for number, block in enumerate(blocks, 1)]
 
 
 def vtt(text: str) -> list[tuple[float, float, str]]:
-    """A strict reader of WebVTT, whose cues may have numbers."""
+    """Parse WebVTT strictly; its cues may have numbers."""
     head, *blocks = text.removesuffix("\n").split("\n\n")
     assert head == "WEBVTT"
-    named = [block.split("\n") for block in blocks]
-    return [cue(b if b[0].isdecimal() else [str(n), *b], n, ".") for n, b in enumerate(named, 1)]
+    cues = [block.split("\n") for block in blocks]
+    return [cue(lines if lines[0].isdecimal() else [str(n), *lines], n, ".") for n, lines in enumerate(cues, 1)]
 
 
-@pytest.mark.parametrize(("asked", "form"), [("srt", "srt"), ("vtt", "vtt"), ("webvtt", "vtt")])
-async def test_streams_of_subtitles_are_the_finished_file(served: Served, site: WebServer, asked: str, form: str) -> None:
-    events = await stream(served, site, output_format=asked, segment_duration=6)
+@pytest.mark.parametrize(("requested", "field"), [("srt", "srt"), ("vtt", "vtt"), ("webvtt", "vtt")])
+async def test_streamed_cues_joined_are_the_subtitle_file(
+    served: Served, site: WebServer, requested: str, field: str
+) -> None:
+    events = await stream(served, site, output_format=requested, segment_duration=6)
     assert {event.event for event in events} == {"message"}
-    reader = {"srt": srt, "vtt": vtt}[form]
-    streamed = reader("\n".join(event.data for event in events))
-    told = await ended(served, (await last(served)).id)
-    assert streamed == reader(told["output"][form])
-    assert len(streamed) == len(told["output"]["segments"]) > 10
+    parse = {"srt": srt, "vtt": vtt}[field]
+    streamed = parse("\n".join(event.data for event in events))
+    output = (await ended(served, (await last(served)).id))["output"]
+    assert streamed == parse(output[field])
+    assert len(streamed) == len(output["segments"]) > 10
 
 
-async def test_subtitles_come_line_by_line(served: Served, site: WebServer) -> None:
+async def test_each_line_of_a_cue_is_a_data_line(served: Served, site: WebServer) -> None:
     body = {"input_url": site.url("/talk.flac"), "can_stream_output": True, "output_format": "vtt"}
     raw = (await served.http.post(PREFIX, json=body)).text
     assert raw.startswith("data: WEBVTT\ndata: \n\ndata: 1\ndata: 00:00:")
     assert all(line.startswith("data: ") for line in raw.splitlines() if line)
 
 
-async def test_a_stream_of_a_failure_of_subtitles_is_an_event_with_a_name(served: Served, site: WebServer) -> None:
+async def test_a_failure_in_a_subtitle_stream_is_a_named_event(served: Served, site: WebServer) -> None:
     (event,) = await stream(served, site, "/noise.mp3", output_format="srt")
     assert (event.event, event.json()["type"]) == ("error", "error")
 
 
-async def test_a_stream_has_a_heartbeat_and_no_greatest_age(
+async def test_a_stream_has_a_heartbeat_and_no_maximum_age(
     served: Served, site: WebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("serve_app.dialects.speechischeap.routes.PING_S", 0.1)
@@ -493,7 +499,7 @@ async def test_a_stream_has_a_heartbeat_and_no_greatest_age(
     assert json.loads(lines[-2].removeprefix("data: ")) == {"type": "final"}
 
 
-async def test_a_reader_that_leaves_stops_nothing(served: Served, site: WebServer) -> None:
+async def test_a_client_that_disconnects_does_not_stop_the_job(served: Served, site: WebServer) -> None:
     served.app.stages.gate = asyncio.Semaphore(1)
     body = {"input_url": site.url("/talk.flac"), "can_stream_output": True, "segment_duration": 6}
     async with httpx_sse.aconnect_sse(served.http, "POST", PREFIX, json=body) as source:
@@ -505,21 +511,21 @@ async def test_a_reader_that_leaves_stops_nothing(served: Served, site: WebServe
     assert (await ended(served, (await last(served)).id))["status"] == "COMPLETED"
 
 
-async def test_a_stream_of_what_is_removed_ends(served: Served, site: WebServer) -> None:
+async def test_the_stream_of_a_removed_job_ends(served: Served, site: WebServer) -> None:
     served.app.stages.gate = asyncio.Semaphore(0)
-    watching = asyncio.create_task(story(served, site))
+    watching = asyncio.create_task(json_events(served, site))
     async with asyncio.timeout(20):
         while not (await served.app.jobs.page(ANONYMOUS, limit=1, cursor=None))[0]:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
         await served.app.jobs.delete_when_ended(ANONYMOUS, (await last(served)).id)
-        told = await watching
-    assert told[-1] == {"type": "final"}
-    assert told[-2]["type"] in ("canceled", "error")
+        events = await watching
+    assert events[-1] == {"type": "final"}
+    assert events[-2]["type"] in ("canceled", "error")
 
 
-async def test_a_stream_asked_for_again_is_told_again(served: Served, site: WebServer) -> None:
+async def test_a_repeated_request_gets_the_same_stream(served: Served, site: WebServer) -> None:
     served.http.headers["Idempotency-Key"] = "again"
-    first, second = [await story(served, site) for _ in range(2)]
+    first, second = [await json_events(served, site) for _ in range(2)]
     assert [e for e in first if e["type"] == "segment"] == [e for e in second if e["type"] == "segment"]
     assert len((await served.app.jobs.page(ANONYMOUS, limit=5, cursor=None))[0]) == 1
 
@@ -527,29 +533,31 @@ async def test_a_stream_asked_for_again_is_told_again(served: Served, site: WebS
 # Webhooks.
 
 
-@pytest.mark.parametrize("form", ["", "srt", "vtt", "webvtt"])
-async def test_webhooks_tell_what_came_of_a_job(served: Served, site: WebServer, form: str) -> None:
-    told = await ended(served, job_id := await made(served, site, output_format=form))
-    payload = await render(await kept(served, job_id), served.app.jobs.results)
-    if not form:
+@pytest.mark.parametrize("output_format", ["", "srt", "vtt", "webvtt"])
+async def test_the_webhook_of_a_completed_job_has_the_requested_format(
+    served: Served, site: WebServer, output_format: str
+) -> None:
+    body = await ended(served, job_id := await made(served, site, output_format=output_format))
+    payload = await render(await stored(served, job_id), served.app.jobs.results)
+    if not output_format:
         assert payload.content_type == "application/json"
-        assert json.loads(payload.body) == told
+        assert json.loads(payload.body) == body
         return
-    assert payload.content_type == {"srt": "application/x-subrip"}.get(form, "text/vtt")
-    assert payload.body.decode() == told["output"][form[-3:]]
+    assert payload.content_type == {"srt": "application/x-subrip"}.get(output_format, "text/vtt")
+    assert payload.body.decode() == body["output"][output_format[-3:]]
 
 
-@pytest.mark.parametrize("form", ["", "srt"])
-async def test_webhooks_of_failures_and_cancels_are_json(served: Served, site: WebServer, form: str) -> None:
-    failed = await made(served, site, "/noise.mp3", output_format=form)
-    await over(served, failed)
+@pytest.mark.parametrize("output_format", ["", "srt"])
+async def test_the_webhook_of_a_failed_or_cancelled_job_is_json(served: Served, site: WebServer, output_format: str) -> None:
+    failed = await made(served, site, "/noise.mp3", output_format=output_format)
+    await wait(served, failed)
     served.app.stages.gate = asyncio.Semaphore(0)
-    cancelled = await made(served, site, output_format=form)
+    cancelled = await made(served, site, output_format=output_format)
     await served.http.delete(f"{PREFIX}/{cancelled}")
     for job_id, status in ((failed, "FAILED"), (cancelled, "CANCELED")):
-        told = await ended(served, job_id)
-        payload = await render(await kept(served, job_id), served.app.jobs.results)
+        body = await ended(served, job_id)
+        payload = await render(await stored(served, job_id), served.app.jobs.results)
         assert payload.content_type == "application/json"
-        assert json.loads(payload.body) == told
-        assert told["status"] == status
-        assert set(told["output"]) == ({"error"} if status == "FAILED" else set())
+        assert json.loads(payload.body) == body
+        assert body["status"] == status
+        assert set(body["output"]) == ({"error"} if status == "FAILED" else set())

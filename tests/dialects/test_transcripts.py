@@ -1,4 +1,4 @@
-"""Transcripts: its document's object, tables, lists and webhook."""
+"""Transcripts API: the object, tables, lists and webhook of its documentation."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from typing import Any
 import httpx
 import pytest
 
-from serve_app.dialects.transcripts import PREFIX, TranscriptBody, render, seconds
+from serve_app.dialects.transcripts.routes import PREFIX, render, seconds
+from serve_app.dialects.transcripts.wire import TranscriptsTranscript
 from serve_app.models.job import JobSpec, Phase
-from tests.dialects.contract import Contract, Spoken
+from tests.dialects.contract import Contract, VendorApi
 from tests.lib.app import ME
 from tests.lib.web_server import WebServer
 from tests.service.conftest import Served
@@ -33,12 +34,12 @@ def code(answer: httpx.Response) -> str:
 
 
 def read(body: Any) -> tuple[str, str, str | None]:
-    TranscriptBody.model_validate(body)
+    TranscriptsTranscript.model_validate(body)
     return body["id"], body["status"], body["text"]
 
 
 class TestTranscripts(Contract):
-    spoken = Spoken(
+    api = VendorApi(
         name="transcripts",
         job=f"{PREFIX}/{{id}}",
         read=read,
@@ -60,9 +61,9 @@ async def ended(served: Served, made: httpx.Response) -> Any:
     assert made.status_code == 202, made.text
     path = f"{PREFIX}/{made.json()['id']}"
     async with asyncio.timeout(30):
-        while (told := (await served.http.get(path)).json())["status"] in RUNNING:  # noqa: ASYNC110
+        while (body := (await served.http.get(path)).json())["status"] in RUNNING:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
-    return told
+    return body
 
 
 async def test_the_transcript_object(served: Served, site: WebServer) -> None:
@@ -70,19 +71,19 @@ async def test_the_transcript_object(served: Served, site: WebServer) -> None:
     made = await by_url(served.http, site.url("/talk.flac"), **options)
     assert made.json()["id"].startswith("transcript_")
     assert (made.json()["status"], made.json()["text"], made.json()["object"]) == ("queued", None, "transcript")
-    told = await ended(served, made)
-    assert (told["status"], told["model"], told["language"], told["error"]) == ("completed", "whisper-1", "en", None)
-    assert abs(told["created"] - time.time()) < 60
-    assert round(told["duration"]) == 57
-    assert told["metadata"] == {"external_id": "call-55123"}
-    assert told["redactions"] == []
-    assert " ".join(u["text"] for u in told["utterances"]) == told["text"]
-    assert {u["speaker"] for u in told["utterances"]} == {0}
-    assert " ".join(w["word"] for w in told["words"]) == told["text"]
-    assert all(0 <= w["confidence"] <= 1 and w["start"] < w["end"] for w in told["words"])
+    body = await ended(served, made)
+    assert (body["status"], body["model"], body["language"], body["error"]) == ("completed", "whisper-1", "en", None)
+    assert abs(body["created"] - time.time()) < 60
+    assert round(body["duration"]) == 57
+    assert body["metadata"] == {"external_id": "call-55123"}
+    assert body["redactions"] == []
+    assert " ".join(u["text"] for u in body["utterances"]) == body["text"]
+    assert {u["speaker"] for u in body["utterances"]} == {0}
+    assert " ".join(w["word"] for w in body["words"]) == body["text"]
+    assert all(0 <= w["confidence"] <= 1 and w["start"] < w["end"] for w in body["words"])
 
 
-async def test_words_are_for_those_who_ask(served: Served, site: WebServer) -> None:
+async def test_there_are_no_words_without_word_timestamps(served: Served, site: WebServer) -> None:
     assert (await ended(served, await by_url(served.http, site.url("/talk.flac"))))["words"] == []
 
 
@@ -111,7 +112,7 @@ async def test_options_reach_the_core_from_json_and_forms(
         assert getattr(job.spec, field) == value
 
 
-async def test_lists_in_forms_may_be_json(served: Served, sample: Path) -> None:
+async def test_a_list_in_a_form_may_be_json(served: Served, sample: Path) -> None:
     made = await by_file(served.http, "x", sample.read_bytes(), vocabulary='["a", "b c"]')
     job = await served.app.store.jobs.get(made.json()["id"])
     assert job
@@ -130,31 +131,31 @@ async def test_lists_in_forms_may_be_json(served: Served, sample: Path) -> None:
         ({"vocabulary": "x"}, 400, "invalid_request", "vocabulary"),
     ],
 )
-async def test_what_cannot_be_done_is_refused_by_name(
+async def test_an_unsupported_option_is_refused_by_name(
     served: Served, site: WebServer, options: dict[str, Any], status: int, expected: str, named: str
 ) -> None:
-    told = await by_url(served.http, site.url("/talk.flac"), **options)
-    assert (told.status_code, code(told)) == (status, expected)
-    assert named in told.text
+    response = await by_url(served.http, site.url("/talk.flac"), **options)
+    assert (response.status_code, code(response)) == (status, expected)
+    assert named in response.text
 
 
-async def test_exactly_one_source_is_needed(served: Served, site: WebServer, sample: Path) -> None:
+async def test_exactly_one_source_is_required(served: Served, site: WebServer, sample: Path) -> None:
     both = await by_file(served.http, "x", sample.read_bytes(), audio_url=site.url("/talk.flac"))
     neither = await served.http.post(PREFIX, files={"language": (None, "en")})
     none = await served.http.post(PREFIX, json={"language": "en"})
-    for told in (both, neither, none):
-        assert told.status_code == 400
-        assert "audio_url" in told.text
+    for response in (both, neither, none):
+        assert response.status_code == 400
+        assert "audio_url" in response.text
     assert served.app.artifacts.keys("jobs") == []
 
 
-async def test_a_form_may_name_a_url(served: Served, site: WebServer) -> None:
-    told = await ended(served, await served.http.post(PREFIX, files={"audio_url": (None, site.url("/talk.flac"))}))
-    assert told["status"] == "completed"
-    assert told["text"]
+async def test_a_form_may_have_a_url(served: Served, site: WebServer) -> None:
+    body = await ended(served, await served.http.post(PREFIX, files={"audio_url": (None, site.url("/talk.flac"))}))
+    assert body["status"] == "completed"
+    assert body["text"]
 
 
-async def test_lists_have_pages_statuses_and_times(served: Served, site: WebServer) -> None:
+async def test_the_list_has_pages_and_filters_by_status_and_time(served: Served, site: WebServer) -> None:
     made = [(await by_url(served.http, site.url("/talk.flac"))).json()["id"] for _ in range(3)]
     await ended(served, httpx.Response(202, json={"id": made[0]}))
     broken = await ended(served, await by_url(served.http, site.url("/missing")))
@@ -163,9 +164,9 @@ async def test_lists_have_pages_statuses_and_times(served: Served, site: WebServ
         await ended(served, httpx.Response(202, json={"id": job_id}))
 
     async def listed(**query: Any) -> Any:
-        told = await served.http.get(PREFIX, params=query)
-        assert told.status_code == 200, told.text
-        return told.json()
+        response = await served.http.get(PREFIX, params=query)
+        assert response.status_code == 200, response.text
+        return response.json()
 
     everything = await listed()
     assert [t["id"] for t in everything["data"]] == made[::-1]
@@ -187,10 +188,10 @@ async def test_lists_have_pages_statuses_and_times(served: Served, site: WebServ
 @pytest.mark.parametrize(
     "query", [{"limit": 0}, {"limit": 101}, {"cursor": "x"}, {"status": "done"}, {"created_after": "soon"}]
 )
-async def test_lists_name_what_is_wrong(served: Served, query: dict[str, Any]) -> None:
-    told = await served.http.get(PREFIX, params=query)
-    assert (told.status_code, code(told)) == (400, "invalid_request")
-    assert next(iter(query)) in told.text
+async def test_the_error_of_a_bad_query_names_the_parameter(served: Served, query: dict[str, Any]) -> None:
+    response = await served.http.get(PREFIX, params=query)
+    assert (response.status_code, code(response)) == (400, "invalid_request")
+    assert next(iter(query)) in response.text
 
 
 async def test_deletions_are_permanent(served: Served, site: WebServer) -> None:
@@ -202,7 +203,7 @@ async def test_deletions_are_permanent(served: Served, site: WebServer) -> None:
     assert served.app.artifacts.keys("jobs") == []
 
 
-async def test_what_is_not_done_is_cancelled_and_deleted(served: Served, sample: Path) -> None:
+async def test_deleting_a_running_job_cancels_it(served: Served, sample: Path) -> None:
     served.app.stages.gate = asyncio.Semaphore(0)
     made = await by_file(served.http, "x", sample.read_bytes())
     job_id = made.json()["id"]
@@ -219,28 +220,28 @@ async def test_what_is_not_done_is_cancelled_and_deleted(served: Served, sample:
 
 
 @pytest.mark.parametrize(("content", "kind"), [(None, "transcript.completed"), (b"no sound", "transcript.failed")])
-async def test_webhooks_tell_the_whole_object(served: Served, sample: Path, content: bytes | None, kind: str) -> None:
+async def test_the_webhook_has_the_whole_object(served: Served, sample: Path, content: bytes | None, kind: str) -> None:
     spec = JobSpec("fake", metadata={"a": "b"}, dialect="transcripts")
     job = await served.app.ended(await served.app.submit(content or sample, spec))
     payload = await render(job, served.app.jobs.results)
     body = json.loads(payload.body)
     assert (body["type"], payload.content_type) == (kind, "application/json")
-    told = TranscriptBody.model_validate(body["data"])
-    assert (told.id, told.metadata) == (job.id, {"a": "b"})
-    assert bool(told.text) == (job.phase is Phase.COMPLETED)
-    assert bool(told.error) == (job.phase is Phase.FAILED)
+    transcript = TranscriptsTranscript.model_validate(body["data"])
+    assert (transcript.id, transcript.metadata) == (job.id, {"a": "b"})
+    assert bool(transcript.text) == (job.phase is Phase.COMPLETED)
+    assert bool(transcript.error) == (job.phase is Phase.FAILED)
     assert body["timestamp"].endswith("Z")
     assert (await served.app.jobs.get(ME, job.id)).completed_at
 
 
-async def test_a_request_sent_again_tells_all_that_there_is_by_then(served: Served, site: WebServer) -> None:
+async def test_a_repeated_request_returns_the_transcript_as_it_is_now(served: Served, site: WebServer) -> None:
     served.http.headers["Idempotency-Key"] = "once"
     first = await by_url(served.http, site.url("/talk.flac"))
     done = await ended(served, first)
     assert (await by_url(served.http, site.url("/talk.flac"))).json() == done
 
 
-def test_times_without_a_zone_are_in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_time_without_a_zone_is_in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", "America/New_York")
     time.tzset()
     assert seconds("2024-01-01T00:00:00", "x") == seconds("2024-01-01", "x") == seconds("1704067200", "x") == 1_704_067_200
@@ -249,7 +250,7 @@ def test_times_without_a_zone_are_in_utc(monkeypatch: pytest.MonkeyPatch) -> Non
     time.tzset()
 
 
-async def test_what_clients_send_for_nothing_is_nothing(served: Served, site: WebServer, sample: Path) -> None:
+async def test_null_and_empty_strings_mean_absent(served: Served, site: WebServer, sample: Path) -> None:
     blank = {"model": "", "language": "", "diarize": "", "redact": "", "vocabulary": "", "webhook_url": "", "metadata": ""}
     assert (await by_file(served.http, "x", sample.read_bytes(), **blank)).status_code == 202
     assert (await by_url(served.http, site.url("/talk.flac"), **dict.fromkeys(blank))).status_code == 202
@@ -260,7 +261,7 @@ async def test_what_clients_send_for_nothing_is_nothing(served: Served, site: We
 @pytest.mark.parametrize(
     ("vocabulary", "status"), [(["[abc", "d"], 202), (["x" * 90] * 8, 202), (["x" * 90] * 9, 400), (["[abc"], 202)]
 )
-async def test_a_vocabulary_is_no_longer_than_the_decoder_hears(
+async def test_a_vocabulary_is_limited_in_length(
     served: Served, site: WebServer, vocabulary: list[str], status: int
 ) -> None:
     assert (await by_url(served.http, site.url("/talk.flac"), vocabulary=vocabulary)).status_code == status

@@ -1,4 +1,4 @@
-"""A transcript in every format, and the stored transcript they are written from."""
+"""Transcripts in every format, and stored transcripts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from serve_app.jobs.transcript_file import read_transcript, replay, write_transc
 from serve_app.models.event import Event, EventKind, dump_segment
 
 WORDS = (Word("Hello", 0.0, 0.42, 0.98), Word("there.", 0.5, 1.2, 0.91))
-SPOKEN = Transcript(
+TRANSCRIPT = Transcript(
     (
         Segment(0, 0.0, 1.2, "Hello there.", 0.9, "en", WORDS),
         Segment(1, 59.9996, 3600.25, "a <b> & c\n-->  d\te", 0.5, "en", flags=("repeated",)),
@@ -42,19 +42,19 @@ EMPTY = Transcript((), None, 2.0)
     ],
 )
 def test_a_transcript_is_written_exactly(name: str, text: str) -> None:
-    assert FORMATS[name].render(SPOKEN) == text
+    assert FORMATS[name].render(TRANSCRIPT) == text
 
 
 @pytest.mark.parametrize(("name", "text"), [("text", ""), ("srt", ""), ("vtt", "WEBVTT\n"), ("tsv", "start\tend\ttext\n")])
-def test_a_transcript_of_nothing_is_still_a_file(name: str, text: str) -> None:
+def test_an_empty_transcript_is_still_a_file(name: str, text: str) -> None:
     assert FORMATS[name].render(EMPTY) == text
 
 
-def test_json_holds_all_that_is_known() -> None:
-    assert json.loads(FORMATS["json"].render(SPOKEN)) == {
+def test_json_holds_every_field() -> None:
+    assert json.loads(FORMATS["json"].render(TRANSCRIPT)) == {
         "language": "en",
         "duration_s": 3601.5,
-        "text": SPOKEN.text,
+        "text": TRANSCRIPT.text,
         "segments": [
             {
                 "id": 0,
@@ -82,14 +82,14 @@ def test_json_holds_all_that_is_known() -> None:
     }
 
 
-def test_json_of_nothing_has_no_segments() -> None:
+def test_json_of_an_empty_transcript_has_no_segments() -> None:
     assert FORMATS["json"].render(EMPTY) == '{"language":null,"duration_s":2.0,"text":"","segments":[]}'
 
 
 @pytest.mark.parametrize("name", list(FORMATS))
-def test_other_scripts_are_written_as_they_are(name: str) -> None:
-    spoken = Transcript((Segment(0, 0, 1, "Schöne Grüße 你好", 1.0),), "de", 1.0)
-    assert "Schöne Grüße 你好" in FORMATS[name].render(spoken)
+def test_non_ascii_text_is_not_escaped(name: str) -> None:
+    transcript = Transcript((Segment(0, 0, 1, "Schöne Grüße 你好", 1.0),), "de", 1.0)
+    assert "Schöne Grüße 你好" in FORMATS[name].render(transcript)
 
 
 @pytest.mark.parametrize(
@@ -105,11 +105,11 @@ def test_other_scripts_are_written_as_they_are(name: str) -> None:
         (360_000.0, "100:00:00.000"),
     ],
 )
-def test_a_clock_carries_what_it_rounds_up(seconds: float, shown: str) -> None:
+def test_clock_carries_when_it_rounds_up(seconds: float, shown: str) -> None:
     assert clock(seconds) == shown
 
 
-def said(event_id: str, segment: Segment) -> Event:
+def segment_event(event_id: str, segment: Segment) -> Event:
     return Event(event_id, EventKind.SEGMENT, dump_segment(segment))
 
 
@@ -119,10 +119,14 @@ async def stream(*events: Event) -> AsyncIterator[Event]:
 
 
 async def test_a_stored_transcript_is_read_back_as_it_was(artifacts: Artifacts) -> None:
-    events = [said("5-0", SPOKEN.segments[0]), Event("5-1", EventKind.PROGRESS, "{}"), said("6-0", SPOKEN.segments[1])]
-    language = await write_transcript(artifacts, "j1", stream(*events), SPOKEN.duration_s)
+    events = [
+        segment_event("5-0", TRANSCRIPT.segments[0]),
+        Event("5-1", EventKind.PROGRESS, "{}"),
+        segment_event("6-0", TRANSCRIPT.segments[1]),
+    ]
+    language = await write_transcript(artifacts, "j1", stream(*events), TRANSCRIPT.duration_s)
     assert language == "en"
-    assert read_transcript(artifacts, "j1") == SPOKEN
+    assert read_transcript(artifacts, "j1") == TRANSCRIPT
 
 
 async def test_a_transcript_of_silence_is_read_back_as_it_was(artifacts: Artifacts) -> None:
@@ -132,19 +136,19 @@ async def test_a_transcript_of_silence_is_read_back_as_it_was(artifacts: Artifac
 
 async def test_a_transcript_longer_than_a_chunk_is_read_whole(artifacts: Artifacts) -> None:
     segments = tuple(Segment(n, n, n + 1, "long " * 200 + str(n), 1.0, "en") for n in range(2500))
-    await write_transcript(artifacts, "j1", stream(*(said(f"{s.id}-0", s) for s in segments)), 2500.0)
+    await write_transcript(artifacts, "j1", stream(*(segment_event(f"{s.id}-0", s) for s in segments)), 2500.0)
     assert read_transcript(artifacts, "j1").segments == segments
 
 
-async def test_the_language_is_the_one_spoken_longest(artifacts: Artifacts) -> None:
-    spoken = [Segment(0, 0, 1, "a", 1, "en"), Segment(1, 1, 2, "b", 1, "en"), Segment(2, 2, 9, "c", 1, "de")]
-    assert await write_transcript(artifacts, "j1", stream(*(said(f"{s.id}-0", s) for s in spoken)), 9.0) == "de"
+async def test_the_language_is_the_one_with_the_most_speech(artifacts: Artifacts) -> None:
+    segments = [Segment(0, 0, 1, "a", 1, "en"), Segment(1, 1, 2, "b", 1, "en"), Segment(2, 2, 9, "c", 1, "de")]
+    assert await write_transcript(artifacts, "j1", stream(*(segment_event(f"{s.id}-0", s) for s in segments)), 9.0) == "de"
     assert read_transcript(artifacts, "j1").language == "de"
 
 
-async def test_a_transcript_that_breaks_off_is_not_stored(artifacts: Artifacts) -> None:
+async def test_an_interrupted_transcript_is_not_stored(artifacts: Artifacts) -> None:
     async def broken() -> AsyncIterator[Event]:
-        yield said("1-0", SPOKEN.segments[0])
+        yield segment_event("1-0", TRANSCRIPT.segments[0])
         raise ConnectionError
 
     with pytest.raises(ConnectionError):
@@ -158,26 +162,28 @@ async def test_a_transcript_that_breaks_off_is_not_stored(artifacts: Artifacts) 
     ("after", "ids"),
     [("0", ["9-0", "9-2", "10-0"]), ("9-0", ["9-2", "10-0"]), ("9-1", ["9-2", "10-0"]), ("9-10", ["10-0"]), ("10-0", [])],
 )
-async def test_a_stored_transcript_is_told_again_from_any_event_on(artifacts: Artifacts, after: str, ids: list[str]) -> None:
-    events = [said(event_id, Segment(n, n, n + 1, "a\nb", 1.0)) for n, event_id in enumerate(("9-0", "9-2", "10-0"))]
+async def test_a_stored_transcript_is_replayed_after_any_event(artifacts: Artifacts, after: str, ids: list[str]) -> None:
+    events = [
+        segment_event(event_id, Segment(n, n, n + 1, "a\nb", 1.0)) for n, event_id in enumerate(("9-0", "9-2", "10-0"))
+    ]
     await write_transcript(artifacts, "j1", stream(*events), 3.0)
     assert [e.id for e in replay(artifacts, "j1", after)] == ids
-    told = {e.id: json.loads(e.data) for e in events}
-    assert all(json.loads(e.data) == told[e.id] for e in replay(artifacts, "j1", after))
+    expected = {e.id: json.loads(e.data) for e in events}
+    assert all(json.loads(e.data) == expected[e.id] for e in replay(artifacts, "j1", after))
 
 
-async def test_segments_of_channels_are_read_by_time_and_their_cues_count_up(artifacts: Artifacts) -> None:
-    told = [
+async def test_segments_of_channels_are_sorted_by_time_and_their_cues_count_up(artifacts: Artifacts) -> None:
+    segments = [
         Segment(0, 0.0, 2.0, "left", 1.0, channel=0),
         Segment(1, 3.0, 4.0, "left again", 1.0, channel=0),
         Segment(2, 0.5, 1.0, "right", 1.0, channel=1),
         Segment(3, 3.0, 5.0, "both at once", 1.0, channel=1),
     ]
-    await write_transcript(artifacts, "j1", stream(*(said(f"{s.id + 1}-0", s) for s in told)), 5.0)
-    found = read_transcript(artifacts, "j1")
-    assert [segment.id for segment in found.segments] == [0, 2, 1, 3]
-    assert found.text == "left right left again both at once"
-    srt = FORMATS["srt"].render(found)
+    await write_transcript(artifacts, "j1", stream(*(segment_event(f"{s.id + 1}-0", s) for s in segments)), 5.0)
+    transcript = read_transcript(artifacts, "j1")
+    assert [segment.id for segment in transcript.segments] == [0, 2, 1, 3]
+    assert transcript.text == "left right left again both at once"
+    srt = FORMATS["srt"].render(transcript)
     assert [cue.split("\n")[0] for cue in srt.split("\n\n")] == ["1", "2", "3", "4"]
-    assert [s["channel"] for s in json.loads(FORMATS["json"].render(found))["segments"]] == [0, 1, 0, 1]
+    assert [s["channel"] for s in json.loads(FORMATS["json"].render(transcript))["segments"]] == [0, 1, 0, 1]
     assert [event.id for event in replay(artifacts, "j1", "0")] == ["1-0", "2-0", "3-0", "4-0"]

@@ -1,4 +1,4 @@
-"""Which bytes a Range header wants (RFC 9110, section 14)."""
+"""Range headers (RFC 9110, section 14)."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def test_a_range_is_the_bytes_from_first_to_last(header: str, span: tuple[int, i
     ("header", "span"),
     [("bytes=2-99", (2, 10)), ("bytes=0-999999999999999999", (0, 10)), ("bytes=-10", (0, 10)), ("bytes=-99", (0, 10))],
 )
-def test_a_range_beyond_the_end_is_cut_there(header: str, span: tuple[int, int]) -> None:
+def test_a_range_beyond_the_end_is_truncated(header: str, span: tuple[int, int]) -> None:
     assert byte_range(header, 10) == span
 
 
 @pytest.mark.parametrize("header", ["bytes=10-", "bytes=10-11", "bytes=99-", "bytes=-0"])
-def test_a_range_outside_cannot_be_had(header: str) -> None:
+def test_a_range_outside_the_file_is_unsatisfiable(header: str) -> None:
     assert byte_range(header, 10) is None
 
 
 @pytest.mark.parametrize("header", ["bytes=0-", "bytes=0-0", "bytes=-1"])
-def test_nothing_has_no_ranges(header: str) -> None:
+def test_an_empty_file_has_no_ranges(header: str) -> None:
     assert byte_range(header, 0) is None
 
 
@@ -59,7 +59,7 @@ def test_nothing_has_no_ranges(header: str) -> None:
         "0-1",
     ],
 )
-def test_a_malformed_range_is_no_range(header: str) -> None:
+def test_a_malformed_range_is_rejected(header: str) -> None:
     assert byte_range(header, 10) is None
 
 

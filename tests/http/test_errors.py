@@ -1,4 +1,4 @@
-"""Every code has its status; every error of the work survives an actor's border."""
+"""Every error code has a status; every WorkError survives pickling between actors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from deployments import errors
 from deployments.errors import PoisonPill, WorkError
 from serve_app.errors import STATUS, RequestError, not_found
 
-PROMISED = (
+PROMISED = (  # clients rely on these
     *(
         "source_unreachable",
         "source_forbidden",
@@ -23,11 +23,10 @@ PROMISED = (
     *("no_audio", "audio_too_long", "language_unsupported", "model_unavailable", "feature_unavailable", "engine_failed"),
     *("diarization_failed", "quota_exceeded", "rate_limited", "cancelled", "internal"),
 )
-"""The fixed codes, which clients may rely on."""
 
 
 def kinds(root: type[WorkError] = WorkError) -> Iterator[type[WorkError]]:
-    """Every error of the work, the root first."""
+    """WorkError and all its subclasses."""
     yield root
     for kind in root.__subclasses__():
         yield from kinds(kind)
@@ -42,18 +41,18 @@ def test_a_promised_code_has_a_status(code: str) -> None:
 
 
 @pytest.mark.parametrize("kind", WORK)
-def test_an_error_of_the_work_has_a_status(kind: type[WorkError]) -> None:
+def test_every_work_error_has_a_status(kind: type[WorkError]) -> None:
     assert kind.code in STATUS
 
 
 @pytest.mark.parametrize("kind", WORK)
-def test_an_error_of_the_work_crosses_a_border(kind: type[WorkError]) -> None:
-    came = pickle.loads(pickle.dumps(kind("It broke: mend it.")))
-    assert type(came) is kind
-    assert (came.message, str(came), came.code) == ("It broke: mend it.", "It broke: mend it.", kind.code)
+def test_every_work_error_survives_pickling(kind: type[WorkError]) -> None:
+    copy = pickle.loads(pickle.dumps(kind("It broke: mend it.")))
+    assert type(copy) is kind
+    assert (copy.message, str(copy), copy.code) == ("It broke: mend it.", "It broke: mend it.", kind.code)
 
 
-def test_the_work_knows_its_errors() -> None:
+def test_all_work_errors_are_found() -> None:
     assert {"source_unreachable", "corrupt_media", "engine_failed"} < {kind.code for kind in WORK}
 
 
@@ -61,17 +60,17 @@ def test_the_work_knows_its_errors() -> None:
     ("code", "transient"),
     [("source_unreachable", True), ("engine_failed", True), ("source_forbidden", False), ("corrupt_media", False)],
 )
-def test_only_what_may_pass_is_tried_again(code: str, transient: bool) -> None:
+def test_only_transient_errors_are_retried(code: str, transient: bool) -> None:
     assert {kind.transient for kind in WORK if kind.code == code and kind is not PoisonPill} == {transient}
     assert not PoisonPill.transient
 
 
 @pytest.mark.parametrize("code", list(STATUS))
-def test_an_edge_error_answers_with_its_status(code: str) -> None:
+def test_a_request_error_has_its_status_and_message(code: str) -> None:
     error = RequestError(code, "No.", (("field", "missing"),))
     assert 400 <= error.status <= 599
     assert (error.status, str(error), error.fields) == (STATUS[code], "No.", (("field", "missing"),))
 
 
-def test_a_job_that_is_not_there_is_a_404() -> None:
+def test_a_missing_job_is_a_404() -> None:
     assert (not_found().code, not_found().status) == ("not_found", 404)

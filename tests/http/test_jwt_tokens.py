@@ -1,7 +1,8 @@
-"""JSON Web Tokens: which are believed, and what they say."""
+"""JSON Web Tokens: which are accepted, and the principal that they name."""
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -29,7 +30,7 @@ EC = ec.generate_private_key(ec.SECP256R1())
 
 
 def claims(**changed: Any) -> dict[str, Any]:
-    """Good ones, unless changed; None takes one out."""
+    """Valid claims, with changes; None removes one."""
     now = time.time()
     good = {"iss": ISSUER, "aud": AUDIENCE, "sub": "alice", "exp": now + 60, "iat": now, "tenant": "acme"}
     return {name: value for name, value in (good | {"scope": "speech:transcriptions:read other"} | changed).items() if value}
@@ -40,7 +41,7 @@ def signed(algorithm: str = "HS256", key: Any = SECRET, headers: dict[str, Any] 
 
 
 def forged(key: bytes, kid: str) -> str:
-    """Signed by HMAC with whatever one likes, which the library itself would refuse to do."""
+    """Token signed by HMAC with any key; the library refuses to create such a one."""
     parts = [json.dumps(part).encode() for part in ({"alg": "HS256", "typ": "JWT", "kid": kid}, claims())]
     head = b".".join(base64.urlsafe_b64encode(part).rstrip(b"=") for part in parts)
     digest = hmac.new(key, head, hashlib.sha256).digest()
@@ -52,10 +53,14 @@ def tokens() -> JwtVerifier:
     return JwtVerifier(TokenRules(ISSUER, AUDIENCE, secret=SECRET))
 
 
-async def test_a_token_says_who_asks_and_what_they_may(tokens: JwtVerifier) -> None:
-    who = await tokens.principal(signed())
-    assert who
-    assert (who.owner, who.tenant, set(who.scopes)) == ("jwt.alice", "acme", {"speech:transcriptions:read"})
+async def test_a_token_names_its_owner_tenant_and_scopes(tokens: JwtVerifier) -> None:
+    principal = await tokens.principal(signed())
+    assert principal
+    assert (principal.owner, principal.tenant, set(principal.scopes)) == (
+        "jwt.alice",
+        "acme",
+        {"speech:transcriptions:read"},
+    )
 
 
 @pytest.mark.parametrize(
@@ -67,20 +72,20 @@ async def test_a_token_says_who_asks_and_what_they_may(tokens: JwtVerifier) -> N
     ],
 )
 async def test_scopes_may_be_written_in_several_ways(tokens: JwtVerifier, scopes: dict[str, Any]) -> None:
-    who = await tokens.principal(signed(**scopes))
-    assert who
-    assert who.scopes == {"speech:files:read", "admin"}
+    principal = await tokens.principal(signed(**scopes))
+    assert principal
+    assert principal.scopes == {"speech:files:read", "admin"}
 
 
-async def test_without_a_tenant_it_is_the_default_and_subjects_are_made_fit(tokens: JwtVerifier) -> None:
-    who = await tokens.principal(signed(tenant=None, sub="auth0|../é/" + "x" * 300))
-    assert who
-    assert who.tenant == "default"
-    assert who.owner.startswith("jwt-"), "a subject that is such a name itself is another's"
-    assert len(who.owner) == 52
+async def test_without_a_tenant_it_is_the_default_and_an_invalid_subject_is_hashed(tokens: JwtVerifier) -> None:
+    principal = await tokens.principal(signed(tenant=None, sub="auth0|../é/" + "x" * 300))
+    assert principal
+    assert principal.tenant == "default"
+    assert principal.owner.startswith("jwt-"), "a subject of this form gets another owner"
+    assert len(principal.owner) == 52
     other = await tokens.principal(signed(tenant=None, sub="auth0|../é/"))
     assert other
-    assert other.owner != who.owner
+    assert other.owner != principal.owner
 
 
 WRONG: list[dict[str, Any]] = [
@@ -99,16 +104,16 @@ WRONG: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=str)
-async def test_a_token_with_anything_wrong_is_not_believed(tokens: JwtVerifier, wrong: dict[str, Any]) -> None:
+async def test_a_token_with_anything_wrong_is_refused(tokens: JwtVerifier, wrong: dict[str, Any]) -> None:
     assert await tokens.principal(signed(**wrong)) is None
 
 
 @pytest.mark.parametrize("garbage", ["..", "a.b.c", "", "é.é.é", "e30.e30.", "\0.\0.\0"])
-async def test_garbage_is_not_believed(tokens: JwtVerifier, garbage: str) -> None:
+async def test_garbage_is_refused(tokens: JwtVerifier, garbage: str) -> None:
     assert await tokens.principal(garbage) is None
 
 
-async def test_a_token_that_nobody_signed_is_not_believed(tokens: JwtVerifier) -> None:
+async def test_an_unsigned_token_is_refused(tokens: JwtVerifier) -> None:
     assert await tokens.principal(jwt.encode(claims(), "", "none")) is None
 
 
@@ -123,42 +128,44 @@ def publish(site: WebServer, *keys: dict[str, Any]) -> None:
     site.replies["/jwks"] = answer(200, json.dumps({"keys": keys}).encode())
 
 
-def by_keys(site: WebServer) -> JwtVerifier:
+def with_issuer(site: WebServer) -> JwtVerifier:
     return JwtVerifier(TokenRules(ISSUER, AUDIENCE, jwks_url=site.url("/jwks")))
 
 
 async def test_the_issuers_keys_are_fetched_once(site: WebServer) -> None:
-    tokens = by_keys(site)
+    tokens = with_issuer(site)
     for _ in range(3):
         assert await tokens.principal(signed("RS256", RSA, {"kid": "one"}))
-    # A token of an unknown key has them fetched again, but not for every such token.
+    # An unknown key id causes another fetch, but only after a cooldown.
     for _ in range(3):
         assert await tokens.principal(signed("RS256", RSA, {"kid": "two"})) is None
     assert site.paths == ["/jwks"]
 
 
-async def test_a_key_of_another_kind_signs_too(site: WebServer) -> None:
+async def test_an_elliptic_curve_key_is_accepted(site: WebServer) -> None:
     publish(site, {"kid": "e", "alg": "ES256", **json.loads(ECAlgorithm.to_jwk(EC.public_key()))})
-    assert await by_keys(site).principal(signed("ES256", EC, {"kid": "e"}))
+    assert await with_issuer(site).principal(signed("ES256", EC, {"kid": "e"}))
 
 
-async def test_a_public_key_is_no_secret(site: WebServer) -> None:
-    """The oldest trick: sign by HMAC with what everybody knows, and say so in the header."""
+async def test_a_public_key_does_not_work_as_a_shared_secret(site: WebServer) -> None:
+    """Algorithm confusion (RFC 8725, 2.1): sign by HMAC with the public key and name HS256 in the header."""
     public = RSA.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    assert await by_keys(site).principal(forged(public, "one")) is None
+    assert await with_issuer(site).principal(forged(public, "one")) is None
 
 
-async def test_a_secret_in_a_set_of_public_keys_signs_nothing(site: WebServer) -> None:
+async def test_a_symmetric_key_in_a_jwk_set_is_refused(site: WebServer) -> None:
     publish(site, {"kid": "s", "kty": "oct", "alg": "HS256", "k": "c2VjcmV0IHRoYXQgZXZlcnlib2R5IGtub3dz"})
-    assert await by_keys(site).principal(forged(b"secret that everybody knows", "s")) is None
+    assert await with_issuer(site).principal(forged(b"secret that everybody knows", "s")) is None
 
 
-async def test_known_keys_are_good_while_the_issuer_is_away(site: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    tokens = by_keys(site)
+async def test_known_keys_stay_valid_while_the_issuer_is_unreachable(
+    site: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve_app.http.jwt_tokens.KEYS_TTL_S", 1e-9)
+    monkeypatch.setattr("serve_app.http.jwt_tokens.FETCH_COOLDOWN_S", 0.0)
+    tokens = with_issuer(site)
     good = signed("RS256", RSA, {"kid": "one"})
     assert await tokens.principal(good)
-    monkeypatch.setattr("serve_app.http.jwt_tokens.KEYS_FOR_S", 0.0)
-    monkeypatch.setattr("serve_app.http.jwt_tokens.ASK_AGAIN_S", 0.0)
     site.replies["/jwks"] = answer(503)
     assert await tokens.principal(good)
     with pytest.raises(RequestError):
@@ -167,25 +174,50 @@ async def test_known_keys_are_good_while_the_issuer_is_away(site: WebServer, mon
     assert len(site.paths) > 2
 
 
-async def test_an_issuer_that_is_away_is_not_asked_for_every_token(site: WebServer) -> None:
+async def test_an_unreachable_issuer_is_not_queried_for_every_token(site: WebServer) -> None:
     site.replies["/jwks"] = answer(503)
-    tokens = by_keys(site)
+    tokens = with_issuer(site)
     for kid in ("a", "b", "c"):
         with pytest.raises(RequestError):
             await tokens.principal(signed("RS256", RSA, {"kid": kid}))
     assert len(site.paths) == 1
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b"no json", b'{"keys": [{}]}'])
-async def test_keys_that_cannot_be_had_are_our_trouble_and_no_verdict(site: WebServer, body: bytes) -> None:
+async def test_an_unknown_key_id_does_not_block_tokens_of_known_keys(
+    site: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve_app.http.jwt_tokens.FETCH_COOLDOWN_S", 0.0)
+    monkeypatch.setattr("serve_app.http.jwt_tokens.FETCH_TIMEOUT_S", 0.5)
+    tokens = with_issuer(site)
+    good = signed("RS256", RSA, {"kid": "one"})
+    assert await tokens.principal(good)
+    monkeypatch.setattr(tokens._keys, "uri", site.url("/silent"))
+    unknown = asyncio.create_task(tokens.principal(signed("RS256", RSA, {"kid": "two"})))
+    while "/silent" not in site.paths:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    assert await tokens.principal(good)
+    assert not unknown.done()
+    with pytest.raises(RequestError):
+        await unknown
+
+
+async def test_proxies_of_the_environment_are_not_used(site: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    assert await with_issuer(site).principal(signed("RS256", RSA, {"kid": "one"}))
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b"{}", b"no json", b'{"keys": [{}]}', b" " * (1 << 20) + b'{"keys": []}', b"\xff"]
+)
+async def test_keys_that_cannot_be_fetched_make_the_service_unavailable(site: WebServer, body: bytes) -> None:
     site.replies["/jwks"] = answer(200, body)
     with pytest.raises(RequestError) as caught:
-        await by_keys(site).principal(signed("RS256", RSA, {"kid": "one"}))
+        await with_issuer(site).principal(signed("RS256", RSA, {"kid": "one"}))
     assert caught.value.code == "unavailable"
 
 
 @pytest.mark.parametrize(
-    "given",
+    "values",
     [
         {"jwt_issuer": ISSUER},
         {"jwt_issuer": ISSUER, "jwt_audience": AUDIENCE},
@@ -195,13 +227,19 @@ async def test_keys_that_cannot_be_had_are_our_trouble_and_no_verdict(site: WebS
     ],
     ids=str,
 )
-def test_settings_for_tokens_are_whole_or_refused(given: dict[str, Any]) -> None:
+def test_incomplete_token_settings_are_refused(values: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match="tokens need"):
-        Settings(**given)
+        Settings(**values)
 
 
-def test_with_an_issuer_nobody_is_answered_without_a_key_or_token() -> None:
-    given: dict[str, Any] = {"jwt_issuer": ISSUER, "jwt_audience": AUDIENCE, "jwt_secret": SECRET}
-    settings = Settings(**given)
+def test_a_jwk_set_is_fetched_over_http_only() -> None:
+    values: dict[str, Any] = {"jwt_issuer": ISSUER, "jwt_audience": AUDIENCE, "jwt_jwks_url": "file:///etc/keys"}
+    with pytest.raises(ValidationError, match="https"):
+        Settings(**values)
+
+
+def test_an_issuer_makes_a_key_or_token_required() -> None:
+    values: dict[str, Any] = {"jwt_issuer": ISSUER, "jwt_audience": AUDIENCE, "jwt_secret": SECRET}
+    settings = Settings(**values)
     assert settings.keyed
     assert SECRET not in repr(settings)

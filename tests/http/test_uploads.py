@@ -1,4 +1,4 @@
-"""Bodies of requests: forms taken apart however they are cut, and what is refused leaves nothing."""
+"""Request bodies: multipart parsing with any chunk boundaries; refused uploads leave nothing in storage."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from serve_app.http.uploads import MAX_FIELD_BYTES, MAX_FIELDS, MAX_JSON_BYTES, 
 KEY = "jobs/j1/source"
 BOUNDARY = "edge-7"
 END = b"--edge-7--\r\n"
-CUT_ANYHOW = settings(
+ANY_CHUNKS = settings(
     max_examples=60, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
@@ -44,7 +44,7 @@ async def form(
     return await receive(body(*chunks), kind, artifacts, KEY, "file", limit)
 
 
-async def test_fields_and_file_are_told_apart(artifacts: Artifacts) -> None:
+async def test_fields_and_file_are_separated(artifacts: Artifacts) -> None:
     got = await form(artifacts, field("model", b"base") + file(b"RIFF\r\n\x00") + field("prompt", "Grüße".encode()) + END)
     assert got == Form({"model": ["base"], "prompt": ["Grüße"]}, "talk.wav", 7, sha256(b"RIFF\r\n\x00").hexdigest())
     assert artifacts.read(KEY) == b"RIFF\r\n\x00"
@@ -57,19 +57,19 @@ async def test_a_repeated_field_keeps_every_value_in_order(artifacts: Artifacts)
     assert got.fields == {"hotwords": ["b", "", "a"]}
 
 
-async def test_a_form_byte_by_byte_is_the_same_form(artifacts: Artifacts) -> None:
+async def test_a_form_can_arrive_byte_by_byte(artifacts: Artifacts) -> None:
     whole = field("model", b"base") + file(b"one\r\n--edge-\r\ntwo") + END
     at_once = await form(artifacts, whole)
     assert await form(artifacts, *(bytes([byte]) for byte in whole)) == at_once
     assert artifacts.read(KEY) == b"one\r\n--edge-\r\ntwo"
 
 
-@CUT_ANYHOW
+@ANY_CHUNKS
 @given(
     pieces=st.lists(st.sampled_from([b"\r", b"\n", b"\r\n--", b"--edge", b"-7", b"\x00\xff", b"pcm"]), max_size=20),
     cuts=st.lists(st.integers(0, 400), max_size=12),
 )
-async def test_no_cut_changes_what_a_form_holds(artifacts: Artifacts, pieces: list[bytes], cuts: list[int]) -> None:
+async def test_chunk_boundaries_do_not_change_a_form(artifacts: Artifacts, pieces: list[bytes], cuts: list[int]) -> None:
     content = b"".join(pieces)
     assume(f"\r\n--{BOUNDARY}".encode() not in b"\r\n" + content)
     whole = field("model", b"base") + file(content) + END
@@ -118,14 +118,14 @@ async def test_forms_that_curl_and_browsers_send(artifacts: Artifacts, boundary:
         pytest.param([file(b"x"), END, b"x" * (OVERHEAD_BYTES + 1000)], "source_too_large", id="a body too large"),
     ],
 )
-async def test_what_is_refused_leaves_nothing(artifacts: Artifacts, chunks: list[bytes], code: str) -> None:
+async def test_a_refused_form_leaves_nothing_in_storage(artifacts: Artifacts, chunks: list[bytes], code: str) -> None:
     with pytest.raises(RequestError) as refused:
         await form(artifacts, *chunks)
     assert refused.value.code == code
     assert artifacts.keys("jobs") == []
 
 
-async def test_limits_are_the_last_that_is_allowed(artifacts: Artifacts) -> None:
+async def test_a_form_at_its_limits_is_accepted(artifacts: Artifacts) -> None:
     fields = [field(f"f{n}", b"") for n in range(MAX_FIELDS - 1)] + [field("long", b"x" * MAX_FIELD_BYTES)]
     got = await form(artifacts, *fields, file(b"x" * 1000), END)
     assert (len(got.fields), got.size) == (MAX_FIELDS, 1000)
@@ -154,7 +154,7 @@ async def test_a_missing_file_is_named(artifacts: Artifacts) -> None:
     assert refused.value.fields == (("file", "missing"),)
 
 
-async def test_a_client_that_hangs_up_leaves_nothing(artifacts: Artifacts) -> None:
+async def test_a_client_that_disconnects_leaves_nothing_in_storage(artifacts: Artifacts) -> None:
     async def broken() -> AsyncIterator[bytes]:
         yield file(b"half of it")[:-5]
         raise ConnectionResetError
@@ -164,8 +164,8 @@ async def test_a_client_that_hangs_up_leaves_nothing(artifacts: Artifacts) -> No
     assert artifacts.keys("jobs") == []
 
 
-async def test_who_watches_is_told_of_each_piece_and_may_refuse(artifacts: Artifacts) -> None:
-    pieces = [field("model", b"base"), file(b"x" * 100), END]
+async def test_the_watch_callback_sees_each_chunk_and_may_refuse(artifacts: Artifacts) -> None:
+    chunks = [field("model", b"base"), file(b"x" * 100), END]
     kind, seen = f"multipart/form-data; boundary={BOUNDARY}", []
 
     def watch(received: int, form: Form) -> None:
@@ -173,17 +173,17 @@ async def test_who_watches_is_told_of_each_piece_and_may_refuse(artifacts: Artif
         if len(seen) == 5:
             raise RequestError("malformed", "no more")
 
-    await receive(body(*pieces), kind, artifacts, KEY, "file", 1000, watch=watch)
-    assert [received for received, _, _ in seen] == [len(b"".join(pieces[: n + 1])) for n in range(3)]
+    await receive(body(*chunks), kind, artifacts, KEY, "file", 1000, watch=watch)
+    assert [received for received, _, _ in seen] == [len(b"".join(chunks[: n + 1])) for n in range(3)]
     assert [size for _, size, _ in seen] == [0, 100, 100]
     assert seen[1][2] == {"model": ["base"]}
     artifacts.delete("jobs")
     with pytest.raises(RequestError, match="no more"):
-        await receive(body(*pieces), kind, artifacts, KEY, "file", 1000, watch=watch)
+        await receive(body(*chunks), kind, artifacts, KEY, "file", 1000, watch=watch)
     assert artifacts.keys("jobs") == []
 
 
-async def test_a_long_file_is_never_in_memory_whole(artifacts: Artifacts) -> None:
+async def test_a_long_file_is_never_held_in_memory(artifacts: Artifacts) -> None:
     async def long() -> AsyncIterator[bytes]:
         yield file(b"")[:-2]
         for _ in range(256):
@@ -200,17 +200,17 @@ async def test_a_long_file_is_never_in_memory_whole(artifacts: Artifacts) -> Non
     assert peak < 4 << 20
 
 
-async def test_json_may_come_in_pieces() -> None:
+async def test_json_may_arrive_in_chunks() -> None:
     assert await read_json(body(b'{"source": {"u', b'rl": "\xc3', b'\xa9"}}')) == {"source": {"url": "é"}}
 
 
-async def test_json_is_taken_up_to_its_limit() -> None:
+async def test_json_at_its_size_limit_is_accepted() -> None:
     text = b"x" * (MAX_JSON_BYTES - 2)
     assert await read_json(body(b'"', text, b'"')) == text.decode()
 
 
 @pytest.mark.parametrize("sent", [b"", b"{", b"{'a': 1}", b"NaN", b'"\xff"', b"{} {}", b"[" * 100_000])
-async def test_what_is_not_json_is_malformed(sent: bytes) -> None:
+async def test_invalid_json_is_malformed(sent: bytes) -> None:
     with pytest.raises(RequestError, match="not valid JSON") as refused:
         await read_json(body(sent))
     assert refused.value.code == "malformed"

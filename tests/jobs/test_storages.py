@@ -1,4 +1,4 @@
-"""Jobs do the same whatever their files lie in: a folder, or buckets of an object storage."""
+"""Jobs over each kind of artifact storage: a folder, and buckets of an object storage."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ async def app(
 
 
 def credentials(server: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As an operator gives them to the service."""
+    """Set the variables that an operator sets."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     monkeypatch.setenv("AWS_REGION", REGION)
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{server.host}")
 
 
-async def test_a_recording_is_heard_and_its_files_are_there(app: App, sample: Path) -> None:
+async def test_a_recording_is_transcribed_and_has_its_artifacts(app: App, sample: Path) -> None:
     job = await app.ended(job_id := await app.submit(sample, MANY_WINDOWS))
     assert job.phase is Phase.COMPLETED
     assert len((await app.jobs.transcript(ME, job_id)).segments) > 5
@@ -61,7 +61,7 @@ async def test_a_recording_is_heard_and_its_files_are_there(app: App, sample: Pa
     assert b"".join(app.jobs.results.content(source, 0, source.size)) == sample.read_bytes()
 
 
-async def test_what_was_heard_is_one_wav_file_in_any_ranges(app: App, sample: Path) -> None:
+async def test_the_decoded_audio_is_one_wav_file_in_any_ranges(app: App, sample: Path) -> None:
     job = await app.ended(await app.submit(sample, MANY_WINDOWS))
     file = await app.jobs.results.file(job, "audio.wav")
     whole = b"".join(app.jobs.results.content(file, 0, file.size))
@@ -73,7 +73,7 @@ async def test_what_was_heard_is_one_wav_file_in_any_ranges(app: App, sample: Pa
         assert b"".join(app.jobs.results.content(file, start, length)) == whole[start : start + length]
 
 
-async def test_channels_and_the_mp3_to_listen_to_lie_there_too(app: App, sample: Path) -> None:
+async def test_separate_channels_and_the_mp3_copy_are_stored_too(app: App, sample: Path) -> None:
     spec = replace(MANY_WINDOWS, channels=True, listening=True)
     job = await app.ended(await app.submit(sample, spec))
     assert job.phase is Phase.COMPLETED
@@ -84,7 +84,7 @@ async def test_channels_and_the_mp3_to_listen_to_lie_there_too(app: App, sample:
     assert len(audio) == files["audio.wav"].size
 
 
-async def test_a_job_is_cancelled_and_tried_again_and_purged(app: App, sample: Path) -> None:
+async def test_a_job_is_cancelled_and_deleted(app: App, sample: Path) -> None:
     job_id = await app.submit(sample, MANY_WINDOWS)
     await app.until(job_id, EventKind.SEGMENT)
     await app.jobs.cancel(ME, job_id)
@@ -95,7 +95,7 @@ async def test_a_job_is_cancelled_and_tried_again_and_purged(app: App, sample: P
         await app.jobs.get(ME, job_id)
 
 
-async def test_bad_files_end_as_bad_files(app: App) -> None:
+async def test_a_file_without_audio_is_unsupported_media(app: App) -> None:
     job = await app.ended(await app.submit(b"this is no sound"))
     assert job.error
     assert (job.phase, job.error.code) == (Phase.FAILED, "unsupported_media")
@@ -106,14 +106,14 @@ async def test_an_object_of_a_bucket_is_a_source(app: App, s3: Storage, sample: 
     s3.client.put_object(Bucket="recordings", Key="meetings/one two.flac", Body=sample.read_bytes())
     s3.client.create_bucket(Bucket="secrets")
     s3.client.put_object(Bucket="secrets", Key="x.flac", Body=sample.read_bytes())
-    heard = await app.ended(await app.ask(JobSpec("fake", url="s3://recordings/meetings/one two.flac")))
-    assert heard.phase is Phase.COMPLETED
+    job = await app.ended(await app.submit_without_upload(JobSpec("fake", url="s3://recordings/meetings/one two.flac")))
+    assert job.phase is Phase.COMPLETED
     for url, code in (
         ("s3://recordings/nothing.flac", "source_not_found"),
         ("s3://secrets/x.flac", "source_forbidden"),
         ("s3://recordings-other/x.flac", "source_forbidden"),
     ):
-        job = await app.ended(await app.ask(JobSpec("fake", url=url)))
+        job = await app.ended(await app.submit_without_upload(JobSpec("fake", url=url)))
         assert job.error
         assert job.error.code == code
 
@@ -137,7 +137,7 @@ async def test_an_object_of_a_bucket_is_a_source(app: App, s3: Storage, sample: 
         "https://recordings/x",
     ],
 )
-def test_what_is_no_object_is_refused(url: str) -> None:
+def test_a_malformed_object_url_is_refused(url: str) -> None:
     with pytest.raises(SourceForbidden):
         parse_s3_url(url)
 

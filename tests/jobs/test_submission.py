@@ -17,10 +17,10 @@ SPEC = JobSpec("fake")
 
 
 async def send(
-    app: App, key: str | None, spec: JobSpec = SPEC, audio: bytes = b"audio", sha256: str = "1", who: Principal = ME
+    app: App, key: str | None, spec: JobSpec = SPEC, audio: bytes = b"audio", sha256: str = "1", principal: Principal = ME
 ) -> Job:
-    """As a route does."""
-    async with app.jobs.draft(who, key) as draft:
+    """Submit as a route does."""
+    async with app.jobs.draft(principal, key) as draft:
         app.artifacts.put(draft.source, audio)
         return await draft.submit(spec, sha256)
 
@@ -50,7 +50,7 @@ async def test_another_request_with_the_key_is_refused(app: App, artifacts: Arti
     assert stored(artifacts) == {first.id}
 
 
-async def test_a_request_under_way_keeps_others_out(app: App) -> None:
+async def test_a_second_request_during_the_first_is_refused(app: App) -> None:
     async with app.jobs.draft(ME, "k") as draft:
         with pytest.raises(RequestError) as refused:
             await send(app, "k")
@@ -59,28 +59,28 @@ async def test_a_request_under_way_keeps_others_out(app: App) -> None:
     assert (await send(app, "k", sha256="")).id == job.id
 
 
-async def test_a_request_that_fails_gives_its_key_back(app: App) -> None:
+async def test_a_request_that_fails_releases_its_key(app: App) -> None:
     with pytest.raises(RequestError):
         await send(app, "k", JobSpec("no such model"))
     assert (await send(app, "k")).id
 
 
-async def test_keys_are_the_callers_own_and_none_is_no_key(app: App) -> None:
+async def test_keys_belong_to_their_caller_and_are_optional(app: App) -> None:
     mine = await send(app, "k")
-    theirs = await send(app, "k", who=Principal("they", "t"))
-    others = await send(app, "k", who=Principal("me", "another"))
+    theirs = await send(app, "k", principal=Principal("they", "t"))
+    others = await send(app, "k", principal=Principal("me", "another"))
     assert len({mine.id, theirs.id, others.id}) == 3
     assert (await send(app, None)).id != (await send(app, None)).id
 
 
-async def test_a_key_goes_with_its_job(app: App) -> None:
+async def test_a_key_is_deleted_with_its_job(app: App) -> None:
     job = await send(app, "k")
     await app.ended(job.id)
     await app.jobs.delete(ME, job.id)
     assert (await send(app, "k")).id != job.id
 
 
-async def test_many_at_once_make_one_job(app: App) -> None:
+async def test_concurrent_equal_requests_make_one_job(app: App) -> None:
     sent = await asyncio.gather(*(send(app, "k") for _ in range(20)), return_exceptions=True)
     made = {job.id for job in sent if isinstance(job, Job)}
     assert len(made) == 1
@@ -89,13 +89,13 @@ async def test_many_at_once_make_one_job(app: App) -> None:
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256, "a\nb"])
-async def test_a_key_that_is_none_is_refused(app: App, key: str) -> None:
+async def test_a_malformed_key_is_refused(app: App, key: str) -> None:
     with pytest.raises(RequestError) as refused:
         await send(app, key)
     assert refused.value.status == 400
 
 
-async def test_a_sender_that_is_cut_off_while_the_job_is_made_loses_nothing(app: App, artifacts: Artifacts) -> None:
+async def test_a_client_that_disconnects_during_a_submit_leaves_no_orphan(app: App, artifacts: Artifacts) -> None:
     for pause in range(12):
         sending = asyncio.create_task(send(app, f"k{pause}"))
         for _ in range(pause * 3):
@@ -106,7 +106,7 @@ async def test_a_sender_that_is_cut_off_while_the_job_is_made_loses_nothing(app:
     assert stored(artifacts) == {job.id for job in jobs}
 
 
-async def test_a_sender_that_is_cut_off_at_any_moment_can_send_it_again_at_once(app: App) -> None:
+async def test_a_client_that_disconnects_at_any_moment_can_retry_at_once(app: App) -> None:
     for pause in range(40):
         sending = asyncio.create_task(send(app, f"k{pause}"))
         for _ in range(pause):

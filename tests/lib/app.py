@@ -28,7 +28,7 @@ from deployments.transcription.engines.base import EngineConfig
 from deployments.transcription.engines.fake import FakeEngine
 from deployments.transcription.stage import Transcriber
 from serve_app.jobs.event_stream import EventStreams
-from serve_app.jobs.model_catalog import Model
+from serve_app.jobs.model_catalog import Model, ModelCatalog
 from serve_app.jobs.quotas import Quotas, TenantLimits
 from serve_app.jobs.service import Jobs
 from serve_app.models.event import Event, EventKind
@@ -45,7 +45,7 @@ MODELS = (Model("fake", ("de", "en", "fr")), Model("second", ("en",)))
 
 
 class PlainStages:
-    """The stages as plain objects, with a gate before each decode for tests that need to look between two windows."""
+    """Stages as plain objects, with a gate before each decode."""
 
     def __init__(self, artifacts: Artifacts, ffmpeg: str, allow: tuple[str, ...] = (), engine: str = "fake") -> None:
         allowed = AllowList.parse(allow)
@@ -66,15 +66,15 @@ class PlainStages:
             async for planned in plans:
                 yield planned
 
-    def say(self, words: Sequence[str]) -> Callable[[str, TranscribeRequest], Awaitable[WindowResult]]:
-        """What hears nothing but these words, whatever is said."""
+    def decoding_to(self, words: Sequence[str]) -> Callable[[str, TranscribeRequest], Awaitable[WindowResult]]:
+        """A `transcribe` that always returns these words."""
 
-        async def said(_: str, request: TranscribeRequest) -> WindowResult:
-            told = tuple(Word(f" {word}", 0.1 * i, 0.1 * i + 0.1, 0.9) for i, word in enumerate(words))
-            segment = Segment(0, 0.0, 0.1 * len(words), " ".join(words), 0.9, "en", told)
+        async def decode(_: str, request: TranscribeRequest) -> WindowResult:
+            timed = tuple(Word(f" {word}", 0.1 * i, 0.1 * i + 0.1, 0.9) for i, word in enumerate(words))
+            segment = Segment(0, 0.0, 0.1 * len(words), " ".join(words), 0.9, "en", timed)
             return WindowResult(request.window.index, (segment,), "en", "cpu")
 
-        return said
+        return decode
 
     async def transcribe(self, model: str, request: TranscribeRequest) -> WindowResult:
         await self.gate.acquire()
@@ -89,7 +89,7 @@ class PlainStages:
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """Everything of it, with its runner started."""
+    """All parts, with a started Runner."""
 
     jobs: Jobs
     store: Store
@@ -99,19 +99,19 @@ class App:
     runner: Runner
 
     async def submit(self, audio: Path | bytes, spec: JobSpec | None = None) -> str:
-        """Upload a recording as an edge does, and submit it."""
+        """Upload a recording, as a route does, and submit it."""
         content = audio if isinstance(audio, bytes) else await asyncio.to_thread(audio.read_bytes)
         async with self.jobs.draft(ME) as draft:
             self.artifacts.put(draft.source, content)
             return (await draft.submit(spec or JobSpec("fake"))).id
 
-    async def ask(self, spec: JobSpec) -> str:
-        """Submit a job that nothing is uploaded for."""
+    async def submit_without_upload(self, spec: JobSpec) -> str:
+        """Submit a job without an upload."""
         async with self.jobs.draft(ME) as draft:
             return (await draft.submit(spec)).id
 
     async def follow(self, job_id: str, after: str = "0") -> list[Event]:
-        """Its events to the end."""
+        """Events up to the end."""
         return [event async for event in await self.jobs.follow(ME, job_id, after)]
 
     async def ended(self, job_id: str) -> Job:
@@ -120,7 +120,7 @@ class App:
         return await self.jobs.get(ME, job_id)
 
     async def until(self, job_id: str, kind: EventKind, count: int = 1) -> list[Event]:
-        """Its events up to the `count`th of a kind."""
+        """Events up to the `count`th of a kind."""
         seen: list[Event] = []
         async for event in await self.jobs.follow(ME, job_id, "0"):
             seen.append(event)
@@ -129,7 +129,7 @@ class App:
         return seen
 
     async def until_phase(self, job_id: str, phase: Phase) -> None:
-        """Wait until the job was in a phase."""
+        """Wait until the job has entered a phase."""
         async for event in await self.jobs.follow(ME, job_id, "0"):
             if event.kind is EventKind.PHASE and f'"{phase}"' in event.data:
                 return
@@ -139,7 +139,7 @@ class App:
 async def open_app(
     store: Store, artifacts: Artifacts, ffmpeg: str, *, allow: tuple[str, ...] = (), limits: RunnerLimits | None = None
 ) -> AsyncIterator[App]:
-    """A house with its runner working."""
+    """The core with a started Runner."""
     events = EventStreams(store, artifacts)
     stages = PlainStages(artifacts, ffmpeg, allow)
     sweeper = Sweeper(store, artifacts, period_s=0.2, stream_grace_s=3600)
@@ -148,10 +148,9 @@ async def open_app(
         store,
         events,
         artifacts,
-        MODELS,
-        limits=Quotas(store, TenantLimits()),
+        ModelCatalog(MODELS, {"whisper-1": "", "other": "second", "broken": "nothing"}),
+        quotas=Quotas(store, TenantLimits()),
         allowed=AllowList.parse(allow),
-        aliases={"whisper-1": "", "other": "second", "broken": "nothing"},
         result_ttl_s=3600,
         queue_limit=QUEUE_LIMIT,
         prompts=("brief", "gone"),

@@ -1,4 +1,4 @@
-"""The command `murmur` as a user's shell runs it."""
+"""Run the `murmur` command in a subprocess."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,14 +15,14 @@ from pathlib import Path
 import psutil
 
 from benchmarks.lib.harness import free_port
+from serve_app.local.valkey import Valkey
 
 MURMUR = Path(sys.executable).with_name("murmur")
-STOP_S = 60
-"""What is not stopped within this time never is. Alone on its machine a service takes a quarter of it at most."""
+STOP_S = 60  # timeout of a stop; on an idle machine it takes a quarter of it at most
 
 
 def command(process: psutil.Process) -> list[str]:
-    """Its command line; nothing where it has just ended."""
+    """Command line of a process; empty if it has just ended."""
     try:
         return process.cmdline()
     except psutil.Error:
@@ -29,7 +30,7 @@ def command(process: psutil.Process) -> list[str]:
 
 
 def murmur(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run it to its end."""
+    """Run a command to its end."""
     return subprocess.run(
         [MURMUR, *arguments],
         capture_output=True,
@@ -43,53 +44,53 @@ def murmur(*arguments: str | Path, **environment: str) -> subprocess.CompletedPr
 
 @dataclass(frozen=True, slots=True)
 class Up:
-    """A `murmur up` that has been started."""
+    """Running `murmur up`."""
 
     process: subprocess.Popen[str]
     port: int
     data_dir: Path
-    said: Path
+    errors: Path  # its standard error
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
     def ready(self) -> str:
-        """Wait for its line on standard output; empty where it ended without one."""
+        """Wait for its line on standard output; empty if it ends without one."""
         assert self.process.stdout
         return self.process.stdout.readline().strip()
 
     def family(self) -> list[psutil.Process]:
-        """All that it started."""
+        """Descendant processes."""
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def named(self, *words: str) -> list[psutil.Process]:
-        """Those of them whose command line holds one of `words`."""
+        """Descendant processes whose command line contains one of `words`."""
         return [p for p in self.family() if any(word in " ".join(command(p)) for word in words)]
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Signal it; its exit status. TimeoutExpired where it does not stop."""
+        """Send a signal and wait for the exit status. TimeoutExpired."""
         self.process.send_signal(number)
         return self.process.wait(STOP_S)
 
 
 @contextmanager
 def up(data_dir: Path, *arguments: str, **environment: str) -> Iterator[Up]:
-    """Start it; in the end it and all of its own are gone."""
+    """Start `murmur up`, and stop it with all its descendants at the end."""
     port = free_port()
-    said = data_dir.with_name(f"{data_dir.name}.said")
-    with said.open("w") as errors:
+    errors = data_dir.with_name(f"{data_dir.name}.errors")
+    with errors.open("w") as stderr:
         process = subprocess.Popen(
             [MURMUR, "up", "--data-dir", data_dir, "--port", str(port), *arguments],
             stdout=subprocess.PIPE,
-            stderr=errors,
+            stderr=stderr,
             stdin=subprocess.DEVNULL,
             text=True,
             env={**os.environ, **environment},
             start_new_session=True,
         )
     try:
-        yield Up(process, port, data_dir, said)
+        yield Up(process, port, data_dir, errors)
     finally:
         family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
         process.terminate()
@@ -101,3 +102,15 @@ def up(data_dir: Path, *arguments: str, **environment: str) -> Iterator[Up]:
             child.kill()
         assert process.stdout
         process.stdout.close()
+
+
+@contextmanager
+def valkey_server(data_dir: Path) -> Iterator[Valkey]:
+    """Valkey with no other clients."""
+    with tempfile.TemporaryDirectory(prefix="murmur-test-", dir="/tmp") as run_dir:  # for a short socket path
+        server = Valkey(data_dir, Path(run_dir))
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()

@@ -32,7 +32,7 @@ class SharedApi:
         self._context: ApiContext | None = None
         self._store: Store | None = None
         # A route keeps these when it is built; it reads all else of the context in a request.
-        jobs = Forwarder(lambda: self._context.jobs, speaking=self._speaking)  # type: ignore[union-attr]
+        jobs = Forwarder(lambda: self._context.jobs, for_dialect=self._for_dialect)  # type: ignore[union-attr]
         deliveries = Forwarder(lambda: self._context.deliveries)  # type: ignore[union-attr]
         context = cast("ApiContext", Forwarder(lambda: self._context, jobs=jobs, deliveries=deliveries))
         store = cast("Store", Forwarder(lambda: self._store))
@@ -43,5 +43,5 @@ class SharedApi:
         self._context, self._store, self._api.state.auth = context, store, auth
         return self._api
 
-    def _speaking(self, dialect: str, ids: str) -> Forwarder:
-        return Forwarder(lambda: self._context.jobs.speaking(dialect, ids))  # type: ignore[union-attr]
+    def _for_dialect(self, dialect: str, ids: str) -> Forwarder:
+        return Forwarder(lambda: self._context.jobs.for_dialect(dialect, ids))  # type: ignore[union-attr]

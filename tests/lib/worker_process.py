@@ -1,4 +1,4 @@
-"""A Runner in a process of its own, which ends with its standard input.
+"""Runner in its own process, which ends when its standard input is closed.
 
 python -m tests.lib.worker_process REDIS_URL STORAGE_URI
 """
@@ -19,7 +19,7 @@ from tests.lib.app import PlainStages
 
 
 async def main(redis_url: str, storage_uri: str) -> None:
-    """Work until standard input ends."""
+    """Run until standard input is closed."""
     artifacts, store = Artifacts(storage_uri), Store(connect(redis_url), LeaseRules(lease_s=1.0))
     stages = PlainStages(artifacts, find_ffmpeg().path, engine="fake-8")
     sweeper = Sweeper(store, artifacts, period_s=0.2, stream_grace_s=3600)

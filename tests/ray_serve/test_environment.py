@@ -1,4 +1,4 @@
-"""How Ray is scheduled where it shares a machine with the models; that its processes are is tested with `murmur up`."""
+"""Scheduling policy for Ray's processes; that they inherit it is tested with `murmur up`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from serve_app.ray_serve.environment import batch_scheduled
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="this system has no scheduling policies")
-def test_a_thread_is_scheduled_afterwards_as_it_was_before_and_hears_what_went_wrong() -> None:
+def test_the_policy_is_restored_and_exceptions_pass() -> None:
     before = os.sched_getscheduler(0)
     with pytest.raises(OSError, match="no room"), batch_scheduled():
         raise OSError("no room")
@@ -18,7 +18,7 @@ def test_a_thread_is_scheduled_afterwards_as_it_was_before_and_hears_what_went_w
 
 
 @pytest.mark.parametrize("call", ["sched_getscheduler", "sched_setscheduler"])
-def test_a_sandbox_that_forbids_it_is_no_reason_not_to_start(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+def test_a_sandbox_that_forbids_it_does_not_prevent_a_start(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     def forbidden(*_: object) -> None:
         raise PermissionError
 

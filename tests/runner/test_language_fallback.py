@@ -1,4 +1,4 @@
-"""Windows in doubt about their language: the text must not depend on who was done first."""
+"""Windows with uncertain language detection: the text must not depend on the order in which they finish."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from batching.types import Segment
 from deployments.messages import TranscribeRequest, WindowResult
 from serve_app.models.job import JobSpec, Phase
-from serve_app.runner.channel_state import DecodeTask, heard
+from serve_app.runner.channel_state import DecodeTask, decode_with_language_retry
 from tests.lib.app import ME, App
 
 GUARD_S = 10
@@ -25,26 +25,26 @@ def result(language: str | None, language_probability: float, *, says: bool = Tr
 
 
 class Recording:
-    """Windows that hear `alone` when nobody tells them what is likely; they are heard once the test says so."""
+    """Windows that decode to `alone` without a likely language, once the test lets them."""
 
     def __init__(self, alone: Sequence[WindowResult]) -> None:
         self._alone = alone
         self._turns = [asyncio.Event() for _ in alone]
-        self.asked: list[tuple[int, str | None]] = []
+        self.requests: list[tuple[int, str | None]] = []
         self.tasks: list[DecodeTask] = []
         for index in range(len(alone)):
             self.tasks.append(asyncio.create_task(self._window(index, tuple(self.tasks))))
 
     async def _window(self, index: int, earlier: Sequence[DecodeTask]) -> WindowResult:
-        async def hear(likely: str | None) -> WindowResult:
-            self.asked.append((index, likely))
+        async def decode(likely: str | None) -> WindowResult:
+            self.requests.append((index, likely))
             await self._turns[index].wait()
             return result(likely, 0.0) if likely else self._alone[index]
 
-        return await heard(hear, None, earlier)
+        return await decode_with_language_retry(decode, None, earlier)
 
     async def in_order(self, order: Sequence[int]) -> list[tuple[str | None, float]]:
-        """Let them be heard one after another."""
+        """Let them finish one after another."""
         async with asyncio.timeout(GUARD_S):
             for index in order:
                 await asyncio.sleep(0)
@@ -54,41 +54,41 @@ class Recording:
 
 
 @pytest.mark.parametrize("order", list(permutations(range(4))))
-async def test_who_is_in_doubt_follows_the_first_that_says_something(order: Sequence[int]) -> None:
+async def test_uncertain_windows_use_the_language_of_the_first_window_with_text(order: Sequence[int]) -> None:
     alone = [result("ru", 0.9, says=False), result("de", 0.9), result("en", 0.3), result("fr", 0.8)]
     recording = Recording(alone)
     assert await recording.in_order(order) == [("ru", 0.9), ("de", 0.9), ("de", 0.0), ("fr", 0.8)]
-    assert sorted(recording.asked, key=str) == [(0, None), (1, None), (2, "de"), (2, None), (3, None)]
+    assert sorted(recording.requests, key=str) == [(0, None), (1, None), (2, "de"), (2, None), (3, None)]
 
 
-async def test_what_was_heard_by_chance_is_not_heard_twice() -> None:
+async def test_an_uncertain_guess_equal_to_the_fallback_is_not_decoded_twice() -> None:
     recording = Recording([result("de", 0.9), result("de", 0.3)])
     assert await recording.in_order([1, 0]) == [("de", 0.9), ("de", 0.0)]
-    assert (1, "de") not in recording.asked
+    assert (1, "de") not in recording.requests
 
 
-async def test_the_first_of_all_stays_as_it_was_heard() -> None:
+async def test_the_first_window_keeps_its_uncertain_language() -> None:
     recording = Recording([result("en", 0.2), result("de", 0.3)])
     assert await recording.in_order([0, 1]) == [("en", 0.2), ("en", 0.0)]
 
 
-async def test_where_nobody_says_anything_each_keeps_its_own() -> None:
+async def test_without_an_earlier_window_with_text_a_window_keeps_its_language() -> None:
     recording = Recording([result(None, 0.0, says=False), result("de", 0.3)])
     assert await recording.in_order([1, 0]) == [(None, 0.0), ("de", 0.3)]
 
 
-async def test_what_is_likely_is_not_asked_for_again() -> None:
-    asked: list[str | None] = []
+async def test_a_window_with_a_likely_language_is_decoded_once() -> None:
+    requests: list[str | None] = []
 
-    async def hear(likely: str | None) -> WindowResult:
-        asked.append(likely)
+    async def decode(likely: str | None) -> WindowResult:
+        requests.append(likely)
         return result(likely, 0.0)
 
-    assert (await heard(hear, "sv", ())).language == "sv"
-    assert asked == ["sv"]
+    assert (await decode_with_language_retry(decode, "sv", ())).language == "sv"
+    assert requests == ["sv"]
 
 
-async def test_who_gives_up_waiting_takes_no_other_along() -> None:
+async def test_a_window_cancelled_while_it_waits_cancels_no_other() -> None:
     recording = Recording([result("de", 0.9), result("en", 0.3)])
     await asyncio.sleep(0)
     recording._turns[1].set()
@@ -100,16 +100,16 @@ async def test_who_gives_up_waiting_takes_no_other_along() -> None:
     assert (await recording.tasks[0]).language == "de"
 
 
-async def test_no_window_waits_for_the_first_and_one_in_doubt_follows_it(app: App, sample: Path) -> None:
-    decode = app.stages.transcribe
-    others, asked = asyncio.Event(), set[tuple[int, str | None]]()
+async def test_no_window_waits_for_the_first_and_an_uncertain_one_uses_its_language(app: App, sample: Path) -> None:
+    transcribe_window = app.stages.transcribe
+    others, requests = asyncio.Event(), set[tuple[int, str | None]]()
 
     async def transcribe(model: str, request: TranscribeRequest) -> WindowResult:
         index, likely = request.window.index, request.options.likely_language
-        asked.add((index, likely))
+        requests.add((index, likely))
         if index == 0:
             await others.wait()
-        done = await decode(model, request)
+        done = await transcribe_window(model, request)
         if index == 2:
             others.set()
             return replace(done, language=likely or "en", language_probability=0.0 if likely else 0.3)
@@ -118,6 +118,6 @@ async def test_no_window_waits_for_the_first_and_one_in_doubt_follows_it(app: Ap
     app.stages.transcribe = transcribe  # type: ignore[method-assign]
     job = await app.ended(job_id := await app.submit(sample, JobSpec("fake", segment_duration=6.0)))
     assert job.phase is Phase.COMPLETED
-    assert {(0, None), (1, None), (2, None), (2, "de")} <= asked
+    assert {(0, None), (1, None), (2, None), (2, "de")} <= requests
     segments = (await app.jobs.transcript(ME, job_id)).segments
     assert {s.language_probability for s in segments} == {0.9, 0.0}

@@ -1,4 +1,4 @@
-"""Jobs through the stages: what ends well, what fails and how, what is cancelled, given back and taken up again."""
+"""Jobs through the stages: completion, failures, fallbacks, cancels, requeues."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from batching.types import SAMPLE_RATE, Window
 from deployments.errors import EngineFailed, PoisonPill, StageDied, StageLost, StageUnavailable
 from deployments.messages import TranscodeProgress, TranscodeRequest, TranscribeRequest
 from deployments.storage.artifacts import Artifacts
-from serve_app.errors import RequestError
+from serve_app.errors import RequestError, StoreUnavailable
 from serve_app.models.event import EventKind
 from serve_app.models.job import JobSpec, Phase
 from serve_app.models.lease import LeaseRules
@@ -50,7 +50,7 @@ async def test_the_same_recording_gives_the_same_segments_as_often_as_it_is_sent
     assert all(t == transcripts[0] for t in transcripts)
 
 
-async def test_segments_know_their_window_and_what_it_cost(app: App, sample: Path) -> None:
+async def test_segments_have_the_facts_of_their_window(app: App, sample: Path) -> None:
     planned: list[Window] = []
     app.stages.trouble = lambda request: planned.append(request.window)
     await app.ended(job_id := await app.submit(sample, MANY_WINDOWS))
@@ -61,15 +61,15 @@ async def test_segments_know_their_window_and_what_it_cost(app: App, sample: Pat
     assert all(s.decode_s is not None and s.decode_s >= 0 for s in segments)
 
 
-async def test_words_have_their_times_when_asked_for(app: App, sample: Path) -> None:
+async def test_words_have_times_when_requested(app: App, sample: Path) -> None:
     await app.ended(job_id := await app.submit(sample, JobSpec("fake", word_timestamps=True)))
     segments = (await app.jobs.transcript(ME, job_id)).segments
     assert all(s.words and s.start <= s.words[0].start <= s.words[-1].end <= s.end + 0.001 for s in segments)
 
 
-async def test_words_that_only_sort_out_where_windows_overlap_are_not_told(app: App, sample: Path) -> None:
-    asked: list[TranscribeRequest] = []
-    app.stages.trouble = lambda request: asked.append(request)
+async def test_words_decoded_only_for_stitching_are_not_returned(app: App, sample: Path) -> None:
+    requests: list[TranscribeRequest] = []
+    app.stages.trouble = lambda request: requests.append(request)
     plain = app.stages.windows
 
     async def breathless(request: TranscodeRequest) -> AsyncGenerator[TranscodeProgress, None]:
@@ -79,20 +79,20 @@ async def test_words_that_only_sort_out_where_windows_overlap_are_not_told(app: 
 
     app.stages.windows = breathless  # type: ignore[method-assign]
     await app.ended(job_id := await app.submit(sample, MANY_WINDOWS))
-    assert sorted(r.window.index for r in asked if r.options.word_timestamps) == [2, 3]
+    assert sorted(r.window.index for r in requests if r.options.word_timestamps) == [2, 3]
     segments = (await app.jobs.transcript(ME, job_id)).segments
     assert segments
     assert all(s.words is None for s in segments)
 
 
-async def test_silence_is_a_completed_job_without_words(app: App, artifacts: Artifacts) -> None:
+async def test_silence_is_a_completed_job_without_segments(app: App, artifacts: Artifacts) -> None:
     job = await app.ended(job_id := await app.submit(wav(s16le(0 * tone(3.0)))))
     assert job.phase is Phase.COMPLETED
     assert (await app.jobs.transcript(ME, job_id)).segments == ()
 
 
 def wav(pcm: bytes) -> bytes:
-    """s16le at 16 kHz with the header of a WAV file."""
+    """A WAV file of s16le at 16 kHz."""
     head = b"RIFF" + (36 + len(pcm)).to_bytes(4, "little") + b"WAVEfmt " + (16).to_bytes(4, "little")
     head += b"\1\0\1\0" + SAMPLE_RATE.to_bytes(4, "little") + (2 * SAMPLE_RATE).to_bytes(4, "little") + b"\2\0\x10\0"
     return head + b"data" + len(pcm).to_bytes(4, "little") + pcm
@@ -108,7 +108,7 @@ def wav(pcm: bytes) -> bytes:
         (b"#EXTM3U\n#EXTINF:1,\n/etc/hostname\n", "unsupported_media"),
     ],
 )
-async def test_a_bad_source_fails_by_name_and_is_not_tried_again(app: App, source: bytes, code: str) -> None:
+async def test_a_bad_source_fails_with_its_error_code_and_is_not_retried(app: App, source: bytes, code: str) -> None:
     job = await app.ended(await app.submit(source))
     assert job.phase is Phase.FAILED
     assert job.error
@@ -117,20 +117,20 @@ async def test_a_bad_source_fails_by_name_and_is_not_tried_again(app: App, sourc
     assert job.attempts == 1
 
 
-async def test_audio_that_is_too_long_fails_by_what_was_decoded(store: Store, artifacts: Artifacts, ffmpeg: str) -> None:
+async def test_audio_that_is_too_long_fails_by_its_decoded_length(store: Store, artifacts: Artifacts, ffmpeg: str) -> None:
     async with open_app(store, artifacts, ffmpeg, limits=RunnerLimits(max_audio_s=5.0)) as app:
         job = await app.ended(await app.submit(wav(s16le(tone(6.0)))))
     assert job.error
     assert job.error.code == "audio_too_long"
 
 
-async def test_an_upload_that_is_gone_fails_by_name(app: App) -> None:
-    job = await app.ended(await app.ask(JobSpec("fake")))
+async def test_a_missing_upload_fails_with_its_error_code(app: App) -> None:
+    job = await app.ended(await app.submit_without_upload(JobSpec("fake")))
     assert job.error
     assert job.error.code == "source_not_found"
 
 
-async def test_an_engine_that_fails_for_a_while_is_tried_again_from_the_checkpoint(app: App, sample: Path) -> None:
+async def test_a_transient_engine_failure_is_retried_from_the_checkpoint(app: App, sample: Path) -> None:
     failures = iter([EngineFailed("The model stumbled.")])
     app.stages.trouble = lambda request: next(failures, None) if request.window.index == 3 else None
     job = await app.ended(job_id := await app.submit(sample, MANY_WINDOWS))
@@ -149,7 +149,7 @@ async def test_an_engine_that_always_fails_fails_the_job_after_its_attempts(app:
     assert job.error.code == "engine_failed"
 
 
-async def test_where_a_model_fails_the_next_goes_on(app: App, sample: Path) -> None:
+async def test_a_fallback_model_replaces_one_that_fails(app: App, sample: Path) -> None:
     app.stages.broken = {"fake"}
     spec = JobSpec("missing", fallbacks=("fake", "nowhere", "second"), max_attempts=1)
     job = await app.ended(await app.submit(sample, spec))
@@ -158,7 +158,7 @@ async def test_where_a_model_fails_the_next_goes_on(app: App, sample: Path) -> N
     assert set(app.stages.used) == {"fake", "second"}
 
 
-async def test_a_model_that_fails_in_the_middle_leaves_the_rest_to_the_next(app: App, sample: Path) -> None:
+async def test_a_fallback_model_continues_from_the_checkpoint(app: App, sample: Path) -> None:
     def trouble(request: TranscribeRequest) -> Exception | None:
         return EngineFailed("No.") if request.window.index == 3 and app.stages.used[-1] == "fake" else None
 
@@ -171,13 +171,15 @@ async def test_a_model_that_fails_in_the_middle_leaves_the_rest_to_the_next(app:
 
 
 @pytest.mark.parametrize("problem", [PoisonPill("It kills."), StageUnavailable("Nobody is there.")])
-async def test_a_model_that_kills_or_cannot_be_had_is_passed_over(app: App, sample: Path, problem: Exception) -> None:
+async def test_a_fallback_model_replaces_one_that_kills_workers_or_has_no_replica(
+    app: App, sample: Path, problem: Exception
+) -> None:
     app.stages.trouble = lambda _: problem if app.stages.used[-1] == "fake" else None
     job = await app.ended(await app.submit(sample, JobSpec("fake", fallbacks=("second",), max_attempts=1)))
     assert (job.phase, job.model) == (Phase.COMPLETED, "second")
 
 
-async def test_where_all_models_fail_the_job_does(app: App, sample: Path) -> None:
+async def test_a_job_fails_when_all_its_models_fail(app: App, sample: Path) -> None:
     app.stages.broken = {"fake", "second"}
     job = await app.ended(await app.submit(sample, JobSpec("fake", fallbacks=("second",), max_attempts=1)))
     assert (job.phase, job.model) == (Phase.FAILED, "second")
@@ -193,7 +195,7 @@ async def test_a_lost_stage_costs_no_attempt(app: App, sample: Path) -> None:
 
 
 async def test_a_window_that_kills_its_workers_fails_its_job_and_no_other(app: App, sample: Path) -> None:
-    """The first time it takes those beside it along; from then on it is decoded alone."""
+    """At first it takes the windows of its batch along; from then on it is decoded alone."""
     bad = await app.submit(sample, replace(MANY_WINDOWS, prompt="deadly"))
     deaths: list[bool] = []
 
@@ -201,7 +203,7 @@ async def test_a_window_that_kills_its_workers_fails_its_job_and_no_other(app: A
         if request.options.prompt == "deadly" and request.window.index == 0:
             deaths.append(request.exclusive)
             return StageDied("gone")
-        # Whoever is not alone dies with it the first time.
+        # The other windows of its batch die with it the first time.
         return StageDied("gone") if len(deaths) == 1 and not request.exclusive else None
 
     app.stages.trouble = trouble
@@ -213,7 +215,7 @@ async def test_a_window_that_kills_its_workers_fails_its_job_and_no_other(app: A
     assert [(await app.ended(job_id)).phase for job_id in good] == [Phase.COMPLETED] * 2
 
 
-async def test_workers_that_die_more_often_than_a_decoder_may_cost_a_job_nothing(app: App, sample: Path) -> None:
+async def test_workers_lost_for_other_reasons_charge_no_stall(app: App, sample: Path) -> None:
     windows, deaths = app.stages.windows, 0
 
     async def shared(request: TranscodeRequest) -> AsyncGenerator[TranscodeProgress, None]:
@@ -229,7 +231,7 @@ async def test_workers_that_die_more_often_than_a_decoder_may_cost_a_job_nothing
     assert (job.phase, job.attempts) == (Phase.COMPLETED, 1)
 
 
-async def test_a_decoder_that_always_dies_fails_the_job_by_its_stalls(app: App, sample: Path) -> None:
+async def test_a_transcoder_that_always_dies_fails_the_job_by_its_stalls(app: App, sample: Path) -> None:
     app.stages.windows = dying  # type: ignore[method-assign]
     job = await app.ended(await app.submit(sample, JobSpec("fake", max_attempts=1)))
     assert job.error
@@ -243,7 +245,7 @@ async def dying(request: TranscodeRequest) -> AsyncGenerator[TranscodeProgress, 
     yield TranscodeProgress((), 0.0, finished=True)
 
 
-async def test_an_error_of_ours_shows_nothing_of_it(app: App, sample: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_internal_error_is_logged_and_not_shown(app: App, sample: Path, caplog: pytest.LogCaptureFixture) -> None:
     app.stages.trouble = lambda _: RuntimeError("secret /path")
     job = await app.ended(await app.submit(sample, JobSpec("fake", max_attempts=1)))
     assert job.error
@@ -265,7 +267,7 @@ async def test_a_cancel_stops_a_running_job_and_its_decodes(app: App, sample: Pa
     assert (await app.ended(await app.submit(sample))).phase is Phase.COMPLETED
 
 
-async def test_a_runner_that_stops_gives_its_jobs_back_and_another_goes_on(
+async def test_a_runner_that_stops_gives_its_jobs_back_and_another_continues(
     app: App, store: Store, artifacts: Artifacts, ffmpeg: str, sample: Path
 ) -> None:
     app.stages.gate = asyncio.Semaphore(3)
@@ -283,21 +285,38 @@ async def test_a_runner_that_stops_gives_its_jobs_back_and_another_goes_on(
     assert ids == list(range(len(ids)))
 
 
+async def test_a_runner_stops_although_redis_fails_during_a_claim(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    claiming, failing = asyncio.Event(), asyncio.Event()
+
+    async def claim(*_: object) -> None:
+        claiming.set()
+        await failing.wait()
+        raise StoreUnavailable("gone")
+
+    monkeypatch.setattr(app.store.leases, "claim", claim)
+    await claiming.wait()
+    stopping = asyncio.create_task(app.runner.stop())
+    await asyncio.sleep(0)
+    failing.set()
+    async with asyncio.timeout(10):
+        await stopping
+
+
 async def test_no_more_windows_are_in_flight_than_allowed(
     store: Store, artifacts: Artifacts, ffmpeg: str, sample: Path
 ) -> None:
     async with open_app(store, artifacts, ffmpeg, limits=RunnerLimits(windows=2)) as app:
-        waiting: set[int] = set()
-        most = 0
+        started: set[int] = set()
+        largest = 0
 
         def look(request: TranscribeRequest) -> None:
-            nonlocal most
-            waiting.add(request.window.index)
-            most = max(most, len(waiting) - len(app.stages.decoded))
+            nonlocal largest
+            started.add(request.window.index)
+            largest = max(largest, len(started) - len(app.stages.decoded))
 
         app.stages.trouble = look
         await app.ended(await app.submit(sample, MANY_WINDOWS))
-    assert 1 <= most <= 4
+    assert 1 <= largest <= 4
 
 
 async def test_a_deleted_job_leaves_no_file(app: App, artifacts: Artifacts, sample: Path) -> None:
@@ -307,7 +326,7 @@ async def test_a_deleted_job_leaves_no_file(app: App, artifacts: Artifacts, samp
     assert artifacts.keys(job_folder(job_id)) == []
 
 
-async def test_expired_results_are_swept(app: App, artifacts: Artifacts, sample: Path) -> None:
+async def test_expired_results_are_deleted(app: App, artifacts: Artifacts, sample: Path) -> None:
     job_id = await app.submit(sample, JobSpec("fake", result_ttl_s=0))
     while await app.store.jobs.get(job_id):  # noqa: ASYNC110 - the sweeper tells nobody
         await asyncio.sleep(0.02)
@@ -323,7 +342,7 @@ async def test_a_running_job_cannot_be_deleted(app: App, sample: Path) -> None:
     assert refused.value.code == "conflict"
 
 
-async def test_a_stranger_sees_nothing(app: App, sample: Path) -> None:
+async def test_other_owners_and_tenants_do_not_see_a_job(app: App, sample: Path) -> None:
     job_id = await app.submit(sample)
     for stranger in (Principal("another", "t"), Principal("me", "another")):
         with pytest.raises(RequestError) as refused:
@@ -346,9 +365,9 @@ async def test_a_stranger_sees_nothing(app: App, sample: Path) -> None:
         (JobSpec("fake", url="http://user:word@host/a"), "source_forbidden"),
     ],
 )
-async def test_what_cannot_be_done_is_refused_by_name(app: App, spec: JobSpec, code: str) -> None:
+async def test_an_unsupported_request_is_refused_with_its_error_code(app: App, spec: JobSpec, code: str) -> None:
     with pytest.raises(RequestError) as refused:
-        await app.ask(spec)
+        await app.submit_without_upload(spec)
     assert refused.value.code == code
 
 
@@ -359,7 +378,7 @@ async def test_runners_can_be_stopped_at_any_moment_and_lose_nothing(
         jobs = [await idle.submit(sample, MANY_WINDOWS) for _ in range(4)]
     for moment in range(12):
         async with open_app(store, artifacts, ffmpeg):
-            await asyncio.sleep(moment * 0.02)  # not to wait for anything, but to stop at different moments
+            await asyncio.sleep(moment * 0.02)  # stops at different moments
         assert not [j for j in await store.jobs.get_many(jobs) if j and j.phase not in (Phase.QUEUED, Phase.COMPLETED)]
     async with open_app(store, artifacts, ffmpeg) as app:
         for job_id in jobs:
@@ -369,7 +388,7 @@ async def test_runners_can_be_stopped_at_any_moment_and_lose_nothing(
             assert ids == list(range(len(ids)))
 
 
-async def test_sweepers_do_not_stumble_over_each_other(app: App, artifacts: Artifacts, sample: Path) -> None:
+async def test_sweepers_can_run_concurrently(app: App, artifacts: Artifacts, sample: Path) -> None:
     others = [Sweeper(app.store, artifacts, period_s=3600, stream_grace_s=3600) for _ in range(4)]
     for _ in range(5):
         job_id = await app.submit(sample, JobSpec("fake", result_ttl_s=1))

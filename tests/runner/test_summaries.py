@@ -24,17 +24,17 @@ SPEC = JobSpec("fake", summary="brief")
 
 
 class Server:
-    """Says what `reply` makes of each request; keeps what it was asked."""
+    """Replies with `reply` of each request, and records requests."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[str, str, dict[str, Any]]] = []
-        self.reply: Reply = lambda body: (200, said(f"About: {body['messages'][0]['content'][:12]}"))
+        self.requests: list[tuple[str, str, dict[str, Any]]] = []
+        self.reply: Reply = lambda body: (200, completion(f"About: {body['messages'][0]['content'][:12]}"))
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = orjson.loads(self.rfile.read(int(self.headers["content-length"])))
-                outer.asked.append((self.path, self.headers.get("authorization", ""), body))
+                outer.requests.append((self.path, self.headers.get("authorization", ""), body))
                 status, content = outer.reply(body)
                 self.send_response(status)
                 self.send_header("content-length", str(len(content)))
@@ -42,16 +42,16 @@ class Server:
                 self.wfile.write(content)
 
             def log_message(self, format: str, *args: object) -> None:
-                """Nothing."""
+                """Log nothing."""
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
 
-    def writer(self) -> SummaryModel:
+    def model(self) -> SummaryModel:
         prompts = {"brief": "Sum up: {transcript}"}
         return SummaryModel(f"http://127.0.0.1:{self.http.server_port}/v1/", "small", "secret", prompts)
 
 
-def said(text: str) -> bytes:
+def completion(text: str) -> bytes:
     """A chat completion."""
     return orjson.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]})
 
@@ -74,8 +74,8 @@ async def app(store: Store, artifacts: Artifacts, ffmpeg: str) -> AsyncIterator[
 
 
 @asynccontextmanager
-async def working(app: App, writer: SummaryModel) -> AsyncIterator[None]:
-    task = asyncio.create_task(Summaries(app.store, app.artifacts, writer, (0.0, 0.0)).run())
+async def working(app: App, model: SummaryModel) -> AsyncIterator[None]:
+    task = asyncio.create_task(Summaries(app.store, app.artifacts, model, (0.0, 0.0)).run())
     yield
     task.cancel()
     with suppress(asyncio.CancelledError):
@@ -83,7 +83,7 @@ async def working(app: App, writer: SummaryModel) -> AsyncIterator[None]:
 
 
 async def settled(app: App, job_id: str) -> Job:
-    """The job once its summary is made or given up."""
+    """A job once its summary is completed or failed."""
     await app.ended(job_id)
     async with asyncio.timeout(20):
         while (job := await app.jobs.get(ME, job_id)).summary_state is SummaryState.PENDING:  # noqa: ASYNC110
@@ -91,29 +91,29 @@ async def settled(app: App, job_id: str) -> Job:
     return job
 
 
-async def test_a_summary_is_made_of_what_was_said(app: App, server: Server, sample: Path) -> None:
-    async with working(app, server.writer()):
+async def test_a_summary_is_made_of_the_transcript(app: App, server: Server, sample: Path) -> None:
+    async with working(app, server.model()):
         job = await settled(app, await app.submit(sample, SPEC))
     text = (await app.jobs.transcript(ME, job.id)).text
     assert job.summary_state is SummaryState.COMPLETED
     assert await app.jobs.results.summary(job) == f"About: Sum up: {text[:4]}"
-    ((path, key, body),) = server.asked
+    ((path, key, body),) = server.requests
     assert (path, key, body["model"]) == ("/v1/chat/completions", "Bearer secret", "small")
     assert body["messages"] == [{"role": "user", "content": f"Sum up: {text}"}]
 
 
-async def test_nobody_waits_for_it(app: App, sample: Path) -> None:
+async def test_a_job_completes_without_its_summary(app: App, sample: Path) -> None:
     job = await app.ended(await app.submit(sample, SPEC))
     assert (job.phase, job.summary_state) == (Phase.COMPLETED, SummaryState.PENDING)
     assert await app.jobs.results.summary(job) is None
 
 
-async def test_a_server_in_trouble_is_asked_again(app: App, server: Server, sample: Path) -> None:
+async def test_a_failing_server_is_retried(app: App, server: Server, sample: Path) -> None:
     replies = iter([(503, b""), (200, b"{}")])
-    server.reply = lambda _: next(replies, (200, said("Well.")))
-    async with working(app, server.writer()):
+    server.reply = lambda _: next(replies, (200, completion("Well.")))
+    async with working(app, server.model()):
         job = await settled(app, await app.submit(sample, SPEC))
-    assert (job.summary_state, len(server.asked)) == (SummaryState.COMPLETED, 3)
+    assert (job.summary_state, len(server.requests)) == (SummaryState.COMPLETED, 3)
     assert await app.jobs.results.summary(job) == "Well."
 
 
@@ -123,21 +123,21 @@ async def test_a_server_in_trouble_is_asked_again(app: App, server: Server, samp
         ((500, b""), "answered 500"),
         ((200, b"what?"), "no chat completion"),
         ((200, b'{"choices": []}'), "no chat completion"),
-        ((200, said("  ")), "said nothing"),
+        ((200, completion("  ")), "said nothing"),
     ],
 )
-async def test_one_that_goes_on_failing_is_given_up(
+async def test_a_server_that_keeps_failing_fails_the_summary(
     app: App, server: Server, sample: Path, reply: tuple[int, bytes], why: str
 ) -> None:
     server.reply = lambda _: reply
-    async with working(app, server.writer()):
+    async with working(app, server.model()):
         job = await settled(app, await app.submit(sample, SPEC))
     assert (job.phase, job.summary_state) == (Phase.COMPLETED, SummaryState.FAILED)
     assert why in (job.summary_error or "")
-    assert len(server.asked) == 3
+    assert len(server.requests) == 3
 
 
-async def test_a_server_that_is_away_and_a_prompt_that_is_gone(app: App, server: Server, sample: Path) -> None:
+async def test_an_unreachable_server_and_a_removed_prompt_fail_the_summary(app: App, server: Server, sample: Path) -> None:
     away = SummaryModel("http://127.0.0.1:9/v1", "small", prompts={"brief": "{transcript}"})
     async with working(app, away):
         jobs = [await settled(app, await app.submit(sample, JobSpec("fake", summary=name))) for name in ("brief", "gone")]
@@ -146,12 +146,12 @@ async def test_a_server_that_is_away_and_a_prompt_that_is_gone(app: App, server:
     assert "no longer there" in (jobs[1].summary_error or "")
 
 
-async def test_a_failed_job_has_none_and_a_purged_one_leaves_none(app: App, server: Server, sample: Path) -> None:
+async def test_a_failed_job_gets_no_summary_and_a_deleted_one_leaves_none(app: App, server: Server, sample: Path) -> None:
     failed = await app.ended(await app.submit(b"no sound", SPEC))
     assert failed.summary_state is SummaryState.WAITING
     done = await app.ended(await app.submit(sample, SPEC))
     await app.jobs.delete(ME, done.id)
-    async with working(app, server.writer()):
+    async with working(app, server.model()):
         assert await app.store.summaries.take(10, 0.0) == []
-    assert server.asked == []
+    assert server.requests == []
     assert app.artifacts.keys(f"jobs/{done.id}") == []

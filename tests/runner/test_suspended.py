@@ -1,4 +1,4 @@
-"""A worker that is suspended past its lease and wakes up when another has done its work."""
+"""A worker that is suspended past its lease and resumes after another has done its work."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MANY_WINDOWS = JobSpec("fake", segment_duration=6.0)
 
 @contextmanager
 def worker(url: str, artifacts: Artifacts) -> Iterator[subprocess.Popen[bytes]]:
-    """A runner in a process of its own."""
+    """A Runner in a process of its own."""
     argv = [sys.executable, "-m", "tests.lib.worker_process", url, artifacts.uri]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, cwd=ROOT) as process:
         try:
@@ -34,7 +34,7 @@ def worker(url: str, artifacts: Artifacts) -> Iterator[subprocess.Popen[bytes]]:
             process.terminate()
 
 
-async def test_a_worker_that_wakes_up_after_its_lease_writes_nothing(
+async def test_a_worker_that_resumes_after_its_lease_writes_nothing(
     valkey: Valkey, store: Store, artifacts: Artifacts, ffmpeg: str, sample: Path
 ) -> None:
     redis = connect(valkey.url)
@@ -57,7 +57,7 @@ async def test_a_worker_that_wakes_up_after_its_lease_writes_nothing(
             record = await redis.hgetall(f"murmur:{{q}}:job:{job_id}")
             files = {key: artifacts.read(key) for key in artifacts.keys(job_folder(job_id))}
             suspended.send_signal(signal.SIGCONT)
-            # It is awake, and past what it was about to write, once it has done a job from beginning to end.
+            # Once it has done another job, it is past everything it was about to write.
             after = await app.ended(await app.submit(sample, MANY_WINDOWS))
             assert after.phase is Phase.COMPLETED
             assert await app.follow(job_id) == events

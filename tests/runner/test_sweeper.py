@@ -1,4 +1,4 @@
-"""What was stored for jobs that are not."""
+"""Orphaned folders."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from serve_app.store.redis_store import Store
 from tests.lib.app import App
 
 
-async def test_only_what_belongs_to_no_job_is_swept(app: App, artifacts: Artifacts, store: Store, sample: Path) -> None:
+async def test_only_folders_without_a_job_are_removed(app: App, artifacts: Artifacts, store: Store, sample: Path) -> None:
     job_id = await app.submit(sample)
     await app.ended(job_id)
     artifacts.put("jobs/gone/source", b"x")
@@ -20,7 +20,7 @@ async def test_only_what_belongs_to_no_job_is_swept(app: App, artifacts: Artifac
     sweeper = Sweeper(store, artifacts, period_s=3600, stream_grace_s=3600)
     assert await sweeper.sweep_orphans() == 0, "it may be an upload under way"
     kept = artifacts.keys(job_folder(job_id))
-    assert await sweeper.sweep_orphans(untouched_s=0) == 2
+    assert await sweeper.sweep_orphans(min_age_s=0) == 2
     assert artifacts.folders("jobs") == [job_folder(job_id)]
     assert artifacts.keys(job_folder(job_id)) == kept
     part.abort()

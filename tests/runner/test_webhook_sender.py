@@ -1,4 +1,4 @@
-"""The end of a job is told to whoever asked for it: signed, at least once, with one id, whatever the other side does."""
+"""Webhooks: signed, delivered at least once, under one id, whatever the receiver does."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from deployments.ingestion.allow_list import AllowList
 from deployments.ingestion.safe_http import HttpReply, SafeHttp
 from deployments.storage.artifacts import Artifacts
-from serve_app.dialects import native
+from serve_app.dialects.native.translate import render, render_job
 from serve_app.errors import RequestError
 from serve_app.jobs.results import Results
 from serve_app.local.valkey import Valkey
 from serve_app.models.delivery import Delivery, DeliveryState, Due
 from serve_app.models.job import JobSpec, Phase
+from serve_app.models.trace import Trace
 from serve_app.runner.webhook_sender import WebhookSender, retry_after
 from serve_app.settings import RETRIES_S
 from serve_app.store.connection import connect
@@ -37,7 +38,7 @@ OK = answer(204)
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What came in."""
+    """A received request."""
 
     headers: Mapping[str, str]
     body: bytes
@@ -49,11 +50,11 @@ class Call:
 
 @dataclass(slots=True)
 class Sink:
-    """Somebody's server: it answers what the test wants, in turn, then that all is well; b'' means that it hangs up."""
+    """A receiver that sends `replies` in turn, then 204; b'' hangs up."""
 
     replies: list[bytes] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
-    came: asyncio.Condition = field(default_factory=asyncio.Condition)
+    arrived: asyncio.Condition = field(default_factory=asyncio.Condition)
     port: int = 0
 
     @property
@@ -64,22 +65,22 @@ class Sink:
         head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
         headers = {k.lower(): v for k, _, v in (line.partition(": ") for line in head[1:] if line)}
         body = await reader.readexactly(int(headers["content-length"]))
-        async with self.came:
+        async with self.arrived:
             self.calls.append(Call(headers, body))
             reply = self.replies.pop(0) if self.replies else OK
-            self.came.notify_all()
+            self.arrived.notify_all()
         writer.write(reply)
         writer.close()
 
     async def called(self, times: int) -> list[Call]:
-        """The first calls, once there are so many."""
-        async with asyncio.timeout(30), self.came:
-            await self.came.wait_for(lambda: len(self.calls) >= times)
+        """Calls, once there are `times`."""
+        async with asyncio.timeout(30), self.arrived:
+            await self.arrived.wait_for(lambda: len(self.calls) >= times)
         return self.calls
 
     @asynccontextmanager
     async def up(self) -> AsyncIterator[None]:
-        """Listening, where it listened before."""
+        """Listen, on the port of before if there was one."""
         server = await asyncio.start_server(self.serve, "127.0.0.1", self.port)
         self.port = server.sockets[0].getsockname()[1]
         async with server:
@@ -95,21 +96,21 @@ async def sink() -> AsyncIterator[Sink]:
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """A house whose webhooks are delivered."""
+    """An app with a webhook sender."""
 
     app: App
     outbox: Outbox
     webhooks: WebhookSender
 
     async def ended(self, sink: Sink, sample: Path, **options: object) -> str:
-        """A job that ends and is to be told to the sink."""
+        """Id of an ended job with a webhook to the sink."""
         spec = replace(JobSpec("fake", webhook=sink.url), **options)  # type: ignore[arg-type]
         job_id = await self.app.submit(sample, spec)
         await self.app.ended(job_id)
         return job_id
 
     async def settled(self, job_id: str, state: DeliveryState) -> None:
-        """Wait until its delivery stands so."""
+        """Wait until its delivery is in `state`."""
         async with asyncio.timeout(30):
             while not [d for d in (await self.page()) if d.job_id == job_id and d.state is state]:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
@@ -132,7 +133,7 @@ async def working(valkey: Valkey, app: App, retries_s: tuple[float, ...] = QUICK
     redis = connect(valkey.url)
     outbox = Outbox(redis)
     http = SafeHttp(AllowList.parse(["127.0.0.1"]))
-    webhooks = WebhookSender(outbox, app.store, Results(app.artifacts), http, {"native": native.render}, retries_s)
+    webhooks = WebhookSender(outbox, app.store, Results(app.artifacts), http, {"native": render}, retries_s)
     running = asyncio.create_task(webhooks.run())
     yield Post(app, outbox, webhooks)
     running.cancel()
@@ -141,12 +142,12 @@ async def working(valkey: Valkey, app: App, retries_s: tuple[float, ...] = QUICK
 
 
 def verified(call: Call, secret: str) -> dict[str, object]:
-    """The body, once the reference's own verifier believes it."""
+    """The body, verified by the reference implementation."""
     body: dict[str, object] = Webhook(secret).verify(call.body, dict(call.headers))
     return body
 
 
-async def test_the_end_of_a_job_is_told_and_signed(post: Post, sink: Sink, sample: Path) -> None:
+async def test_the_end_of_a_job_is_delivered_and_signed(post: Post, sink: Sink, sample: Path) -> None:
     job_id = await post.ended(sink, sample, metadata={"order": "7"})
     (call,) = await sink.called(1)
     body = verified(call, (await post.outbox.secrets(ME.tenant))[0])
@@ -159,21 +160,21 @@ async def test_the_end_of_a_job_is_told_and_signed(post: Post, sink: Sink, sampl
         verified(call, new_secret())
 
 
-async def test_a_failure_and_a_cancel_are_told_too(post: Post, sink: Sink, sample: Path) -> None:
+async def test_a_failure_and_a_cancel_are_delivered_too(post: Post, sink: Sink, sample: Path) -> None:
     broken = await post.app.submit(b"no sound", JobSpec("fake", webhook=sink.url))
     await post.app.ended(broken)
     post.app.stages.gate = asyncio.Semaphore(0)
     job_id = await post.app.submit(sample, JobSpec("fake", webhook=sink.url))
     await post.app.until_phase(job_id, Phase.TRANSCRIBING)
     await post.app.jobs.cancel(ME, job_id)
-    told = [json.loads(call.body) for call in await sink.called(2)]
-    assert {(t["type"], t["data"]["id"]) for t in told} == {
+    bodies = [json.loads(call.body) for call in await sink.called(2)]
+    assert {(body["type"], body["data"]["id"]) for body in bodies} == {
         ("transcription.failed", broken),
         ("transcription.cancelled", job_id),
     }
 
 
-TROUBLE: Mapping[str, bytes] = {
+FAILURES: Mapping[str, bytes] = {
     "failing": answer(500),
     "hanging up": b"",
     "redirecting": answer(302, b"", "Location: http://127.0.0.1/elsewhere"),
@@ -182,9 +183,9 @@ TROUBLE: Mapping[str, bytes] = {
 }
 
 
-@pytest.mark.parametrize("trouble", TROUBLE.values(), ids=TROUBLE)
-async def test_a_sink_in_trouble_gets_it_all_the_same(post: Post, sink: Sink, sample: Path, trouble: bytes) -> None:
-    sink.replies += [trouble] * 3
+@pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES)
+async def test_a_failing_receiver_is_retried(post: Post, sink: Sink, sample: Path, failure: bytes) -> None:
+    sink.replies += [failure] * 3
     job_id = await post.ended(sink, sample)
     calls = await sink.called(4)
     await post.settled(job_id, DeliveryState.DELIVERED)
@@ -197,27 +198,27 @@ async def test_a_sink_in_trouble_gets_it_all_the_same(post: Post, sink: Sink, sa
     assert all(a.status != 204 for a in delivery.attempts[:-1])
 
 
-async def test_a_sink_that_restarts_gets_every_event(post: Post, sample: Path) -> None:
+async def test_a_receiver_that_restarts_gets_every_event(post: Post, sample: Path) -> None:
     sink = Sink()
     async with sink.up():
         first = await post.ended(sink, sample)
         await sink.called(1)
-    away = [await post.ended(sink, sample) for _ in range(3)]
+    unreachable = [await post.ended(sink, sample) for _ in range(3)]
     async with asyncio.timeout(30):
-        while not any(d.attempts for d in await post.page() if d.job_id in away):  # noqa: ASYNC110
+        while not any(d.attempts for d in await post.page() if d.job_id in unreachable):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     for delivery in await post.page():
         await post.outbox.redeliver(delivery.id, ME.owner, ME.tenant)
     async with sink.up():
-        for job_id in [first, *away]:
+        for job_id in [first, *unreachable]:
             await post.settled(job_id, DeliveryState.DELIVERED)
-    assert {json.loads(call.body)["data"]["id"] for call in sink.calls} == {first, *away}
+    assert {json.loads(call.body)["data"]["id"] for call in sink.calls} == {first, *unreachable}
 
 
-async def test_whoever_stalls_keeps_nobody_else_waiting(
+async def test_a_stalling_receiver_delays_no_other(
     post: Post, sink: Sink, sample: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serve_app.runner.webhook_sender.ANSWER_S", 0.3)
+    monkeypatch.setattr("serve_app.runner.webhook_sender.REPLY_S", 0.3)
     silent = Sink()
     held = asyncio.Event()
 
@@ -237,14 +238,14 @@ async def test_whoever_stalls_keeps_nobody_else_waiting(
     server.close()
 
 
-async def test_gone_means_no_more(post: Post, sink: Sink, sample: Path) -> None:
+async def test_status_410_stops_deliveries(post: Post, sink: Sink, sample: Path) -> None:
     sink.replies.append(answer(410))
     job_id = await post.ended(sink, sample)
     await post.settled(job_id, DeliveryState.DEAD)
     assert len(sink.calls) == 1
 
 
-async def test_a_delivery_that_was_given_up_can_be_made_again(post: Post, sink: Sink, sample: Path) -> None:
+async def test_a_dead_delivery_can_be_redelivered(post: Post, sink: Sink, sample: Path) -> None:
     sink.replies += [answer(500)] * (len(QUICK) + 1)
     job_id = await post.ended(sink, sample)
     await post.settled(job_id, DeliveryState.DEAD)
@@ -256,7 +257,7 @@ async def test_a_delivery_that_was_given_up_can_be_made_again(post: Post, sink: 
     assert {call.id for call in sink.calls} == {dead.id}
 
 
-async def test_secrets_change_with_an_overlap(post: Post, sink: Sink, sample: Path) -> None:
+async def test_secrets_rotate_with_an_overlap(post: Post, sink: Sink, sample: Path) -> None:
     (old,) = await post.outbox.secrets(ME.tenant)
     new, also = await post.outbox.rotate(ME.tenant, 60.0)
     assert also == old
@@ -268,30 +269,28 @@ async def test_secrets_change_with_an_overlap(post: Post, sink: Sink, sample: Pa
     assert await post.outbox.secrets("another") != await post.outbox.secrets(ME.tenant)
 
 
-async def test_a_jobs_own_secret_signs_for_it_and_is_shown_to_nobody(post: Post, sink: Sink, sample: Path) -> None:
+async def test_a_jobs_own_secret_signs_its_webhook_and_is_never_shown(post: Post, sink: Sink, sample: Path) -> None:
     own = new_secret()
     job_id = await post.ended(sink, sample, webhook_secret=own)
     (call,) = await sink.called(1)
     verified(call, own)
     assert own not in call.body.decode()
-    assert own not in (await native.shown(await post.app.jobs.get(ME, job_id), post.app.jobs.results)).model_dump_json()
+    assert own not in (await render_job(await post.app.jobs.get(ME, job_id), post.app.jobs.results)).model_dump_json()
 
 
-async def test_a_trace_goes_on(post: Post, sink: Sink, sample: Path) -> None:
-    from serve_app.models.trace import Trace
-
+async def test_a_delivery_continues_the_trace_of_its_request(post: Post, sink: Sink, sample: Path) -> None:
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     async with post.app.jobs.draft(ME, None, Trace("r1", parent)) as draft:
         post.app.artifacts.put(draft.source, sample.read_bytes())
         job = await draft.submit(JobSpec("fake", webhook=sink.url))
     (call,) = await sink.called(1)
-    told = call.headers["traceparent"]
-    assert told.startswith("00-0af7651916cd43dd8448eb211c80319c-")
-    assert told != parent
+    traceparent = call.headers["traceparent"]
+    assert traceparent.startswith("00-0af7651916cd43dd8448eb211c80319c-")
+    assert traceparent != parent
     assert (await post.app.jobs.get(ME, job.id)).spec.request_id == "r1"
 
 
-async def test_a_worker_that_dies_with_a_delivery_leaves_it_due(valkey: Valkey, store: Store) -> None:
+async def test_a_delivery_is_due_again_after_its_worker_died(valkey: Valkey, store: Store) -> None:
     redis = connect(valkey.url)
     outbox = Outbox(redis)
     await store.jobs.submit("j", "me", "t", JobSpec("fake", webhook="https://example.com/"), ttl_s=60)
@@ -307,7 +306,7 @@ async def test_a_worker_that_dies_with_a_delivery_leaves_it_due(valkey: Valkey, 
     await redis.aclose()
 
 
-async def test_a_purged_job_is_told_of_no_more(post: Post, sink: Sink, sample: Path) -> None:
+async def test_a_deleted_job_has_no_deliveries(post: Post, sink: Sink, sample: Path) -> None:
     assert await post.webhooks.deliver(Due("gone:1-0", "gone", 0)) is None
     job_id = await post.ended(sink, sample)
     await post.settled(job_id, DeliveryState.DELIVERED)
@@ -317,7 +316,7 @@ async def test_a_purged_job_is_told_of_no_more(post: Post, sink: Sink, sample: P
     assert not await post.outbox.redeliver(delivery.id, ME.owner, ME.tenant)
 
 
-async def test_an_end_that_was_none_is_not_told_again(post: Post, sink: Sink) -> None:
+async def test_the_end_before_a_retry_is_not_redelivered(post: Post, sink: Sink) -> None:
     job_id = await post.app.submit(b"no sound", JobSpec("fake", webhook=sink.url))
     await post.app.ended(job_id)
     await post.settled(job_id, DeliveryState.DELIVERED)
@@ -332,7 +331,7 @@ async def test_an_end_that_was_none_is_not_told_again(post: Post, sink: Sink) ->
     assert len({call.id for call in await sink.called(2)}) == 2
 
 
-async def test_a_delivery_that_cannot_be_made_counts_as_a_try(post: Post, sink: Sink, sample: Path) -> None:
+async def test_a_payload_that_cannot_be_rendered_counts_as_an_attempt(post: Post, sink: Sink, sample: Path) -> None:
     job_id = await post.ended(sink, sample, dialect="of another day")
     await post.settled(job_id, DeliveryState.DEAD)
     attempts = (await post.page())[0].attempts
@@ -340,10 +339,10 @@ async def test_a_delivery_that_cannot_be_made_counts_as_a_try(post: Post, sink: 
     assert sink.calls == []
 
 
-async def test_a_tenant_with_a_slow_server_keeps_no_other_waiting(
+async def test_a_tenants_slow_server_delays_no_other_tenant(
     post: Post, sink: Sink, sample: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serve_app.runner.webhook_sender.OF_A_TENANT", 1)
+    monkeypatch.setattr("serve_app.runner.webhook_sender.IN_FLIGHT_PER_TENANT", 1)
     held = asyncio.Event()
 
     async def stall(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -372,14 +371,14 @@ BAD = [
 
 
 @pytest.mark.parametrize("url", BAD)
-async def test_a_url_that_cannot_be_told_is_refused_at_once(post: Post, sample: Path, url: str) -> None:
+async def test_a_bad_webhook_url_is_refused_at_once(post: Post, sample: Path, url: str) -> None:
     with pytest.raises(RequestError) as caught:
         await post.app.submit(sample, JobSpec("fake", webhook=url))
     assert caught.value.code == "source_forbidden"
     assert caught.value.fields[0][0] == "webhook"
 
 
-async def test_an_address_inside_is_never_called(post: Post, sample: Path) -> None:
+async def test_a_private_address_is_never_called(post: Post, sample: Path) -> None:
     job_id = await post.app.submit(sample, JobSpec("fake", webhook="https://localhost/hook"))
     await post.app.ended(job_id)
     await post.settled(job_id, DeliveryState.DEAD)
@@ -387,12 +386,12 @@ async def test_an_address_inside_is_never_called(post: Post, sample: Path) -> No
     assert all("not a public one" in (a.error or "") for a in attempts)
 
 
-def test_three_days_are_tried() -> None:
+def test_retries_last_three_days() -> None:
     assert 3 * 86_400 < sum(RETRIES_S) < 4 * 86_400
 
 
 @pytest.mark.parametrize(
-    ("told", "least", "most"),
+    ("value", "least", "most"),
     [
         (None, 0, 0),
         ("Mon, 01 Jan 2024 00:00:00 +99999999999999999999", 0, 0),
@@ -400,14 +399,14 @@ def test_three_days_are_tried() -> None:
         ("120", 120, 120),
         ("soon", 0, 0),
         ("-5", 0, 0),
-        pytest.param(formatdate(time() + 9000, usegmt=True), 5000, 9001, id="a date to come"),
+        pytest.param(formatdate(time() + 9000, usegmt=True), 5000, 9001, id="a future date"),
     ],
 )
-def test_retry_after_is_seconds_or_a_date(told: str | None, least: float, most: float) -> None:
-    assert least <= retry_after(HttpReply(503, told)) <= most
+def test_retry_after_is_seconds_or_a_date(value: str | None, least: float, most: float) -> None:
+    assert least <= retry_after(HttpReply(503, value)) <= most
 
 
-async def test_who_asks_for_time_gets_it(valkey: Valkey, post: Post, sink: Sink, sample: Path) -> None:
+async def test_retry_after_delays_the_next_attempt(valkey: Valkey, post: Post, sink: Sink, sample: Path) -> None:
     sink.replies.append(answer(429, b"", "Retry-After: 3600"))
     job_id = await post.ended(sink, sample)
     await post.settled(job_id, DeliveryState.PENDING)

@@ -1,4 +1,4 @@
-"""The API over a real socket, in front of a house."""
+"""Fixtures: the API over a real socket without Ray, and `murmur up` with Ray."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 import uvicorn
 
 from deployments.storage.artifacts import Artifacts
+from serve_app.dialects import key_headers
 from serve_app.dialects.base import ApiContext
 from serve_app.http.auth import Auth
 from serve_app.jobs.deliveries import Deliveries
@@ -26,11 +27,12 @@ from tests.lib.murmur_process import Up, up
 from tests.lib.shared_api import SharedApi
 
 MAX_UPLOAD_BYTES = 8 << 20
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A client of the API, and the house behind it."""
+    """Client of the API, and the application behind it."""
 
     http: httpx.AsyncClient
     app: App
@@ -43,7 +45,7 @@ class Served:
 async def served(
     valkey: Valkey, store: Store, artifacts: Artifacts, ffmpeg: str, shared_api: SharedApi
 ) -> AsyncIterator[Served]:
-    """The API at work, with the fake engine. Sources on loopback may be fetched."""
+    """Serve the API with the fake engine. Sources on loopback may be fetched."""
     async with open_app(store, artifacts, ffmpeg, allow=("127.0.0.0/8",)) as app:
         redis = connect(valkey.url)
         context = ApiContext(
@@ -54,18 +56,18 @@ async def served(
             sse_max_age_s=30.0,
         )
         own = Store(redis)
-        auth = Auth(ApiKeys(redis), Quotas(own, TenantLimits()), required=False, hosts=("localhost", "127.0.0.1", "::1"))
+        auth = Auth(ApiKeys(redis), Quotas(own, TenantLimits()), required=False, hosts=LOOPBACK, key_headers=key_headers())
         events = EventStreams(own, artifacts)
         api = shared_api.bind(context, auth, own)
         await events.start()
         server = uvicorn.Server(uvicorn.Config(api, port=0, log_level="warning", lifespan="off"))
         serving = asyncio.create_task(server.serve())
-        while not server.started:  # noqa: ASYNC110 - uvicorn tells nobody
+        while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.01)
         host, port = server.servers[0].sockets[0].getsockname()[:2]
         async with httpx.AsyncClient(base_url=f"http://{host}:{port}", timeout=30, verify=False) as http:
             yield Served(http, app, f"http://{host}:{port}", context, auth)
-        # Asked to end, it would look whether it should every 0.1 s, and then wait as long for its connections.
+        # An orderly shutdown of uvicorn would poll every 0.1 s and wait for its connections.
         for socket in server.servers:
             socket.close()
         for connection in list(server.server_state.connections):
@@ -78,7 +80,7 @@ async def served(
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    """`murmur up` with real Whisper on a real Ray cluster of its own, once for all tests."""
+    """`murmur up` with real Whisper on its own Ray cluster, once per session."""
     with up(tmp_path_factory.mktemp("cluster"), MURMUR_MODELS="base,tiny.en", MURMUR_FETCH_ALLOW="127.0.0.0/8") as up_:
-        assert up_.ready() == f"ready {up_.url}", up_.said.read_text()
+        assert up_.ready() == f"ready {up_.url}", up_.errors.read_text()
         yield up_

@@ -10,8 +10,8 @@ from benchmarks.chaos import chaos
 from benchmarks.lib.process_killer import KINDS
 
 
-def test_jobs_survive_the_death_of_any_process(sample: Path) -> None:
-    # In a process of its own: only what is below it is killed, and the tests' other services are below this one.
+def test_jobs_survive_killed_processes(sample: Path) -> None:
+    # Only descendants are killed: a separate process protects the services of other tests.
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         counts = pool.submit(chaos, sample, jobs=12, kills=len(KINDS), seed=1, deadline_s=120.0).result()
     assert counts.faults == []

@@ -26,16 +26,13 @@ from tests.lib.recordings import ROOT, Recording, recordings, word_error_rate
 
 SENTENCES = orjson.loads((ROOT / "tests/samples/two_voices.json").read_bytes())
 TEXT = (ROOT / "tests/samples/two_voices.txt").read_text(encoding="utf-8")
-SLOW = ("silence_4_hours.flac",)
-"""Left to the benchmarks: it takes a minute."""
-
-
+SLOW = ("silence_4_hours.flac",)  # takes a minute; the benchmarks cover it
 TURNS = 5
 
 
 @pytest.fixture(scope="module")
 def long(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sample some times over: what runs while it is heard has time to."""
+    """The sample, repeated, so that a test can act while it is transcribed."""
     return looped(sample, TURNS * SENTENCES["duration_s"], tmp_path_factory.mktemp("long") / "long.mp3")
 
 
@@ -67,25 +64,25 @@ def ended(http: httpx.Client, job_id: str) -> dict[str, Any]:
 
 
 def transcript(http: httpx.Client, job_id: str) -> dict[str, Any]:
-    found: dict[str, Any] = http.get(f"/v1/jobs/{job_id}/transcript").json()
-    return found
+    body: dict[str, Any] = http.get(f"/v1/jobs/{job_id}/transcript").json()
+    return body
 
 
-def test_the_sample_becomes_its_text_with_its_times(http: httpx.Client, sample: Path) -> None:
+def test_the_sample_is_transcribed_with_timestamps(http: httpx.Client, sample: Path) -> None:
     job = ended(http, job_id := submit(http, sample))
     assert (job["phase"], job["language"], job["device"]) == ("completed", "en", "cpu")
-    found = transcript(http, job_id)
-    assert word_error_rate(TEXT, found["text"]) <= 0.1
-    assert all(a["end"] <= b["start"] for a, b in pairwise(found["segments"]))
-    assert found["segments"][-1]["end"] <= found["duration_s"]
+    result = transcript(http, job_id)
+    assert word_error_rate(TEXT, result["text"]) <= 0.1
+    assert all(a["end"] <= b["start"] for a, b in pairwise(result["segments"]))
+    assert result["segments"][-1]["end"] <= result["duration_s"]
 
 
-def test_health_says_what_each_model_runs_on(http: httpx.Client) -> None:
+def test_health_reports_the_device_of_each_model(http: httpx.Client) -> None:
     kind = f"cpu {choose_compute_type('auto', 'cpu')}"
     assert http.get("/healthz").json()["devices"] == {"base": kind, "tiny.en": kind}
 
 
-def test_segments_come_one_after_another_and_a_reader_that_was_cut_off_misses_none(http: httpx.Client, long: Path) -> None:
+def test_segments_arrive_in_order_and_a_resumed_stream_misses_none(http: httpx.Client, long: Path) -> None:
     job_id = submit(http, long, segment_duration="6")
     seen: list[httpx_sse.ServerSentEvent] = []
     for event in follow(http, job_id):
@@ -99,7 +96,7 @@ def test_segments_come_one_after_another_and_a_reader_that_was_cut_off_misses_no
     assert ids == list(range(len(ids)))
 
 
-def test_two_models_and_several_jobs_share_the_house(http: httpx.Client, sample: Path) -> None:
+def test_two_models_and_several_jobs_run_together(http: httpx.Client, sample: Path) -> None:
     jobs = [submit(http, sample, model=model, priority="bulk") for model in ("tiny.en", "base", "tiny.en", "base")]
     assert [ended(http, job)["model"] for job in jobs] == ["tiny.en", "base", "tiny.en", "base"]
     texts = [transcript(http, job)["text"] for job in jobs]
@@ -108,7 +105,7 @@ def test_two_models_and_several_jobs_share_the_house(http: httpx.Client, sample:
     assert all(word_error_rate(TEXT, text) <= 0.15 for text in texts)
 
 
-def test_words_have_times_when_asked_for(http: httpx.Client, sample: Path) -> None:
+def test_words_have_timestamps_on_request(http: httpx.Client, sample: Path) -> None:
     ended(http, job_id := submit(http, sample, word_timestamps="true"))
     words = [word for segment in transcript(http, job_id)["segments"] for word in segment["words"]]
     assert word_error_rate(TEXT, " ".join(word["text"] for word in words)) <= 0.1
@@ -116,14 +113,14 @@ def test_words_have_times_when_asked_for(http: httpx.Client, sample: Path) -> No
     assert all(a["start"] <= b["start"] for a, b in pairwise(words))
 
 
-def test_a_model_that_is_not_there_is_said_with_those_that_are(http: httpx.Client, sample: Path) -> None:
+def test_an_unknown_model_is_refused_with_the_known_ones(http: httpx.Client, sample: Path) -> None:
     with sample.open("rb") as file:
         refused = http.post("/v1/jobs", files={"file": file}, data={"model": "large-v9"})
     assert refused.status_code == 422
     assert "base, tiny.en" in refused.json()["detail"]
 
 
-def test_a_job_goes_on_after_its_transcriber_was_killed(cluster: Up, http: httpx.Client, long: Path) -> None:
+def test_a_job_continues_after_its_transcriber_is_killed(cluster: Up, http: httpx.Client, long: Path) -> None:
     job_id = submit(http, long, segment_duration="6")
     events = follow(http, job_id)
     first = next(e for e in events if e.event == "segment")
@@ -147,7 +144,7 @@ def test_a_running_job_is_cancelled(http: httpx.Client, long: Path) -> None:
     assert ended(http, job_id)["phase"] == "cancelled"
 
 
-def test_a_large_upload_stands_in_no_memory(cluster: Up, http: httpx.Client, tmp_path: Path) -> None:
+def test_a_large_upload_is_not_held_in_memory(cluster: Up, http: httpx.Client, tmp_path: Path) -> None:
     large = tmp_path / "large.bin"
     with large.open("wb") as file:
         file.truncate(400 << 20)
@@ -160,36 +157,36 @@ def test_a_large_upload_stands_in_no_memory(cluster: Up, http: httpx.Client, tmp
     assert max(grown) < 64 << 20
 
 
-def test_a_second_one_on_the_same_data_is_refused(cluster: Up) -> None:
+def test_a_second_service_on_the_same_data_is_refused(cluster: Up) -> None:
     done = murmur("up", "--data-dir", cluster.data_dir, "--port", str(free_port()))
     assert done.returncode == 2
     assert f"another murmur uses {cluster.data_dir}" in done.stderr
     assert httpx.get(f"{cluster.url}/readyz", trust_env=False).status_code == 200
 
 
-def test_everything_listens_on_loopback_alone(cluster: Up) -> None:
+def test_every_process_listens_on_loopback_only(cluster: Up) -> None:
     listening = set()
     for process in (psutil.Process(cluster.process.pid), *cluster.family()):
         with suppress(psutil.NoSuchProcess):
-            found = process.net_connections("inet")
-            listening |= {(c.laddr.ip, process.name()) for c in found if c.status == psutil.CONN_LISTEN}
+            sockets = process.net_connections("inet")
+            listening |= {(c.laddr.ip, process.name()) for c in sockets if c.status == psutil.CONN_LISTEN}
     assert listening
     assert not [entry for entry in listening if not ip_address(entry[0].removeprefix("::ffff:")).is_loopback]
 
 
-def test_the_dashboard_is_named_and_asks_for_its_token(cluster: Up) -> None:
-    said = next(line for line in cluster.said.read_text().splitlines() if line.startswith("dashboard "))
-    url = said.split()[1]
+def test_the_dashboard_is_named_and_requires_its_token(cluster: Up) -> None:
+    line = next(line for line in cluster.errors.read_text().splitlines() if line.startswith("dashboard "))
+    url = line.split()[1]
     assert url.startswith("http://127.0.0.1:")
     assert httpx.get(f"{url}/api/serve/applications/", trust_env=False).status_code == 401
     token = (Path.home() / ".ray/auth_token").read_text().strip()
-    found = httpx.get(f"{url}/api/serve/applications/", headers={"Authorization": f"Bearer {token}"}, trust_env=False)
-    names = set(found.json()["applications"]["murmuration"]["deployments"])
+    response = httpx.get(f"{url}/api/serve/applications/", headers={"Authorization": f"Bearer {token}"}, trust_env=False)
+    names = set(response.json()["applications"]["murmuration"]["deployments"])
     assert names == {"Ingress", "Runner", "Ingestion", "Transcoder", "Transcriber-base", "Transcriber-tiny.en"}
 
 
-def test_nasty_recordings_end_as_they_should(http: httpx.Client) -> None:
-    """All at once: right text or a failure by name, and the house still stands."""
+def test_odd_recordings_end_as_expected(http: httpx.Client) -> None:
+    """All at once: correct text or a named failure, and the service stays up."""
     nasty = [r for r in recordings("nasty") if r.path.name not in SLOW]
     if not nasty:
         pytest.skip("the recordings are not here")
@@ -199,18 +196,18 @@ def test_nasty_recordings_end_as_they_should(http: httpx.Client) -> None:
             return verdict(own, recording, ended(own, submit(own, recording.path)))
 
     with ThreadPoolExecutor(6) as pool:
-        wrong = [said for said in pool.map(transcribe, nasty) if said]
+        wrong = [fault for fault in pool.map(transcribe, nasty) if fault]
     assert not wrong, "\n".join(wrong)
     assert http.get("/readyz").status_code == 200
 
 
 MEDIA = ("unsupported_media", "corrupt_media", "no_audio")
+# Clipped beyond what this model understands: they only have to complete.
 LENIENT = {"hard_clipped.flac": 1.25, "wav_float_over_range.wav": 1.0}
-"""Clipped beyond what this model understands; that they complete is what counts."""
 
 
 def verdict(http: httpx.Client, recording: Recording, job: dict[str, Any]) -> str:
-    """What is wrong with how a job ended, by the manifest's `expect`; empty where nothing is."""
+    """Fault of a job by the manifest's `expect`; empty if it ended as expected."""
     name, expect = recording.path.name, recording.expect
     refused_only = "4xx" in expect and not any(way in expect for way in ("or 4xx", "4xx or", "empty text"))
     if job["phase"] == "failed":
@@ -218,17 +215,17 @@ def verdict(http: httpx.Client, recording: Recording, job: dict[str, Any]) -> st
         return "" if by_name and ("4xx" in expect or "as above" in expect) else f"{name}: {job['error']}"
     if job["phase"] != "completed" or refused_only:
         return f"{name}: {job['phase']}, but: {expect}"
-    heard = transcript(http, job["id"])
-    if recording.text == "" and heard["text"]:
-        return f"{name}: heard {heard['text']!r} in silence"
+    result = transcript(http, job["id"])
+    if recording.text == "" and result["text"]:
+        return f"{name}: transcribed {result['text']!r} from silence"
     if recording.text:
-        rate = min(word_error_rate(text, heard["text"]) for text in beginnings(recording.text, recording))
-        return "" if rate <= LENIENT.get(name, 0.35) else f"{name}: word error rate {rate:.2f}, {heard['text']!r}"
+        rate = min(word_error_rate(text, result["text"]) for text in beginnings(recording.text, recording))
+        return "" if rate <= LENIENT.get(name, 0.35) else f"{name}: word error rate {rate:.2f}, {result['text']!r}"
     return ""
 
 
 def beginnings(text: str, recording: Recording) -> list[str]:
-    """What may be left of the text where the file was cut at about 60 % of its bytes."""
+    """Acceptable texts of a recording; of a truncated one, cut at about 60 % of its bytes, prefixes."""
     words = text.split()
     if "truncated" not in recording.path.name:
         return [text]

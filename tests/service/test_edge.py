@@ -1,4 +1,4 @@
-"""The edge of a service that faces others: tokens, limits, webhooks, raw bodies, traces and figures, through `murmur up`."""
+"""A service with keys, through `murmur up`: JWTs, limits, webhooks, raw uploads, traces and metrics."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 @dataclass(slots=True)
 class Sink:
-    """Somebody's server for webhooks, in a thread of its own."""
+    """Webhook receiver in its own thread."""
 
     url: str = ""
     calls: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
@@ -51,7 +51,7 @@ def sink() -> Iterator[Sink]:
             sink.came.set()
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -63,19 +63,19 @@ def sink() -> Iterator[Sink]:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the service keeps what it has."""
+    """Data directory of the service."""
     return tmp_path_factory.mktemp("edge")
 
 
 @pytest.fixture(scope="module")
 def key(data: Path) -> str:
-    """A key that was made before the service started."""
+    """Key that is created before the service starts."""
     return murmur("keys", "create", "--name", "alice", "--data-dir", data).stdout.strip()
 
 
 @pytest.fixture(scope="module")
 def summarizer() -> Iterator[Server]:
-    """A model that writes summaries."""
+    """Server of a model that writes summaries."""
     server = Server()
     threading.Thread(target=server.http.serve_forever, daemon=True).start()
     yield server
@@ -85,8 +85,8 @@ def summarizer() -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def edge(data: Path, key: str, summarizer: Server) -> Iterator[Up]:
-    """`murmur up` with the fake engine, that requires keys or tokens, with limits and a model that writes summaries."""
-    asked = {
+    """`murmur up` with the fake engine, required keys or tokens, limits and summaries."""
+    environment = {
         "MURMUR_ENGINE": "fake",
         "MURMUR_MODELS": "fake",
         "MURMUR_FETCH_ALLOW": "127.0.0.1",
@@ -102,13 +102,13 @@ def edge(data: Path, key: str, summarizer: Server) -> Iterator[Up]:
         "MURMUR_SUMMARY_KEY": "secret",
         "MURMUR_SUMMARY_PROMPTS": '{"brief": "Sum up: {transcript}"}',
     }
-    with up(data, **asked) as up_:
-        assert up_.ready(), up_.said.read_text()
+    with up(data, **environment) as up_:
+        assert up_.ready(), up_.errors.read_text()
         yield up_
 
 
 def client(edge: Up, tenant: str, scope: str = "admin", subject: str = "alice") -> httpx.Client:
-    """Somebody with a token."""
+    """Client with a token."""
     now = time.time()
     claims = {
         "iss": "https://id.example",
@@ -133,7 +133,7 @@ def ended(http: httpx.Client, job_id: str) -> dict[str, Any]:
     return body
 
 
-def test_a_token_is_as_good_as_a_key_and_nobody_is_answered_without(edge: Up) -> None:
+def test_a_token_works_like_a_key_and_requests_without_one_are_refused(edge: Up) -> None:
     with client(edge, "tokens") as http:
         assert http.get("/v1/jobs").status_code == 200
         problem(http.get("/v1/jobs", headers={"Authorization": "Bearer a.b.c"}), 401, "unauthenticated")
@@ -142,7 +142,7 @@ def test_a_token_is_as_good_as_a_key_and_nobody_is_answered_without(edge: Up) ->
         problem(http.post("/v1/jobs", json={"source": {"url": "https://a/b"}}), 403, "forbidden")
 
 
-def test_a_service_that_requires_keys_answers_nobody_else(edge: Up, key: str) -> None:
+def test_a_service_that_requires_keys_refuses_requests_without_one(edge: Up, key: str) -> None:
     with httpx.Client(base_url=edge.url, trust_env=False) as http:
         assert http.get("/v1/jobs").status_code == 401
         assert http.get("/v1/jobs", headers=bearer(key)).status_code == 200
@@ -154,12 +154,12 @@ def test_a_service_that_requires_keys_answers_nobody_else(edge: Up, key: str) ->
 
 def test_a_summary_is_written_after_the_transcript(edge: Up, summarizer: Server, sample: Path) -> None:
     with client(edge, "summaries") as http:
-        asked = {
+        fields = {
             "name": "a talk",
             "transcription": '{"model": "fake", "language": {}}',
             "summary": '{"promptTemplateId": "brief"}',
         }
-        made = http.post(f"{KOLDAN}/upload", files={"file": sample.read_bytes()}, data=asked)
+        made = http.post(f"{KOLDAN}/upload", files={"file": sample.read_bytes()}, data=fields)
         assert made.status_code == 201, made.text
         job_id = made.json()["job"]["id"]
         ended(http, job_id)
@@ -169,12 +169,12 @@ def test_a_summary_is_written_after_the_transcript(edge: Up, summarizer: Server,
             time.sleep(1)
         text = http.get(f"/v1/jobs/{job_id}/transcript").json()["text"]
         assert (summary["status"], summary["text"]) == ("COMPLETED", f"About: Sum up: {text[:4]}")
-    [(path, authorization, body)] = summarizer.asked
+    [(path, authorization, body)] = summarizer.requests
     assert (path, authorization, body["model"]) == ("/v1/chat/completions", "Bearer secret", "small")
     assert text in body["messages"][0]["content"]
 
 
-def test_a_webhook_is_told_with_its_trace_and_the_figures_count_it(edge: Up, sink: Sink, sample: Path) -> None:
+def test_a_webhook_is_delivered_with_its_trace_and_counted_in_the_metrics(edge: Up, sink: Sink, sample: Path) -> None:
     with client(edge, "hooks") as http:
         (secret,) = http.get("/v1/webhooks/secrets").json()["secrets"]
         made = http.post(
@@ -205,7 +205,7 @@ def test_a_webhook_is_told_with_its_trace_and_the_figures_count_it(edge: Up, sin
     assert ("murmur_windows_redone_total",) in samples
 
 
-def test_the_log_names_jobs_and_requests(edge: Up, sample: Path) -> None:
+def test_the_log_names_job_and_request_ids(edge: Up, sample: Path) -> None:
     with client(edge, "logs") as http:
         headers = {"content-type": "audio/flac", "x-request-id": "req-of-the-log"}
         job = ended(http, http.post("/v1/jobs", content=sample.read_bytes(), headers=headers).json()["id"])
@@ -216,16 +216,18 @@ def test_the_log_names_jobs_and_requests(edge: Up, sample: Path) -> None:
 
 
 def settled(http: httpx.Client) -> list[dict[str, Any]]:
-    """Deliveries, once one has arrived."""
+    """Deliveries, once one has succeeded."""
     for _ in range(200):
-        found: list[dict[str, Any]] = http.get("/v1/webhooks/deliveries", params={"state": "delivered"}).json()["deliveries"]
-        if found:
-            return found
+        deliveries: list[dict[str, Any]] = http.get("/v1/webhooks/deliveries", params={"state": "delivered"}).json()[
+            "deliveries"
+        ]
+        if deliveries:
+            return deliveries
         time.sleep(0.6)  # within the limit of requests
     raise AssertionError("not delivered")
 
 
-def test_the_month_of_a_tenant_ends_and_no_others(edge: Up, sample: Path) -> None:
+def test_a_monthly_quota_applies_to_its_tenant_only(edge: Up, sample: Path) -> None:
     with client(edge, "months") as http, client(edge, "months-other") as other:
         for _ in range(2):
             assert (
@@ -238,7 +240,7 @@ def test_the_month_of_a_tenant_ends_and_no_others(edge: Up, sample: Path) -> Non
         assert other.post("/v1/jobs", files={"file": sample.read_bytes()}).status_code == 202
 
 
-def test_too_many_requests_are_told_when_to_come_back(edge: Up) -> None:
+def test_a_rate_limited_request_gets_retry_after(edge: Up) -> None:
     with client(edge, "rates") as http, client(edge, "rates", subject="bob") as same, client(edge, "rates-other") as other:
         answers = [http.get("/v1/models") for _ in range(80)]
         refused = [answer for answer in answers if answer.status_code == 429]
@@ -273,15 +275,13 @@ async def test_a_raw_body_is_the_recording(served: Served, sample: Path) -> None
         ("", b"x" * (MAX_UPLOAD_BYTES + 1), 413, "source_too_large"),
     ],
 )
-async def test_a_raw_body_that_cannot_be_taken_is_refused(
-    served: Served, query: str, body: bytes, status: int, code: str
-) -> None:
+async def test_an_invalid_raw_body_is_refused(served: Served, query: str, body: bytes, status: int, code: str) -> None:
     answer = await served.http.post(f"/v1/jobs{query}", content=body, headers={"content-type": "audio/wav"})
     problem(answer, status, code)
     assert served.app.artifacts.keys("jobs") == []
 
 
-async def test_what_was_heard_is_a_wav_file(served: Served, sample: Path) -> None:
+async def test_the_decoded_audio_is_a_wav_file(served: Served, sample: Path) -> None:
     with sample.open("rb") as file:
         made = await served.http.post("/v1/jobs", files={"file": file})
     job = await finished(served, made.json()["id"])
@@ -292,7 +292,7 @@ async def test_what_was_heard_is_a_wav_file(served: Served, sample: Path) -> Non
     assert (part.status_code, part.content) == (206, whole.content[40:100])
 
 
-async def test_every_answer_names_its_request(served: Served) -> None:
+async def test_every_response_names_its_request(served: Served) -> None:
     named = await served.http.get("/healthz", headers={"x-request-id": "abc-1"})
     assert named.headers["x-request-id"] == "abc-1"
     first, second = [(await served.http.get("/healthz")).headers["x-request-id"] for _ in range(2)]

@@ -1,4 +1,4 @@
-"""The graph as the root composes it, in Serve's local testing mode: real handles and streams, no cluster."""
+"""The Serve graph in Ray's local testing mode: real handles and streams, no cluster."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from deployments.ingestion.allow_list import AllowList
 from deployments.messages import FetchRequest, TranscodeRequest
 from deployments.storage.artifacts import Artifacts
 from serve_app.jobs.event_stream import EventStreams
+from serve_app.jobs.model_catalog import ModelCatalog
 from serve_app.jobs.quotas import Quotas, TenantLimits
 from serve_app.jobs.service import Jobs
 from serve_app.local.valkey import Valkey
@@ -28,26 +29,26 @@ from tests.lib.app import ME
 
 @pytest.fixture
 def settings(valkey: Valkey, tmp_path: Path) -> Settings:
-    given = {"engine": "fake", "models": "fake,second", "storage_uri": (tmp_path / "artifacts").as_uri()}
-    given["data_dir"] = str(tmp_path / "data")
-    return Settings.model_validate(given | {"redis_url": valkey.url})
+    values = {"engine": "fake", "models": "fake,second", "storage_uri": (tmp_path / "artifacts").as_uri()}
+    values["data_dir"] = str(tmp_path / "data")
+    return Settings.model_validate(values | {"redis_url": valkey.url})
 
 
-def visit(node: Any, found: dict[str, Any]) -> None:
-    """Find every deployment of a graph, by name."""
+def visit(node: Any, deployments: dict[str, Any]) -> None:
+    """Collect every deployment of a graph, by name."""
     if isinstance(node, dict):
         for part in node.values():
-            visit(part, found)
+            visit(part, deployments)
     elif hasattr(node, "_bound_deployment"):
-        found[node._bound_deployment.name] = node
+        deployments[node._bound_deployment.name] = node
         for part in (*node._bound_deployment.init_args, *node._bound_deployment.init_kwargs.values()):
-            visit(part, found)
+            visit(part, deployments)
 
 
 def bound(settings: Settings) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    visit(build(settings), found)
-    return {name: node._bound_deployment for name, node in found.items()}
+    deployments: dict[str, Any] = {}
+    visit(build(settings), deployments)
+    return {name: node._bound_deployment for name, node in deployments.items()}
 
 
 def test_all_deployments_fit_on_two_cores_and_scale_between_bounds(settings: Settings) -> None:
@@ -63,16 +64,18 @@ def test_all_deployments_fit_on_two_cores_and_scale_between_bounds(settings: Set
     assert 1 <= cores <= max(1, (os.cpu_count() or 1) // 2)
 
 
-def test_every_model_has_transcribers_of_its_own(settings: Settings) -> None:
+def test_every_model_has_its_own_transcriber(settings: Settings) -> None:
     assert {"Transcriber-fake", "Transcriber-second"} <= set(bound(settings))
 
 
-async def test_jobs_go_through_the_graph(settings: Settings, store: Store, artifacts: Artifacts, sample: Path) -> None:
+async def test_jobs_run_through_the_graph(settings: Settings, store: Store, artifacts: Artifacts, sample: Path) -> None:
     runner = served(settings, "Runner")
     events = EventStreams(store, artifacts)
     await events.start()
     limits = Quotas(store, TenantLimits())
-    jobs = Jobs(store, events, artifacts, find_models(settings), limits=limits, allowed=AllowList(), result_ttl_s=3600)
+    jobs = Jobs(
+        store, events, artifacts, ModelCatalog(find_models(settings)), quotas=limits, allowed=AllowList(), result_ttl_s=3600
+    )
     for model in ("fake", "second"):
         async with jobs.draft(ME) as draft:
             artifacts.put(draft.source, sample.read_bytes())
@@ -85,10 +88,10 @@ async def test_jobs_go_through_the_graph(settings: Settings, store: Store, artif
 
 
 def served(settings: Settings, name: str) -> Any:
-    """A handle to one deployment of the graph, with all that it needs."""
-    found: dict[str, Any] = {}
-    visit(build(settings), found)
-    return serve.run(found[name], name=name, route_prefix=None, _local_testing_mode=True)
+    """Handle of one deployment of the graph, with its dependencies."""
+    deployments: dict[str, Any] = {}
+    visit(build(settings), deployments)
+    return serve.run(deployments[name], name=name, route_prefix=None, _local_testing_mode=True)
 
 
 def stages(settings: Settings) -> ServeStages:
@@ -99,7 +102,7 @@ def stages(settings: Settings) -> ServeStages:
     )
 
 
-async def test_what_a_stage_raises_comes_through_its_handle(settings: Settings, artifacts: Artifacts) -> None:
+async def test_a_stages_exception_passes_through_its_handle(settings: Settings, artifacts: Artifacts) -> None:
     graph = stages(settings)
     artifacts.put("jobs/x/source", b"no audio")
     with pytest.raises(WorkError) as failed:
@@ -111,7 +114,7 @@ async def test_what_a_stage_raises_comes_through_its_handle(settings: Settings, 
     assert failed.value.code == "source_forbidden"
 
 
-async def test_a_reader_that_leaves_ends_the_stream(settings: Settings, artifacts: Artifacts, sample: Path) -> None:
+async def test_closing_a_stream_ends_it(settings: Settings, artifacts: Artifacts, sample: Path) -> None:
     graph = stages(settings)
     artifacts.put("jobs/x/source", sample.read_bytes())
     plans = graph.windows(TranscodeRequest("jobs/x/source", "jobs/x/pcm", 6.0, 3600.0))

@@ -17,7 +17,8 @@ from serve_app.local.valkey import Valkey
 from serve_app.models.storage_paths import job_folder
 from serve_app.store.connection import connect
 from tests.lib.app import QUEUE_LIMIT
-from tests.lib.web_server import answer, serving
+from tests.lib.web_server import answer as reply
+from tests.lib.web_server import serving
 from tests.service.conftest import MAX_UPLOAD_BYTES, Served
 
 Event = tuple[str, str, Any]
@@ -25,10 +26,10 @@ Event = tuple[str, str, Any]
 
 async def upload(served: Served, path: Path, **fields: Any) -> dict[str, Any]:
     with path.open("rb") as file:
-        answer = await served.http.post("/v1/jobs", files={"file": (path.name, file)}, data=fields)
-    assert answer.status_code == 202, answer.text
-    body: dict[str, Any] = answer.json()
-    assert answer.headers["location"] == f"/v1/jobs/{body['id']}"
+        response = await served.http.post("/v1/jobs", files={"file": (path.name, file)}, data=fields)
+    assert response.status_code == 202, response.text
+    body: dict[str, Any] = response.json()
+    assert response.headers["location"] == f"/v1/jobs/{body['id']}"
     return body
 
 
@@ -52,11 +53,11 @@ async def finished(served: Served, job_id: str) -> dict[str, Any]:
     return body
 
 
-def problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
-    """An error in the form of RFC 9457."""
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    body: dict[str, Any] = answer.json()
+def problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    """Check an error and return its problem details (RFC 9457)."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    body: dict[str, Any] = response.json()
     assert (body["status"], body["code"], body["type"]) == (status, code, f"urn:murmuration:error:{code}")
     assert body["title"]
     assert body["detail"].endswith(".")
@@ -87,20 +88,18 @@ async def test_an_upload_becomes_a_transcript(served: Served, sample: Path) -> N
         ("tsv", "text/tab-separated-values; charset=utf-8", "start\tend\ttext\n"),
     ],
 )
-async def test_a_transcript_comes_in_every_format(
+async def test_a_transcript_is_rendered_in_every_format(
     served: Served, sample: Path, format: str, content_type: str, begins: str
 ) -> None:
     job = await upload(served, sample)
     await finished(served, job["id"])
-    answer = await served.http.get(f"/v1/jobs/{job['id']}/transcript", params={"format": format})
-    assert answer.status_code == 200
-    assert answer.headers["content-type"] == content_type
-    assert answer.text.startswith(begins)
+    response = await served.http.get(f"/v1/jobs/{job['id']}/transcript", params={"format": format})
+    assert response.status_code == 200
+    assert response.headers["content-type"] == content_type
+    assert response.text.startswith(begins)
 
 
-async def test_segments_stream_while_the_job_runs_and_each_comes_once_over_many_connections(
-    served: Served, sample: Path
-) -> None:
+async def test_segments_stream_during_the_job_and_come_once_over_several_connections(served: Served, sample: Path) -> None:
     served.app.stages.gate = asyncio.Semaphore(2)
     job = await upload(served, sample, segment_duration="6")
     first = await follow(served, job["id"], count=6)
@@ -115,7 +114,7 @@ async def test_segments_stream_while_the_job_runs_and_each_comes_once_over_many_
     assert ids == list(range(len(ids)))
 
 
-async def test_a_place_that_no_stream_has_is_refused(served: Served, sample: Path) -> None:
+async def test_an_invalid_last_event_id_is_refused(served: Served, sample: Path) -> None:
     job = await upload(served, sample)
     refused = await served.http.get(f"/v1/jobs/{job['id']}/events", headers={"Last-Event-ID": "../etc"})
     problem(refused, 400, "malformed")
@@ -123,7 +122,7 @@ async def test_a_place_that_no_stream_has_is_refused(served: Served, sample: Pat
 
 async def test_a_source_is_fetched_from_its_url(served: Served, sample: Path) -> None:
     async with serving() as site:
-        site.replies["/talk.flac"] = answer(200, sample.read_bytes())
+        site.replies["/talk.flac"] = reply(200, sample.read_bytes())
         sent = await served.http.post("/v1/jobs", json={"source": {"url": site.url("/talk.flac")}})
         assert sent.status_code == 202
         job = await finished(served, sent.json()["id"])
@@ -131,7 +130,7 @@ async def test_a_source_is_fetched_from_its_url(served: Served, sample: Path) ->
     assert [a["name"] for a in job["artifacts"]] == ["source", "transcript.jsonl", "audio.wav"]
 
 
-async def test_a_source_that_is_not_there_fails_the_job_by_name(served: Served) -> None:
+async def test_a_source_that_does_not_exist_fails_the_job_by_code(served: Served) -> None:
     async with serving() as site:
         sent = await served.http.post("/v1/jobs", json={"source": {"url": site.url("/none")}})
         job = await finished(served, sent.json()["id"])
@@ -139,7 +138,7 @@ async def test_a_source_that_is_not_there_fails_the_job_by_name(served: Served) 
     problem(await served.http.get(f"/v1/jobs/{job['id']}/transcript"), 409, "conflict")
 
 
-async def test_an_artifact_comes_whole_and_in_ranges(served: Served, sample: Path) -> None:
+async def test_an_artifact_is_served_whole_and_in_ranges(served: Served, sample: Path) -> None:
     job = await finished(served, (await upload(served, sample))["id"])
     source = next(a for a in job["artifacts"] if a["name"] == "source")
     assert source["size"] == sample.stat().st_size
@@ -152,7 +151,7 @@ async def test_an_artifact_comes_whole_and_in_ranges(served: Served, sample: Pat
     problem(await served.http.get(source["url"] + "x"), 404, "not_found")
 
 
-async def test_a_listing_goes_through_all_jobs_by_its_cursor(served: Served, sample: Path) -> None:
+async def test_a_listing_pages_through_all_jobs_by_cursor(served: Served, sample: Path) -> None:
     sent = [(await upload(served, sample))["id"] for _ in range(5)]
     listed: list[str] = []
     cursor: str | None = ""
@@ -179,7 +178,7 @@ async def test_a_completed_job_cannot_be_cancelled(served: Served, sample: Path)
     problem(await served.http.post(f"/v1/jobs/{job['id']}/cancel"), 409, "conflict")
 
 
-async def test_a_failed_job_is_tried_again_while_it_has_attempts(served: Served) -> None:
+async def test_a_failed_job_can_be_retried_while_it_has_attempts(served: Served) -> None:
     sent = await served.http.post("/v1/jobs", files={"file": b"no audio"}, data={"max_attempts": "2"})
     job = await finished(served, sent.json()["id"])
     assert (job["phase"], job["attempts"]) == ("failed", 1)
@@ -214,7 +213,7 @@ async def test_an_unknown_job_is_a_404_everywhere(served: Served, method: str) -
         ([], 422, "invalid_request"),
     ],
 )
-async def test_a_request_that_cannot_be_granted_says_why(served: Served, body: Any, status: int, code: str) -> None:
+async def test_an_unsupported_request_is_refused_with_its_code(served: Served, body: Any, status: int, code: str) -> None:
     problem(await served.http.post("/v1/jobs", json=body), status, code)
     assert (await served.http.get("/v1/jobs")).json() == {"jobs": [], "next_cursor": None}
 
@@ -224,12 +223,12 @@ async def test_a_full_queue_says_when_to_come_back(served: Served, sample: Path,
     codes = []
     for _ in range(QUEUE_LIMIT + 9):
         with sample.open("rb") as file:
-            answer = await served.http.post("/v1/jobs", files={"file": file})
-        codes.append(answer.status_code)
+            response = await served.http.post("/v1/jobs", files={"file": file})
+        codes.append(response.status_code)
     assert set(codes[:QUEUE_LIMIT]) == {202}
-    body = problem(answer, 429, "rate_limited")
-    assert int(answer.headers["retry-after"]) >= 1
-    assert f"in {answer.headers['retry-after']} s" in body["detail"]
+    body = problem(response, 429, "rate_limited")
+    assert int(response.headers["retry-after"]) >= 1
+    assert f"in {response.headers['retry-after']} s" in body["detail"]
     page = (await served.http.get("/v1/jobs", params={"limit": 100})).json()["jobs"]
     assert len(page) == codes.count(202)
     assert len(list((tmp_path / "artifacts/jobs").iterdir())) == len(page)
@@ -237,7 +236,7 @@ async def test_a_full_queue_says_when_to_come_back(served: Served, sample: Path,
     assert waiting == list(range(QUEUE_LIMIT))[::-1]
 
 
-async def test_a_body_that_is_none_is_refused(served: Served) -> None:
+async def test_a_malformed_body_is_refused(served: Served) -> None:
     post = served.http.post
     json = {"content-type": "application/json"}
     problem(await post("/v1/jobs", content=b"{", headers=json), 400, "malformed")
@@ -248,18 +247,18 @@ async def test_a_body_that_is_none_is_refused(served: Served) -> None:
     problem(await post("/v1/jobs", data={"model": "fake"}, files={"other": b"x"}), 422, "invalid_request")
 
 
-async def test_an_upload_that_is_refused_leaves_nothing(served: Served, sample: Path, tmp_path: Path) -> None:
+async def test_a_refused_upload_leaves_nothing_in_storage(served: Served, sample: Path, tmp_path: Path) -> None:
     for fields in ({"model": "none"}, {"diarize": "true"}, {"unknown": "1"}, {"temperature": "hot"}):
         with sample.open("rb") as file:
-            answer = await served.http.post("/v1/jobs", files={"file": file}, data=fields)
-        assert answer.status_code == 422
+            response = await served.http.post("/v1/jobs", files={"file": file}, data=fields)
+        assert response.status_code == 422
     large = await served.http.post("/v1/jobs", files={"file": b"0" * (MAX_UPLOAD_BYTES + 1)})
     problem(large, 413, "source_too_large")
     assert list((tmp_path / "artifacts").rglob("*")) in ([], [tmp_path / "artifacts/jobs"])
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=x", "cursor=x", "cursor=%D9%A1"])
-async def test_a_listing_with_a_bad_query_says_so(served: Served, query: str) -> None:
+async def test_a_listing_with_an_invalid_query_is_refused(served: Served, query: str) -> None:
     problem(await served.http.get(f"/v1/jobs?{query}"), 422, "invalid_request")
 
 
@@ -276,34 +275,34 @@ async def test_models_health_and_docs_are_there(served: Served) -> None:
     problem(await served.http.put("/v1/jobs"), 405, "not_allowed")
 
 
-async def test_a_reader_that_has_heard_it_all_is_told_not_to_come_back(served: Served, sample: Path) -> None:
+async def test_a_client_that_has_all_events_gets_204(served: Served, sample: Path) -> None:
     job = await upload(served, sample)
     last = (await follow(served, job["id"]))[-1][0]
-    answer = await served.http.get(f"/v1/jobs/{job['id']}/events", headers={"Last-Event-ID": last})
-    assert (answer.status_code, answer.content) == (204, b"")
+    response = await served.http.get(f"/v1/jobs/{job['id']}/events", headers={"Last-Event-ID": last})
+    assert (response.status_code, response.content) == (204, b"")
 
 
 @pytest.mark.parametrize("url", ["http://[::1", "http://[foo]/", "http://a:b/", "http://", "//a", "http://u:p@a/"])
-async def test_an_address_that_is_none_is_refused(served: Served, url: str) -> None:
+async def test_an_invalid_url_is_refused(served: Served, url: str) -> None:
     problem(await served.http.post("/v1/jobs", json={"source": {"url": url}}), 422, "source_forbidden")
 
 
 @pytest.mark.parametrize("metadata", ["[" * 100_000, '{"a": "\\ud800"}', "nothing", "[1]", '{"a": {"b": 1}}'])
-async def test_metadata_that_cannot_be_read_is_refused(served: Served, sample: Path, metadata: str) -> None:
+async def test_invalid_metadata_is_refused(served: Served, sample: Path, metadata: str) -> None:
     with sample.open("rb") as file:
-        answer = await served.http.post("/v1/jobs", files={"file": file}, data={"metadata": metadata[:60_000]})
-    problem(answer, 422, "invalid_request")
+        response = await served.http.post("/v1/jobs", files={"file": file}, data={"metadata": metadata[:60_000]})
+    problem(response, 422, "invalid_request")
 
 
-async def test_no_route_forgets_to_ask_who_it_is(served: Served) -> None:
-    """Whatever is documented refuses a web page's name, but for what tells whether the service is well."""
+async def test_every_route_authenticates(served: Served) -> None:
+    """A request that must be refused is refused by every documented route but those of health."""
     paths = (await served.http.get("/openapi.json")).json()["paths"]
-    asked = [(method, path) for path, methods in paths.items() for method in methods]
-    assert len(asked) > 40
+    routes = [(method, path) for path, methods in paths.items() for method in methods]
+    assert len(routes) > 40
     answered = set()
-    for method, path in asked:
-        told = await served.http.request(method, re.sub(r"\{\w+\}", "x", path), headers={"Host": "evil.example"})
-        if told.status_code != 403:
+    for method, path in routes:
+        response = await served.http.request(method, re.sub(r"\{\w+\}", "x", path), headers={"Host": "evil.example"})
+        if response.status_code != 403:
             answered.add(path)
     assert answered == {"/healthz", "/readyz", "/metrics"}
 
@@ -318,18 +317,18 @@ async def test_no_route_forgets_to_ask_who_it_is(served: Served) -> None:
         {"Origin": "null"},
     ],
 )
-async def test_a_web_page_that_aims_here_is_refused(served: Served, headers: dict[str, str]) -> None:
+async def test_requests_of_other_hosts_and_origins_are_refused(served: Served, headers: dict[str, str]) -> None:
     problem(await served.http.get("/v1/jobs", headers=headers), 403, "forbidden")
     problem(await served.http.post("/v1/jobs", files={"file": b"x"}, headers=headers), 403, "forbidden")
     assert (await served.http.get("/v1/jobs")).json()["jobs"] == []
 
 
 @pytest.mark.parametrize("headers", [{"Host": "localhost:80"}, {"Host": "[::1]:80"}, {"Origin": "http://LOCALHOST:3000"}])
-async def test_this_machine_by_any_of_its_names_is_answered(served: Served, headers: dict[str, str]) -> None:
+async def test_every_name_of_this_machine_is_accepted(served: Served, headers: dict[str, str]) -> None:
     assert (await served.http.get("/v1/jobs", headers=headers)).status_code == 200
 
 
-async def test_a_post_that_is_sent_again_with_its_key_makes_no_second_job(served: Served, sample: Path) -> None:
+async def test_a_repeated_post_with_its_idempotency_key_makes_no_second_job(served: Served, sample: Path) -> None:
     key = {"Idempotency-Key": "k-1"}
 
     async def send(content: bytes, **fields: str) -> httpx.Response:
@@ -347,7 +346,9 @@ async def test_a_post_that_is_sent_again_with_its_key_makes_no_second_job(served
     assert len((await served.http.get("/v1/jobs")).json()["jobs"]) == 1
 
 
-async def test_a_post_whose_twin_is_under_way_is_told_to_wait(served: Served, valkey: Valkey, sample: Path) -> None:
+async def test_a_post_with_the_key_of_a_request_in_progress_is_a_conflict(
+    served: Served, valkey: Valkey, sample: Path
+) -> None:
     key = {"Idempotency-Key": "k-1"}
     half = asyncio.Event()
 
@@ -359,16 +360,16 @@ async def test_a_post_whose_twin_is_under_way_is_told_to_wait(served: Served, va
     kind = {"content-type": "multipart/form-data; boundary=b"}
     first = asyncio.create_task(served.http.post("/v1/jobs", content=slowly(), headers={**key, **kind}))
     redis = connect(valkey.url)
-    while not await redis.keys("*once*"):  # noqa: ASYNC110 - the server tells nobody that it has begun
+    while not await redis.keys("*once*"):  # noqa: ASYNC110 - the server has no event for it
         await asyncio.sleep(0.01)
     await redis.aclose()
-    twin = await served.http.post("/v1/jobs", json={"source": {"url": "http://a/b"}}, headers=key)
-    problem(twin, 409, "conflict")
+    second = await served.http.post("/v1/jobs", json={"source": {"url": "http://a/b"}}, headers=key)
+    problem(second, 409, "conflict")
     half.set()
     assert (await first).status_code == 202
 
 
-async def test_a_job_that_is_marked_as_deleted_answers_gone(served: Served, sample: Path) -> None:
+async def test_a_job_that_is_marked_as_deleted_is_gone(served: Served, sample: Path) -> None:
     job = await finished(served, (await upload(served, sample))["id"])
     path = f"/v1/jobs/{job['id']}"
     assert (await served.http.delete(path, params={"purge": "false"})).status_code == 204
@@ -380,11 +381,11 @@ async def test_a_job_that_is_marked_as_deleted_answers_gone(served: Served, samp
     problem(await served.http.get(path), 404, "not_found")
 
 
-async def test_figures_are_told_in_prometheus_words(served: Served, sample: Path) -> None:
+async def test_metrics_are_in_the_format_of_prometheus(served: Served, sample: Path) -> None:
     await finished(served, (await upload(served, sample))["id"])
-    answer = await served.http.get("/metrics")
-    assert answer.headers["content-type"].startswith("text/plain")
-    found = {f.name: f for f in text_string_to_metric_families(answer.text)}
+    response = await served.http.get("/metrics")
+    assert response.headers["content-type"].startswith("text/plain")
+    found = {f.name: f for f in text_string_to_metric_families(response.text)}
     ended = {s.labels["phase"]: s.value for s in found["murmur_jobs_ended"].samples if s.name.endswith("_total")}
     assert ended == {"completed": 1, "failed": 0, "cancelled": 0}
     waits = {s.labels["le"]: s.value for s in found["murmur_queue_wait_seconds"].samples if s.name.endswith("_bucket")}

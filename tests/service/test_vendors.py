@@ -1,4 +1,4 @@
-"""Requests as the vendors' documents show them, against `murmur up` with a real Whisper."""
+"""Requests from the vendors' documentation, against `murmur up` with real Whisper."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SPEECH_IS_CHEAP = "/v2/jobs/"
 
 @pytest.fixture(scope="module")
 def audio() -> Iterator[str]:
-    """Where the sample is to be fetched."""
+    """URL of the sample."""
     with serve_sample() as url:
         yield url
 
@@ -40,7 +40,7 @@ def http(cluster: Up) -> Iterator[httpx.Client]:
 
 
 def polled(http: httpx.Client, path: str) -> Any:
-    """A job at its end, as a client that polls sees it."""
+    """Poll a job until it has ended."""
     end = time.monotonic() + LONGEST_S
     while time.monotonic() < end:
         body = http.get(path).raise_for_status().json()
@@ -52,7 +52,7 @@ def polled(http: httpx.Client, path: str) -> Any:
 
 
 def test_shift(http: httpx.Client, audio: str) -> None:
-    asked = {
+    request = {
         "model": "whisper-1",
         "providerId": "openai-prod",
         "source": {"kind": "url", "url": audio},
@@ -60,14 +60,14 @@ def test_shift(http: httpx.Client, audio: str) -> None:
         "responseFormat": "vtt",
         "maxAttempts": 3,
     }
-    made = http.post(SHIFT, json=asked).raise_for_status().json()["data"]
+    made = http.post(SHIFT, json=request).raise_for_status().json()["data"]
     job = polled(http, f"{SHIFT}/{made['id']}")
     assert word_error_rate(TEXT, job["result"]["text"]) < 0.1
     assert job["result"]["language"] == "en"
     for artifact in job["artifacts"]:
         got = http.get(artifact["url"]).raise_for_status()
         assert len(got.content) == artifact["sizeBytes"]
-    assert [told["id"] for told in http.get(SHIFT).raise_for_status().json()["data"]] == [job["id"]]
+    assert [listed["id"] for listed in http.get(SHIFT).raise_for_status().json()["data"]] == [job["id"]]
 
 
 def test_bifrost(http: httpx.Client, sample: Path) -> None:
@@ -88,7 +88,7 @@ def test_bifrost(http: httpx.Client, sample: Path) -> None:
     assert job["created_at"] < job["completed_at"] < job["expires_at"]
 
 
-def test_a_fallback_is_used_where_the_model_is_not_there(http: httpx.Client, sample: Path) -> None:
+def test_a_fallback_is_used_for_an_unknown_model(http: httpx.Client, sample: Path) -> None:
     data = {"model": "acme/nothing", "fallbacks": ["acme/tiny.en", "openai/base"], "response_format": "text"}
     with sample.open("rb") as file:
         made = http.post(BIFROST, files={"file": file}, data=data).raise_for_status().json()
@@ -100,31 +100,31 @@ def test_a_fallback_is_used_where_the_model_is_not_there(http: httpx.Client, sam
 def test_a_vocabulary_changes_the_words(http: httpx.Client, audio: str) -> None:
     texts = []
     for vocabulary in ([], ["neighbours"]):
-        asked = {"audio_url": audio, "model": "qwen3-asr", "word_timestamps": True, "vocabulary": vocabulary}
-        made = http.post(TRANSCRIPTS, json=asked).raise_for_status().json()
-        told = polled(http, f"{TRANSCRIPTS}/{made['id']}")
-        assert word_error_rate(TEXT, told["text"]) < 0.1
-        assert len(told["words"]) == len(told["text"].split())
-        texts.append(told["text"])
+        request = {"audio_url": audio, "model": "qwen3-asr", "word_timestamps": True, "vocabulary": vocabulary}
+        made = http.post(TRANSCRIPTS, json=request).raise_for_status().json()
+        job = polled(http, f"{TRANSCRIPTS}/{made['id']}")
+        assert word_error_rate(TEXT, job["text"]) < 0.1
+        assert len(job["words"]) == len(job["text"].split())
+        texts.append(job["text"])
         assert http.delete(f"{TRANSCRIPTS}/{made['id']}").status_code == 204
     assert ["neighbours" in text for text in texts] == [False, True]
 
 
 def test_speech_is_cheap(http: httpx.Client, audio: str) -> None:
-    asked = {"input_url": audio, "language": "", "webhook_url": "", "can_stream_output": True, "segment_duration": 15}
-    with httpx_sse.connect_sse(http, "POST", SPEECH_IS_CHEAP, json=asked) as source:
-        told = [event.json() for event in source.iter_sse()]
-    segments = [each for each in told if each["type"] == "segment"]
-    assert (told[0]["type"], told[-1]) == ("initial", {"type": "final"})
-    assert (told[0]["device"], told[0]["request"]) == ("cpu", asked)
+    request = {"input_url": audio, "language": "", "webhook_url": "", "can_stream_output": True, "segment_duration": 15}
+    with httpx_sse.connect_sse(http, "POST", SPEECH_IS_CHEAP, json=request) as source:
+        events = [event.json() for event in source.iter_sse()]
+    segments = [event for event in events if event["type"] == "segment"]
+    assert (events[0]["type"], events[-1]) == ("initial", {"type": "final"})
+    assert (events[0]["device"], events[0]["request"]) == ("cpu", request)
     assert word_error_rate(TEXT, " ".join(segment["text"] for segment in segments)) < 0.15
     assert all(segment["processing_duration_in_s"] > 0 for segment in segments)
     assert all(segment["language"].startswith("en (") and 0 < segment["confidence"] <= 1 for segment in segments)
     assert [segment["id"] for segment in segments] == list(range(1, len(segments) + 1))
 
 
-async def test_speech_is_cheap_tells_of_an_upload_while_it_comes(cluster: Up, sample: Path) -> None:
-    """Through Serve's proxy: the answer begins before the body has ended."""
+async def test_speech_is_cheap_reports_upload_progress(cluster: Up, sample: Path) -> None:
+    """Through Serve's proxy, the response starts before the request body is complete."""
     content, junk = sample.read_bytes(), bytes(4 << 20)
     head = fields(can_stream_output="true", output_format="webvtt") + file()
     length = len(head + content + junk + END)
@@ -145,7 +145,7 @@ async def test_speech_is_cheap_tells_of_an_upload_while_it_comes(cluster: Up, sa
     assert word_error_rate(TEXT, " ".join(line for line in cues[1:] if " --> " not in line and not line.isdecimal())) < 0.2
 
 
-async def test_an_upload_that_is_cut_off_leaves_nothing(cluster: Up) -> None:
+async def test_an_aborted_upload_leaves_nothing_in_storage(cluster: Up) -> None:
     jobs = cluster.data_dir / "artifacts/jobs"
     before = set(jobs.iterdir())
     async with posting(cluster.url + SPEECH_IS_CHEAP, 8 << 20) as wire, asyncio.timeout(LONGEST_S):
@@ -162,7 +162,7 @@ KOLDAN = "/api/v1/speech-services/transcriptions"
 
 
 def koldan_ended(http: httpx.Client, job_id: str) -> Any:
-    """A job of Koldan's at its end, as a client that polls sees it."""
+    """Poll a Koldan job until it has ended."""
     end = time.monotonic() + LONGEST_S
     while time.monotonic() < end:
         job = http.get(f"{KOLDAN}/{job_id}").raise_for_status().json()
@@ -176,9 +176,9 @@ def test_koldan(http: httpx.Client, sample: Path, audio: str) -> None:
     options = {"model": "whisper-1", "language": {"defaultLanguageCode": "en"}}
     with sample.open("rb") as file:
         data = {"name": "meeting-recording", "transcription": json.dumps(options), "diarization": '{"enabled":false}'}
-        told = http.post(f"{KOLDAN}/upload", files={"file": ("meeting-2026-04-01.wav", file)}, data=data)
-    assert told.status_code == 201, told.text
-    body = told.json()
+        response = http.post(f"{KOLDAN}/upload", files={"file": ("meeting-2026-04-01.wav", file)}, data=data)
+    assert response.status_code == 201, response.text
+    body = response.json()
     job = koldan_ended(http, body["job"]["id"])
     assert job["status"] == "COMPLETED"
     assert word_error_rate(TEXT, job["result"]["text"]) < 0.1
@@ -188,9 +188,11 @@ def test_koldan(http: httpx.Client, sample: Path, audio: str) -> None:
     assert {word["punctuation"] for word in words} >= {None, "."}
     assert any(word["capitalization"] != word["word"] for word in words)
     plain = {**options, "punctuation": False, "capitalization": False}
-    told = http.post(KOLDAN, json={"fileId": body["file"]["id"], "transcription": plain, "diarization": {"enabled": False}})
-    assert told.status_code == 201, told.text
-    text = koldan_ended(http, told.json()["id"])["result"]["text"]
+    response = http.post(
+        KOLDAN, json={"fileId": body["file"]["id"], "transcription": plain, "diarization": {"enabled": False}}
+    )
+    assert response.status_code == 201, response.text
+    text = koldan_ended(http, response.json()["id"])["result"]["text"]
     assert word_error_rate(TEXT, text) < 0.1
     assert text == text.lower()
     assert "." not in text
@@ -200,11 +202,11 @@ def test_koldan(http: httpx.Client, sample: Path, audio: str) -> None:
         KOLDAN, json={"fileId": body["file"]["id"], "transcription": options, "diarization": {"enabled": True}}
     )
     assert (refused.status_code, refused.json()["code"]) == (400, "FEATURE_UNAVAILABLE")
-    for each in listed["jobs"]:
-        assert http.delete(f"{KOLDAN}/{each['id']}").status_code == 204
-        assert http.post(f"{KOLDAN}/{each['id']}/purge").status_code == 204
-        assert http.get(f"{KOLDAN}/{each['id']}/result", params={"format": "json"}).status_code == 410
+    for job in listed["jobs"]:
+        assert http.delete(f"{KOLDAN}/{job['id']}").status_code == 204
+        assert http.post(f"{KOLDAN}/{job['id']}/purge").status_code == 204
+        assert http.get(f"{KOLDAN}/{job['id']}/result", params={"format": "json"}).status_code == 410
     imported = {"uri": (None, audio), "name": (None, "x"), "transcription": (None, json.dumps(options))}
-    told = http.post(f"{KOLDAN}/upload", files=imported)
-    assert told.status_code == 201, told.text
-    assert http.post(f"{KOLDAN}/{told.json()['job']['id']}/cancel").status_code in (204, 409)
+    response = http.post(f"{KOLDAN}/upload", files=imported)
+    assert response.status_code == 201, response.text
+    assert http.post(f"{KOLDAN}/{response.json()['job']['id']}/cancel").status_code in (204, 409)

@@ -1,4 +1,4 @@
-"""Leases that run out: the job goes on elsewhere, what kills its workers is given up."""
+"""Expired leases: the job continues elsewhere, or fails if it kills its workers."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from serve_app.store.redis_store import Store
 
 
 @pytest.fixture
-async def fleeting(valkey: Valkey) -> AsyncIterator[Store]:
-    """A store whose leases have run out as soon as they are given."""
+async def expiring(valkey: Valkey) -> AsyncIterator[Store]:
+    """A store whose leases are expired from the start."""
     redis = connect(valkey.url)
     await redis.flushall()
     store = Store(redis, LeaseRules(lease_s=-1.0))
@@ -30,55 +30,55 @@ async def submitted(store: Store) -> str:
     return job_id
 
 
-async def test_an_expired_lease_frees_the_job_and_voids_the_token(fleeting: Store) -> None:
-    job_id = await submitted(fleeting)
-    old = await fleeting.leases.claim("worker")
+async def test_an_expired_lease_frees_the_job_and_voids_the_token(expiring: Store) -> None:
+    job_id = await submitted(expiring)
+    old = await expiring.leases.claim("worker")
     assert old
-    assert await fleeting.leases.reap() == 1
-    assert await fleeting.leases.renew(old) is LeaseState.LOST
-    new = await fleeting.leases.claim("another")
+    assert await expiring.leases.reap() == 1
+    assert await expiring.leases.renew(old) is LeaseState.LOST
+    new = await expiring.leases.claim("another")
     assert new
     assert new.job_id == job_id
-    job = await fleeting.jobs.get(job_id)
+    job = await expiring.jobs.get(job_id)
     assert job
     assert job.attempts == 1, "a stall is no attempt"
 
 
-async def test_a_job_that_stalls_three_times_is_failed_by_name(fleeting: Store) -> None:
-    job_id = await submitted(fleeting)
+async def test_a_job_that_stalls_three_times_is_failed(expiring: Store) -> None:
+    job_id = await submitted(expiring)
     for number in range(3):
-        assert await fleeting.leases.claim(f"worker-{number}")
-        assert await fleeting.leases.reap() == 1
-    job = await fleeting.jobs.get(job_id)
+        assert await expiring.leases.claim(f"worker-{number}")
+        assert await expiring.leases.reap() == 1
+    job = await expiring.jobs.get(job_id)
     assert job
     assert job.error
     assert (job.phase, job.error.code) == (Phase.FAILED, "internal")
-    assert await fleeting.leases.claim("worker") is None
+    assert await expiring.leases.claim("worker") is None
 
 
-async def test_workers_that_die_with_several_jobs_are_held_less_against_each(fleeting: Store) -> None:
-    ids = [await submitted(fleeting) for _ in range(2)]
+async def test_a_worker_lost_with_several_jobs_charges_each_a_loss_only(expiring: Store) -> None:
+    ids = [await submitted(expiring) for _ in range(2)]
     for number in range(LeaseRules().max_losses):
-        assert await fleeting.leases.claim(f"worker-{number}")
-        assert await fleeting.leases.claim(f"worker-{number}")
-        jobs = [await fleeting.jobs.get(job_id) for job_id in ids]
+        assert await expiring.leases.claim(f"worker-{number}")
+        assert await expiring.leases.claim(f"worker-{number}")
+        jobs = [await expiring.jobs.get(job_id) for job_id in ids]
         assert [job.setbacks for job in jobs if job] == [number, number]
-        assert await fleeting.leases.reap() == 2
-    jobs = [await fleeting.jobs.get(job_id) for job_id in ids]
+        assert await expiring.leases.reap() == 2
+    jobs = [await expiring.jobs.get(job_id) for job_id in ids]
     assert [job.phase for job in jobs if job] == [Phase.FAILED, Phase.FAILED]
 
 
-async def test_a_stalled_job_that_was_to_be_cancelled_is_cancelled(fleeting: Store) -> None:
-    job_id = await submitted(fleeting)
-    await fleeting.leases.claim("worker")
-    await fleeting.jobs.cancel(job_id)
-    await fleeting.leases.reap()
-    job = await fleeting.jobs.get(job_id)
+async def test_a_stalled_job_whose_cancel_was_requested_is_cancelled(expiring: Store) -> None:
+    job_id = await submitted(expiring)
+    await expiring.leases.claim("worker")
+    await expiring.jobs.cancel(job_id)
+    await expiring.leases.reap()
+    job = await expiring.jobs.get(job_id)
     assert job
     assert job.phase is Phase.CANCELLED
 
 
-async def test_a_lease_in_force_is_not_reaped(store: Store) -> None:
+async def test_a_valid_lease_is_not_reaped(store: Store) -> None:
     await submitted(store)
     await store.leases.claim("worker")
     assert await store.leases.reap() == 0

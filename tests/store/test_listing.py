@@ -1,4 +1,4 @@
-"""Lists of an owner's jobs: by state, time of creation and page, in a dialect."""
+"""Listings of an owner's jobs in a dialect: by state, time of creation and page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SPEC = JobSpec("base", dialect="shift")
 
 @pytest.fixture
 async def made(store: Store) -> list[str]:
-    """Twenty jobs, oldest first, of which every third is another owner's or dialect's."""
+    """Ids of twenty jobs, oldest first, among ten of another owner or dialect."""
     mine = []
     for number in range(30):
         job_id = uuid4().hex
@@ -30,8 +30,8 @@ async def made(store: Store) -> list[str]:
     return mine
 
 
-async def ids(store: Store, wanted: JobQuery) -> list[str]:
-    return [job.id for job in (await store.jobs.query("me", "t", "shift", wanted)).jobs]
+async def ids(store: Store, query: JobQuery) -> list[str]:
+    return [job.id for job in (await store.jobs.query("me", "t", "shift", query)).jobs]
 
 
 async def test_jobs_come_in_order_of_creation(store: Store, made: list[str]) -> None:
@@ -55,8 +55,8 @@ async def test_pages_follow_one_another(store: Store, made: list[str], newest_fi
 
 @pytest.mark.parametrize("newest_first", [True, False])
 @pytest.mark.parametrize("offset", [0, 1, 7, 19, 20, 1000])
-async def test_a_page_may_be_asked_for_by_its_place(store: Store, made: list[str], newest_first: bool, offset: int) -> None:
-    """Over several shelves, as jobs move on."""
+async def test_a_page_can_be_requested_by_offset(store: Store, made: list[str], newest_first: bool, offset: int) -> None:
+    """Over several shelves, as jobs change state."""
     order = random.Random(offset)
     for _ in range(15):
         claim = await store.leases.claim("worker")
@@ -70,7 +70,7 @@ async def test_a_page_may_be_asked_for_by_its_place(store: Store, made: list[str
     assert page.total == 20
 
 
-async def test_states_are_told_apart(store: Store, made: list[str]) -> None:
+async def test_a_listing_filters_by_state(store: Store, made: list[str]) -> None:
     claim = await store.leases.claim("worker")
     while claim and claim.job_id not in made:
         claim = await store.leases.claim("worker")
@@ -85,7 +85,7 @@ async def test_states_are_told_apart(store: Store, made: list[str]) -> None:
     assert await ids(store, JobQuery((State.COMPLETED, State.CANCELLED))) == []
 
 
-async def test_times_of_creation_bound_a_list(store: Store, made: list[str]) -> None:
+async def test_a_listing_filters_by_time_of_creation(store: Store, made: list[str]) -> None:
     jobs = [job for job in await store.jobs.get_many(made) if job]
     middle = jobs[10].created_at
     after = await ids(store, JobQuery(made_after=middle, newest_first=False, limit=100))
@@ -98,8 +98,8 @@ async def test_times_of_creation_bound_a_list(store: Store, made: list[str]) -> 
 
 
 @pytest.mark.parametrize("newest_first", [True, False])
-async def test_a_place_keeps_to_the_bounds(store: Store, made: list[str], newest_first: bool) -> None:
-    """A page's place may lie outside of what the next request asks for."""
+async def test_a_cursor_outside_the_filter_does_not_widen_it(store: Store, made: list[str], newest_first: bool) -> None:
+    """The filter may change between two pages."""
     jobs = [job for job in await store.jobs.get_many(made) if job]
     page = await store.jobs.query("me", "t", "shift", JobQuery(newest_first=newest_first, limit=2))
     within = JobQuery(newest_first=newest_first, limit=100)
@@ -109,7 +109,7 @@ async def test_a_place_keeps_to_the_bounds(store: Store, made: list[str], newest
     assert await ids(store, replace(within, after=page.next)) == await ids(store, within)
 
 
-async def test_jobs_of_one_moment_come_in_their_order(store: Store) -> None:
+async def test_concurrent_jobs_have_one_order(store: Store) -> None:
     made = [uuid4().hex for _ in range(60)]
     await asyncio.gather(*(store.jobs.submit(job_id, "me", "t", SPEC, ttl_s=60) for job_id in made))
     jobs = [job for job in await store.jobs.get_many(made) if job]

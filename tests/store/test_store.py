@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+from dataclasses import fields, replace
 from uuid import uuid4
 
 import orjson
@@ -37,7 +37,7 @@ def window(index: int, *texts: str) -> Commit:
     return Commit(index, segments, index + 1.0, "en", "cpu", progress)
 
 
-async def told(store: Store, job_id: str, kind: EventKind) -> list[dict[str, object]]:
+async def payloads(store: Store, job_id: str, kind: EventKind) -> list[dict[str, object]]:
     return [orjson.loads(event.data) for event in await store.events.read(job_id) if event.kind is kind]
 
 
@@ -54,7 +54,7 @@ async def test_a_job_comes_back_as_it_was_submitted(store: Store) -> None:
     assert (job.phase, job.attempts, job.started_at, job.queue_position) == (Phase.QUEUED, 0, None, 0)
 
 
-async def test_what_a_job_was_made_of_is_replaced_by_who_holds_it_or_at_its_end(store: Store) -> None:
+async def test_a_spec_is_replaced_under_the_lease_or_after_the_end(store: Store) -> None:
     job_id = await submitted(store, spec=JobSpec("base", url="http://a/b"))
     assert not await store.jobs.replace_spec(job_id, SPEC)
     claim = await claimed(store)
@@ -69,9 +69,8 @@ async def test_what_a_job_was_made_of_is_replaced_by_who_holds_it_or_at_its_end(
     assert not await store.jobs.replace_spec("nothing", SPEC)
 
 
-async def test_private_jobs_that_have_ended_are_known_until_they_are_forgotten(store: Store) -> None:
-    told = JobSpec("base", metadata={"a": '"private":true'})
-    for spec in (JobSpec("base", private=True), told):
+async def test_ended_private_jobs_are_listed_until_they_are_settled(store: Store) -> None:
+    for spec in (JobSpec("base", private=True), SPEC):
         await submitted(store, spec=spec)
     claims = [await claimed(store), await claimed(store)]
     assert await store.leases.private_ended(0.0) == []
@@ -83,7 +82,16 @@ async def test_private_jobs_that_have_ended_are_known_until_they_are_forgotten(s
     assert await store.leases.private_ended(0.0) == []
 
 
-async def test_what_is_not_there_is_none(store: Store) -> None:
+async def test_a_private_flag_inside_a_users_string_does_not_make_a_job_private(store: Store) -> None:
+    hidden = '{"private":true}'
+    spec = JobSpec("base", prompt=hidden, metadata={"private": "1", "a": hidden})
+    job_id = await submitted(store, spec=spec)
+    await store.leases.finish(await claimed(store), Phase.FAILED, JobError("internal", "It failed."))
+    assert await store.leases.private_ended(0.0) == []
+    assert await store.jobs.retry(job_id), "a private job is not retried"
+
+
+async def test_a_missing_job_is_none(store: Store) -> None:
     assert await store.jobs.get("nothing") is None
     assert await store.leases.claim("worker") is None
     assert await store.jobs.cancel("nothing") is None
@@ -96,7 +104,7 @@ async def test_a_full_queue_takes_no_more(store: Store) -> None:
     await submitted(store, "another", queue_limit=1)
 
 
-async def test_positions_count_those_before_in_the_same_queue(store: Store) -> None:
+async def test_positions_count_jobs_before_in_the_same_queue(store: Store) -> None:
     ids = [await submitted(store) for _ in range(3)]
     assert [job.queue_position for job in await store.jobs.get_many(ids) if job] == [0, 1, 2]
 
@@ -167,7 +175,7 @@ async def test_only_the_holder_of_the_token_may_write(store: Store) -> None:
     assert not await store.leases.give_back(old)
     assert await store.leases.renew(old) is LeaseState.LOST
     assert await store.leases.commit(new, window(0, "fresh")) is CommitOutcome.COMMITTED
-    assert [s["text"] for s in await told(store, job_id, EventKind.SEGMENT)] == ["fresh"]
+    assert [s["text"] for s in await payloads(store, job_id, EventKind.SEGMENT)] == ["fresh"]
 
 
 async def test_a_window_is_committed_once_and_in_order(store: Store) -> None:
@@ -177,19 +185,19 @@ async def test_a_window_is_committed_once_and_in_order(store: Store) -> None:
     assert await store.leases.commit(claim, window(0, "a", "b")) is CommitOutcome.REPEATED
     assert await store.leases.commit(claim, window(2, "too early")) is CommitOutcome.REPEATED
     assert await store.leases.commit(claim, window(1, "c")) is CommitOutcome.COMMITTED
-    assert [s["text"] for s in await told(store, job_id, EventKind.SEGMENT)] == ["a", "b", "c"]
+    assert [s["text"] for s in await payloads(store, job_id, EventKind.SEGMENT)] == ["a", "b", "c"]
     job = await store.jobs.get(job_id)
     assert job
     assert (job.checkpoint.next_window, job.checkpoint.segments, job.checkpoint.end_s) == (2, 3, 2.0)
 
 
-async def test_the_end_is_told_once_and_for_good(store: Store) -> None:
+async def test_a_job_ends_once(store: Store) -> None:
     job_id = await submitted(store)
     claim = await claimed(store)
     assert await store.leases.finish(claim, Phase.FAILED, JobError("corrupt_media", "It is damaged."))
     assert not await store.leases.finish(claim, Phase.COMPLETED)
     assert await store.jobs.cancel(job_id) is Phase.FAILED
-    assert await told(store, job_id, EventKind.DONE) == [
+    assert await payloads(store, job_id, EventKind.DONE) == [
         {"phase": "failed", "error": {"code": "corrupt_media", "message": "It is damaged."}}
     ]
     job = await store.jobs.get(job_id)
@@ -198,7 +206,7 @@ async def test_the_end_is_told_once_and_for_good(store: Store) -> None:
     assert job.completed_at
 
 
-async def test_a_failed_job_is_tried_again_from_its_checkpoint(store: Store) -> None:
+async def test_a_failed_job_is_retried_from_its_checkpoint(store: Store) -> None:
     job_id = await submitted(store)
     claim = await claimed(store)
     await store.leases.commit(claim, window(0, "a"))
@@ -211,12 +219,12 @@ async def test_a_failed_job_is_tried_again_from_its_checkpoint(store: Store) -> 
     assert (again.job_id, job.checkpoint.next_window, job.attempts, job.error) == (job_id, 1, 2, None)
     await store.leases.commit(again, window(1, "b"))
     await store.leases.finish(again, Phase.COMPLETED)
-    assert [s["text"] for s in await told(store, job_id, EventKind.SEGMENT)] == ["a", "b"]
-    assert await told(store, job_id, EventKind.DONE) == [{"phase": "completed"}]
+    assert [s["text"] for s in await payloads(store, job_id, EventKind.SEGMENT)] == ["a", "b"]
+    assert await payloads(store, job_id, EventKind.DONE) == [{"phase": "completed"}]
     assert await store.jobs.retry("nothing") is None
 
 
-async def test_a_failed_job_whose_stream_is_gone_is_tried_again_from_its_beginning(store: Store) -> None:
+async def test_a_failed_job_without_its_stream_is_retried_from_the_start(store: Store) -> None:
     job_id = await submitted(store)
     claim = await claimed(store)
     await store.leases.commit(claim, window(0, "a"))
@@ -228,7 +236,7 @@ async def test_a_failed_job_whose_stream_is_gone_is_tried_again_from_its_beginni
     assert (job.checkpoint.next_window, job.checkpoint.segments) == (0, 0)
 
 
-async def test_a_job_without_attempts_left_is_not_tried_again(store: Store) -> None:
+async def test_a_job_without_attempts_left_is_not_retried(store: Store) -> None:
     job_id = await submitted(store, spec=JobSpec("base", max_attempts=1))
     await store.leases.finish(await claimed(store), Phase.FAILED, JobError("internal", "It failed."))
     assert await store.jobs.retry(job_id) is False
@@ -241,7 +249,7 @@ async def test_a_waiting_job_is_cancelled_at_once(store: Store) -> None:
     assert await store.leases.claim("worker") is None
 
 
-async def test_a_running_job_that_is_to_be_cancelled_commits_no_more(store: Store) -> None:
+async def test_a_running_job_whose_cancel_was_requested_commits_no_more(store: Store) -> None:
     job_id = await submitted(store)
     claim = await claimed(store)
     assert await store.jobs.cancel(job_id) is Phase.DOWNLOADING
@@ -251,7 +259,7 @@ async def test_a_running_job_that_is_to_be_cancelled_commits_no_more(store: Stor
     assert await phase(store, job_id) is Phase.CANCELLED
 
 
-async def test_a_running_job_that_is_to_be_cancelled_does_not_go_back(store: Store) -> None:
+async def test_a_running_job_whose_cancel_was_requested_is_not_requeued(store: Store) -> None:
     job_id = await submitted(store)
     claim = await claimed(store)
     await store.jobs.cancel(job_id)
@@ -261,7 +269,7 @@ async def test_a_running_job_that_is_to_be_cancelled_does_not_go_back(store: Sto
 
 
 async def test_a_submit_that_is_sent_again_changes_nothing(store: Store) -> None:
-    """As redis-py does when it loses the answer."""
+    """redis-py does so when it loses the reply."""
     job_id = await submitted(store)
     claim = await claimed(store)
     assert await store.leases.commit(claim, window(0, "a")) is CommitOutcome.COMMITTED
@@ -273,7 +281,7 @@ async def test_a_submit_that_is_sent_again_changes_nothing(store: Store) -> None
 
 
 @pytest.mark.parametrize("cost", list(AttemptCost))
-async def test_a_job_that_is_given_back_goes_on_from_its_checkpoint(store: Store, cost: AttemptCost) -> None:
+async def test_a_requeued_job_continues_from_its_checkpoint(store: Store, cost: AttemptCost) -> None:
     await submitted(store)
     claim = await claimed(store)
     assert await store.leases.commit(claim, window(0, "a")) is CommitOutcome.COMMITTED
@@ -284,7 +292,7 @@ async def test_a_job_that_is_given_back_goes_on_from_its_checkpoint(store: Store
     assert job.attempts == (2 if cost is AttemptCost.ATTEMPT else 1)
 
 
-async def test_a_delayed_job_waits_for_its_time(store: Store) -> None:
+async def test_a_delayed_job_is_not_claimed_early(store: Store) -> None:
     job_id = await submitted(store)
     assert await store.leases.give_back(await claimed(store), delay_s=3600)
     assert await store.leases.claim("worker") is None
@@ -301,7 +309,7 @@ async def test_a_listing_is_newest_first_in_pages_and_of_one_tenant(store: Store
     assert end is None
 
 
-async def test_a_purge_leaves_no_trace(store: Store) -> None:
+async def test_a_deleted_job_leaves_no_trace(store: Store) -> None:
     job_id = await submitted(store)
     assert await store.jobs.delete(job_id) is False
     await store.leases.finish(await claimed(store), Phase.COMPLETED)
@@ -339,20 +347,27 @@ async def test_weights_are_those_of_the_last_settings(store: Store) -> None:
     assert order.count("vip") == 2
 
 
-async def test_waiting_jobs_are_told_their_places_as_they_move_up(store: Store) -> None:
+async def test_queued_jobs_get_progress_events_as_they_move_up(store: Store) -> None:
     ids = [await submitted(store) for _ in range(13)]
-    assert [(await told(store, job, EventKind.PROGRESS))[0]["queue_position"] for job in ids] == list(range(13))
+    assert [(await payloads(store, job, EventKind.PROGRESS))[0]["queue_position"] for job in ids] == list(range(13))
     await claimed(store)
-    assert [(await told(store, job, EventKind.PROGRESS))[-1]["queue_position"] for job in ids[1:]] == [*range(11), 12]
+    assert [(await payloads(store, job, EventKind.PROGRESS))[-1]["queue_position"] for job in ids[1:]] == [*range(11), 12]
     await claimed(store)
-    places = [(await told(store, job, EventKind.PROGRESS))[-1] for job in ids[2:]]
-    assert [place["queue_position"] for place in places] == list(range(11))
-    assert all(place["eta_s"] is not None for place in places[:10])
+    progress = [(await payloads(store, job, EventKind.PROGRESS))[-1] for job in ids[2:]]
+    assert [entry["queue_position"] for entry in progress] == list(range(11))
+    assert all(entry["eta_s"] is not None for entry in progress[:10])
     await store.jobs.cancel(ids[2])
-    assert (await told(store, ids[3], EventKind.PROGRESS))[-1]["queue_position"] == 0
+    assert (await payloads(store, ids[3], EventKind.PROGRESS))[-1]["queue_position"] == 0
 
 
-async def test_a_long_queue_is_not_told_at_every_claim(store: Store) -> None:
+async def test_progress_has_the_same_fields_while_queued_and_while_running(store: Store) -> None:
+    job_id = await submitted(store)
+    await store.leases.commit(await claimed(store), window(0, "a"))
+    queued, running = await payloads(store, job_id, EventKind.PROGRESS)
+    assert queued.keys() == running.keys() == {field.name for field in fields(Progress)}
+
+
+async def test_a_claim_emits_few_events_in_a_long_queue(store: Store) -> None:
     ids = [await submitted(store) for _ in range(250)]
     before = [len(await store.events.read(job)) for job in ids]
     await claimed(store)
@@ -372,22 +387,22 @@ async def test_an_end_queues_its_webhook_and_a_retry_takes_it_back(store: Store)
     assert (await store.stats.read()).webhooks == 1
 
 
-async def test_figures_count_what_happened(store: Store) -> None:
+async def test_counters_count_what_happened(store: Store) -> None:
     ids = [await submitted(store) for _ in range(4)]
     await store.leases.finish(await claimed(store), Phase.COMPLETED)
     claim = await claimed(store)
     await store.jobs.cancel(claim.job_id)
     await store.leases.finish(claim, Phase.CANCELLED)
     await store.jobs.cancel(ids[2])
-    figures = await store.stats.read()
-    grown = figures.counters
-    assert (grown["jobs_submitted"], grown["jobs_completed"], grown["jobs_cancelled"]) == (4, 1, 2)
-    assert (grown["cancel_ms"], grown["wait_ms"]) == (2, 2)
-    assert sum(n for name, n in grown.items() if name.startswith("cancel_ms:le:")) == 2
-    assert (figures.waiting, figures.running, figures.delayed) == (1, 0, 0)
+    stats = await store.stats.read()
+    counters = stats.counters
+    assert (counters["jobs_submitted"], counters["jobs_completed"], counters["jobs_cancelled"]) == (4, 1, 2)
+    assert (counters["cancel_ms"], counters["wait_ms"]) == (2, 2)
+    assert sum(n for name, n in counters.items() if name.startswith("cancel_ms:le:")) == 2
+    assert (stats.waiting, stats.running, stats.delayed) == (1, 0, 0)
 
 
-async def test_a_deleted_job_leaves_the_lists_and_stays_what_it_was(store: Store) -> None:
+async def test_a_job_marked_as_deleted_leaves_the_listings_only(store: Store) -> None:
     job_id = await submitted(store)
     assert await store.jobs.mark_deleted(job_id) is False
     await store.leases.finish(await claimed(store), Phase.FAILED, JobError("internal", "It failed."))
@@ -403,14 +418,14 @@ async def test_a_deleted_job_leaves_the_lists_and_stays_what_it_was(store: Store
     assert await store.jobs.delete(job_id) is True
 
 
-async def test_a_list_is_its_owners(store: Store) -> None:
+async def test_a_listing_shows_jobs_of_its_owner(store: Store) -> None:
     mine, theirs = uuid4().hex, uuid4().hex
     await store.jobs.submit(mine, "me", "t", SPEC, ttl_s=60)
     await store.jobs.submit(theirs, "they", "t", SPEC, ttl_s=60)
     assert [job.id for job in (await store.jobs.page("me", "t", limit=10))[0]] == [mine]
 
 
-async def test_a_job_that_costs_its_workers_is_failed_however_they_were_lost(store: Store) -> None:
+async def test_a_job_with_too_many_stalls_is_failed(store: Store) -> None:
     job_id = await submitted(store)
     for _ in range(2):
         assert await store.leases.give_back(await claimed(store), cost=AttemptCost.STALL)
@@ -426,7 +441,7 @@ async def test_a_job_that_costs_its_workers_is_failed_however_they_were_lost(sto
     assert "workers" in job.error.message
 
 
-async def test_a_job_goes_on_with_another_model_and_a_retry_begins_with_the_first(store: Store) -> None:
+async def test_a_job_continues_with_a_fallback_and_a_retry_starts_with_the_first_model(store: Store) -> None:
     job_id = await submitted(store, spec=JobSpec("base", fallbacks=("small", "tiny")))
     for model, following in (("base", "small"), ("small", "tiny"), ("tiny", None)):
         job = await store.jobs.get(job_id)
@@ -442,7 +457,7 @@ async def test_a_job_goes_on_with_another_model_and_a_retry_begins_with_the_firs
     assert job.model == "base"
 
 
-async def test_a_job_that_goes_for_good_is_seen_and_told_of_no_more(store: Store) -> None:
+async def test_a_job_to_be_deleted_when_ended_is_hidden_and_sends_no_webhook(store: Store) -> None:
     job_id = await submitted(store, spec=JobSpec("base", webhook="https://example.com/x"))
     claim = await claimed(store)
     assert await store.jobs.delete_when_ended(job_id)

@@ -1,4 +1,4 @@
-"""The scripts against a small model of what they promise, driven by hypothesis over a real Valkey."""
+"""Model-based test: the scripts on a real Valkey against a small model, driven by hypothesis."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ STALLS, LOSSES = 3, 4
 
 @dataclass
 class Known:
-    """What the model knows of a job."""
+    """A job in the model."""
 
     tenant: str
     phase: Phase = Phase.QUEUED
@@ -53,15 +53,15 @@ class Known:
 
 
 @dataclass
-class Kept:
-    """An idempotency key: for a job to be, or with its request's fingerprint for one that is."""
+class Reservation:
+    """An idempotency key: reserved, or with the fingerprint of a submitted request."""
 
     job_id: str
     fingerprint: str | None = None
 
 
 class Jobs(RuleBasedStateMachine):
-    """Any order of calls, by workers that are told the truth or hold stale tokens, with restarts of the server."""
+    """Any order of calls, by workers with valid and stale tokens, with restarts of the server."""
 
     ids = Bundle("ids")
     claims = Bundle("claims")
@@ -72,8 +72,8 @@ class Jobs(RuleBasedStateMachine):
         self.folder = tempfile.TemporaryDirectory(prefix="murmur-test-", dir="/tmp")
         self.valkey = Valkey(Path(self.folder.name), Path(self.folder.name))
         self.jobs: dict[str, Known] = {}
-        self.kept: dict[str, Kept] = {}
-        self.made = 0
+        self.keys: dict[str, Reservation] = {}
+        self.job_count = 0
         self.workers: dict[int, str] = {}
         self.shared: set[str] = set()
         self.start()
@@ -101,7 +101,7 @@ class Jobs(RuleBasedStateMachine):
         return self.loop.run(work)
 
     def held(self, claim: Claim) -> Known | None:
-        """The job of a claim that is still good."""
+        """The job of a claim that is still valid."""
         job = self.jobs.get(claim.job_id)
         return job if job and job.token == claim.token else None
 
@@ -121,44 +121,44 @@ class Jobs(RuleBasedStateMachine):
         self.jobs[job_id] = Known(tenant)
         return job_id
 
-    @rule(target=ids, place=st.sampled_from("xyz"), fingerprint=st.sampled_from("12"), reserved=st.booleans())
-    def submit_once(self, place: str, fingerprint: str, reserved: bool) -> Any:
-        """With an idempotency key; the request may have kept it before, or find it kept by another."""
+    @rule(target=ids, digest=st.sampled_from("xyz"), fingerprint=st.sampled_from("12"), reserved=st.booleans())
+    def submit_once(self, digest: str, fingerprint: str, reserved: bool) -> Any:
+        """Submit with an idempotency key, which this request or another may have reserved."""
         job_id = self.fresh()
-        held = self.kept.get(place)
+        held = self.keys.get(digest)
         if reserved:
-            assert self.run(self.store.jobs.reserve_key(place, job_id, 600)) == (
+            assert self.run(self.store.jobs.reserve_key(digest, job_id, 600)) == (
                 held is None or held.fingerprint is not None
             )
-            held = self.kept.setdefault(place, Kept(job_id))
-        once = IdempotencyRecord(place, fingerprint)
-        receipt = self.run(self.store.jobs.submit(job_id, "me", "a", JobSpec("m"), ttl_s=600, idempotency=once))
-        found = receipt.outcome, receipt.job_id
+            held = self.keys.setdefault(digest, Reservation(job_id))
+        idempotency = IdempotencyRecord(digest, fingerprint)
+        receipt = self.run(self.store.jobs.submit(job_id, "me", "a", JobSpec("m"), ttl_s=600, idempotency=idempotency))
+        reply = receipt.outcome, receipt.job_id
         if held is None or (held.job_id == job_id and held.fingerprint is None):
-            assert found == (SubmitOutcome.NEW, job_id)
+            assert reply == (SubmitOutcome.NEW, job_id)
             self.jobs[job_id] = Known("a", webhook=False)
-            self.kept[place] = Kept(job_id, fingerprint)
+            self.keys[digest] = Reservation(job_id, fingerprint)
             return job_id
         if held.fingerprint is None:
-            assert found == (SubmitOutcome.BUSY, held.job_id)
+            assert reply == (SubmitOutcome.BUSY, held.job_id)
         else:
-            assert found == (SubmitOutcome.SAME if held.fingerprint == fingerprint else SubmitOutcome.OTHER, held.job_id)
+            assert reply == (SubmitOutcome.SAME if held.fingerprint == fingerprint else SubmitOutcome.OTHER, held.job_id)
         return multiple()
 
-    @rule(place=st.sampled_from("xyz"), finds=st.booleans())
-    def keep_and_let_go(self, place: str, finds: bool) -> None:
-        """A request that keeps a key and makes no job of it; or dies, and leaves it kept."""
+    @rule(digest=st.sampled_from("xyz"), releases=st.booleans())
+    def reserve_and_release(self, digest: str, releases: bool) -> None:
+        """Reserve a key without a submit; release it, or die."""
         job_id = self.fresh()
-        if self.run(self.store.jobs.reserve_key(place, job_id, 600)) and place not in self.kept:
-            self.kept[place] = Kept(job_id)
-        if finds:
-            self.run(self.store.jobs.release_key(place, job_id))
-            if self.kept[place] == Kept(job_id):
-                del self.kept[place]
+        if self.run(self.store.jobs.reserve_key(digest, job_id, 600)) and digest not in self.keys:
+            self.keys[digest] = Reservation(job_id)
+        if releases:
+            self.run(self.store.jobs.release_key(digest, job_id))
+            if self.keys[digest] == Reservation(job_id):
+                del self.keys[digest]
 
     def fresh(self) -> str:
-        self.made += 1
-        return f"job{self.made}"
+        self.job_count += 1
+        return f"job{self.job_count}"
 
     @rule(target=claims, cap=st.sampled_from([0, 0, 1]), worker=st.sampled_from([*WORKERS, ""]))
     def claim(self, cap: int, worker: str) -> Any:
@@ -166,17 +166,17 @@ class Jobs(RuleBasedStateMachine):
         waiting = [j for j in self.jobs.values() if j.phase is Phase.QUEUED and not j.delayed]
         free = [job for job in waiting if not cap or running[job.tenant] < cap]
         worker = worker or f"worker-{len(self.workers)}"
-        found = self.run(self.store.leases.claim(worker, cap))
-        assert (found is not None) == bool(free), "work is found if and only if there is some"
-        if found is None:
+        reply = self.run(self.store.leases.claim(worker, cap))
+        assert (reply is not None) == bool(free), "a claim succeeds if and only if a job is waiting"
+        if reply is None:
             return multiple()
-        job = self.jobs[found.job_id]
+        job = self.jobs[reply.job_id]
         assert job in free
-        assert all(found.token > token for other in self.jobs.values() for token in other.tokens), "tokens rise"
-        job.phase, job.token = Phase.DOWNLOADING, found.token
-        job.tokens.append(found.token)
-        self.workers[found.token] = worker
-        return found
+        assert all(reply.token > token for other in self.jobs.values() for token in other.tokens), "tokens rise"
+        job.phase, job.token = Phase.DOWNLOADING, reply.token
+        job.tokens.append(reply.token)
+        self.workers[reply.token] = worker
+        return reply
 
     @rule(claim=claims)
     def renew(self, claim: Claim) -> None:
@@ -215,8 +215,8 @@ class Jobs(RuleBasedStateMachine):
     @rule(claim=claims, delayed=st.booleans(), cost=st.sampled_from(AttemptCost))
     def give_back(self, claim: Claim, delayed: bool, cost: AttemptCost) -> None:
         job = self.held(claim)
-        given = self.run(self.store.leases.give_back(claim, delay_s=3600 if delayed else 0, cost=cost))
-        assert given == (job is not None)
+        returned = self.run(self.store.leases.give_back(claim, delay_s=3600 if delayed else 0, cost=cost))
+        assert returned == (job is not None)
         if job and job.cancelling:
             self.ended(job, Phase.CANCELLED)
         elif job:
@@ -229,7 +229,7 @@ class Jobs(RuleBasedStateMachine):
 
     @rule(claim=claims)
     def worker_dies(self, claim: Claim) -> None:
-        """Its lease runs out and is reaped."""
+        """Let a lease expire, and reap it."""
         job = self.held(claim)
         self.run(self.expiring.leases.renew(claim))
         assert self.run(self.store.leases.reap()) == (job is not None)
@@ -264,8 +264,8 @@ class Jobs(RuleBasedStateMachine):
     @rule(job_id=ids)
     def retry(self, job_id: str) -> None:
         job = self.jobs.get(job_id)
-        found = self.run(self.store.jobs.get(job_id))
-        left = bool(found and found.attempts < found.spec.max_attempts)
+        record = self.run(self.store.jobs.get(job_id))
+        left = bool(record and record.attempts < record.spec.max_attempts)
         again = self.run(self.store.jobs.retry(job_id))
         assert again == (job.phase is Phase.FAILED and left and not job.deleted if job else None)
         if job and again:
@@ -286,23 +286,23 @@ class Jobs(RuleBasedStateMachine):
         assert gone == (job.phase in FINAL if job else None)
         if gone:
             del self.jobs[job_id]
-            self.kept = {place: kept for place, kept in self.kept.items() if kept.job_id != job_id}
+            self.keys = {digest: held for digest, held in self.keys.items() if held.job_id != job_id}
             assert not self.traces(job_id)
 
     def traces(self, job_id: str) -> list[str]:
-        """Keys that name a job, and those in which something does."""
+        """Redis keys that name a job, or whose value does."""
         read: dict[str, Any] = {
             "string": self.raw.get,
             "hash": self.raw.hgetall,
             "zset": lambda k: self.raw.zrange(k, 0, -1),
         }
-        found = []
+        traces = []
         for key in self.raw.scan_iter("*"):
             kind = str(self.raw.type(key))
             words = read[kind](key) if kind in read else ""
             if re.search(rf"\b{job_id}\b", f"{key} {words}"):
-                found.append(key)
-        return found
+                traces.append(key)
+        return traces
 
     @rule()
     def server_restarts(self) -> None:
@@ -328,12 +328,12 @@ class Jobs(RuleBasedStateMachine):
         assert queued == sorted(f"{i}:{job.done_event}" for i, job in ended.items() if job)
 
     @invariant()
-    def lists_show_what_is_not_deleted(self) -> None:
+    def listings_show_jobs_that_are_not_deleted(self) -> None:
         listed = [i for tenant in TENANTS for i in self.raw.zrange(f"{PREFIX}index:{tenant}/me", 0, -1)]
         assert sorted(listed) == sorted(i for i, job in self.jobs.items() if not job.deleted)
 
     @invariant()
-    def every_job_lies_on_the_shelf_of_its_state(self) -> None:
+    def every_job_is_on_the_shelf_of_its_state(self) -> None:
         for tenant in TENANTS:
             for state in State:
                 listed = self.run(
@@ -351,20 +351,20 @@ class Jobs(RuleBasedStateMachine):
         assert running == Counter(job.tenant for job in self.jobs.values() if job.token)
 
     @invariant()
-    def records_tell_what_the_model_knows(self) -> None:
+    def records_match_the_model(self) -> None:
         for job_id, job in self.jobs.items():
-            found = self.run(self.store.jobs.get(job_id))
-            assert found
-            assert (found.phase, found.checkpoint.next_window) == (job.phase, job.windows)
-            assert found.attempts >= 0
+            record = self.run(self.store.jobs.get(job_id))
+            assert record
+            assert (record.phase, record.checkpoint.next_window) == (job.phase, job.windows)
+            assert record.attempts >= 0
 
     @invariant()
     def streams_hold_every_segment_once_in_order_and_one_end(self) -> None:
         for job_id, job in self.jobs.items():
             events = self.run(self.store.events.read(job_id))
-            told = [orjson.loads(e.data) for e in events if e.kind is EventKind.SEGMENT]
-            assert told == sorted(told, key=lambda s: (s["window"], s["n"]))
-            assert len({(s["window"], s["n"]) for s in told}) == len(told)
+            segments = [orjson.loads(e.data) for e in events if e.kind is EventKind.SEGMENT]
+            assert segments == sorted(segments, key=lambda s: (s["window"], s["n"]))
+            assert len({(s["window"], s["n"]) for s in segments}) == len(segments)
             ends = [e for e in events if e.kind is EventKind.DONE]
             assert len(ends) == (job.phase in FINAL)
             assert not ends or events[-1] == ends[0]

@@ -1,42 +1,42 @@
-"""How a text is written, apart from what it says: its punctuation, its capitals, and the tags of its language."""
+"""Text conventions: BCP 47 tags, punctuation marks."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 
+# BCP 47 primary subtags that Whisper knows by another code.
 TO_WHISPER = {"iw": "he", "in": "id", "ji": "yi", "jv": "jw", "nb": "no", "fil": "tl", "cmn": "zh", "arb": "ar"}
-"""Tags of languages that Whisper knows by another code."""
 FROM_WHISPER = {"jw": "jv"}
 
 
-def code_of(tag: str) -> str:
-    """A BCP 47 tag (`en-US`, `zh-Hans-CN`) → the code of its language as Whisper has it."""
+def language_code(tag: str) -> str:
+    """BCP 47 tag (`en-US`) -> Whisper language code."""
     primary = re.split(r"[-_]", tag.strip(), maxsplit=1)[0].lower()
     return TO_WHISPER.get(primary, primary)
 
 
-def tag_of(code: str) -> str:
-    """The other way."""
+def language_tag(code: str) -> str:
+    """Whisper language code -> BCP 47 tag."""
     return FROM_WHISPER.get(code, code)
 
 
-def bare(word: str) -> tuple[str, str]:
-    """A word as it was written → the word itself, and the marks that follow it."""
+def split_punctuation(word: str) -> tuple[str, str]:
+    """Word -> (word without outer punctuation, punctuation after it)."""
     word = word.strip()
     end = len(word)
-    while end and _is_mark(word[end - 1]):
+    while end and _is_punctuation(word[end - 1]):
         end -= 1
-    begin = 0
-    while begin < end and _is_mark(word[begin]):
-        begin += 1
-    return word[begin:end], word[end:]
+    start = 0
+    while start < end and _is_punctuation(word[start]):
+        start += 1
+    return word[start:end], word[end:]
 
 
-def unpunctuated(text: str) -> str:
-    """The text without its marks, but those within words and numbers."""
-    return " ".join(said for word in text.split() if (said := bare(word)[0]))
+def strip_punctuation(text: str) -> str:
+    """Remove punctuation, except inside words and numbers."""
+    return " ".join(stripped for word in text.split() if (stripped := split_punctuation(word)[0]))
 
 
-def _is_mark(letter: str) -> bool:
-    return unicodedata.category(letter)[0] == "P"
+def _is_punctuation(character: str) -> bool:
+    return unicodedata.category(character)[0] == "P"

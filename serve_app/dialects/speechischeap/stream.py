@@ -1,5 +1,4 @@
-"""A job's stream as Speech is Cheap tells it: events in JSON, or the cues of a subtitle file, as they are heard. None of it
-can be resumed."""
+"""Event stream of a job: JSON, or the cues of a subtitle file. It cannot be resumed."""
 
 from __future__ import annotations
 
@@ -12,8 +11,8 @@ from typing import Any, Protocol
 import orjson
 from sse_starlette import ServerSentEvent
 
-from batching.types import Segment
 from deployments.errors import WorkError
+from serve_app.dialects.speechischeap.translate import from_segment
 from serve_app.errors import RequestError, StoreUnavailable
 from serve_app.formats import srt_cue, vtt_cue
 from serve_app.jobs.service import Jobs
@@ -23,121 +22,101 @@ from serve_app.models.principal import Principal
 
 log = logging.getLogger(__name__)
 
-SEGMENT_S = 30.0
-"""How long a segment is where nobody said."""
-GONE = {"phase": Phase.FAILED, "error": {"message": "The job was removed before its end."}}
+DEFAULT_SEGMENT_S = 30.0
+REMOVED = {"phase": Phase.FAILED, "error": {"message": "The job was removed before its end."}}  # data of a `done` event
 
 
-class Teller(Protocol):
-    """Turns a job's events into frames; `curious` while it wants the job as it is at each."""
+class StreamRenderer(Protocol):
+    """Renders a job's events as SSE frames."""
 
     @property
-    def curious(self) -> bool:
-        """See the class."""
-        ...
+    def needs_job(self) -> bool: ...  # whether the next event must come with the current record
 
-    def begin(self) -> Iterator[ServerSentEvent]:
-        """What comes before everything."""
-        ...
+    def begin(self) -> Iterator[ServerSentEvent]: ...
 
-    def from_event(self, event: Event, job: Job) -> Iterator[ServerSentEvent]:
-        """The frames of an event of `job`."""
-        ...
+    def from_event(self, event: Event, job: Job) -> Iterator[ServerSentEvent]: ...
 
     def end(self, done: Mapping[str, Any]) -> Iterator[ServerSentEvent]:
-        """The frames of the end, which `done` tells of."""
+        """Render the end; `done` is the data of that event."""
         ...
 
 
-def frame(told: Mapping[str, Any], event: str | None = None) -> ServerSentEvent:
-    """An event in JSON. Lines end as this vendor's do: its clients split at two newlines."""
-    return text(orjson.dumps(told).decode(), event)
+def json_frame(payload: Mapping[str, Any], event: str | None = None) -> ServerSentEvent:
+    return text_frame(orjson.dumps(payload).decode(), event)
 
 
-def text(lines: str, event: str | None = None) -> ServerSentEvent:
-    """An event whose data are `lines`."""
-    return ServerSentEvent(lines, event=event, sep="\n")
+def text_frame(text: str, event: str | None = None) -> ServerSentEvent:
+    # This vendor's clients split frames at two newlines, not at CRLF.
+    return ServerSentEvent(text, event=event, sep="\n")
 
 
-def shown(segment: Segment) -> dict[str, Any]:
-    """A segment, numbered from 1. How certain its language is stands behind it."""
-    words = [{"start": word.start, "end": word.end, "text": word.text.strip()} for word in segment.words or ()]
-    return {
-        "confidence": round(segment.confidence, 3),
-        "end": segment.end,
-        "id": segment.id + 1,
-        "language": f"{segment.language} ({segment.language_probability or 0:.2%})" if segment.language else "",
-        "processing_duration_in_s": segment.decode_s,
-        "seek": segment.seek,
-        "start": segment.start,
-        "text": segment.text.strip(),
-        "words": None if segment.words is None else words,
-    }
+def upload_frame(size: int) -> ServerSentEvent:
+    """Progress of an upload, in bytes."""
+    return json_frame({"type": "upload", "message": "Uploading...", "bytes_uploaded": size})
 
 
-def trouble(error: Exception) -> ServerSentEvent:
-    """What goes wrong once a stream has begun, where nothing but the stream can say so."""
+def error_frame(message: str) -> ServerSentEvent:
+    return json_frame(_error(message))
+
+
+def exception_frame(error: Exception) -> ServerSentEvent:
+    """Error event for an exception, which is logged if unexpected."""
     if isinstance(error, WorkError):
-        return frame(failure(error.message))
+        return error_frame(error.message)
     if isinstance(error, StoreUnavailable):
-        return frame(failure("The job store cannot be reached right now: try again."))
-    log.error("a stream failed", exc_info=error)
-    return frame(failure("The service failed to answer this request."))
+        return error_frame("The job store cannot be reached right now: try again.")
+    log.error("stream failed, sending an error event", exc_info=error)
+    return error_frame("The service failed to answer this request.")
 
 
-def failure(message: str) -> dict[str, str]:
-    """What is told of a failure."""
+def _error(message: str) -> dict[str, str]:
     return {"type": "error", "message": message}
 
 
-def _unfinished(done: Mapping[str, Any]) -> dict[str, str] | None:
-    """What is told of an end that is not as it should be."""
+def _failure(done: Mapping[str, Any]) -> dict[str, str] | None:
     if done["phase"] == Phase.COMPLETED:
         return None
-    return {"type": "canceled"} if done["phase"] == Phase.CANCELLED else failure(done["error"]["message"])
+    return {"type": "canceled"} if done["phase"] == Phase.CANCELLED else _error(done["error"]["message"])
 
 
-class Story:
-    """Everything in JSON. `request` is what was asked for, `device` what the model runs on, as far as it is known."""
+class JsonRenderer:
+    """Renders JSON; the first event, `initial`, waits for the duration."""
 
     def __init__(self, request: Mapping[str, Any], device: str | None, segment_s: float | None) -> None:
-        self._request = request
-        self._device = device
-        self._segment_s = segment_s or SEGMENT_S
+        self._request = request  # as it was sent
+        self._device = device  # of the model, if known
+        self._segment_s = segment_s or DEFAULT_SEGMENT_S
         self._duration_s: float | None = None
-        self.curious = True
+        self.needs_job = True  # until `initial` is sent
 
     def begin(self) -> Iterator[ServerSentEvent]:
-        """Nothing, while the duration is not known."""
         yield from ()
 
     def from_event(self, event: Event, job: Job) -> Iterator[ServerSentEvent]:
-        """See Teller."""
-        told = orjson.loads(event.data)
-        segment = SEGMENT.validate_python(told) if event.kind is EventKind.SEGMENT else None
-        known = told.get("audio_total_s") or job.audio_total_s or job.audio_declared_s
-        yield from self._initial(known or (segment.end if segment else None), job)
+        data = orjson.loads(event.data)
+        segment = SEGMENT.validate_python(data) if event.kind is EventKind.SEGMENT else None
+        duration_s = data.get("audio_total_s") or job.audio_total_s or job.audio_declared_s
+        yield from self._initial(duration_s or (segment.end if segment else None), job)
         if segment:
-            yield frame({**shown(segment), "type": "segment"})
-        elif event.kind is EventKind.PROGRESS and not self.curious:
-            yield frame(self._progress(told["windows_done"]))
+            yield json_frame({**from_segment(segment), "type": "segment"})
+        elif event.kind is EventKind.PROGRESS and not self.needs_job:
+            yield json_frame(self._progress(data["windows_done"]))
         elif event.kind is EventKind.DONE:
             yield from self._initial(job.audio_done_s, job)
-            yield from self.end(told)
+            yield from self.end(data)
 
     def end(self, done: Mapping[str, Any]) -> Iterator[ServerSentEvent]:
-        """See Teller."""
-        if unfinished := _unfinished(done):
-            yield frame(unfinished)
-        yield frame({"type": "final"})
+        if failure := _failure(done):
+            yield json_frame(failure)
+        yield json_frame({"type": "final"})
 
     def _initial(self, duration_s: float | None, job: Job) -> Iterator[ServerSentEvent]:
         self._duration_s = duration_s or self._duration_s
-        if duration_s is None or not self.curious:
+        if duration_s is None or not self.needs_job:
             return
-        self.curious = False
+        self.needs_job = False
         device = job.device or self._device
-        yield frame({"device": device, "duration": duration_s, "request": self._request, "type": "initial"})
+        yield json_frame({"device": device, "duration": duration_s, "request": self._request, "type": "initial"})
 
     def _progress(self, processed: int) -> dict[str, Any]:
         total = max(processed, math.ceil((self._duration_s or 0.0) / self._segment_s))
@@ -149,52 +128,52 @@ class Story:
         }
 
 
-class Cues:
-    """A subtitle file, `srt` or `vtt`: an event for each cue, which joined by newlines are the file. What such a file has no
-    words for, a failure, is an event with a name."""
+class SubtitleRenderer:
+    """Renders one frame per cue of an `srt` or `vtt` file."""
 
-    curious = False
+    needs_job = False
 
     def __init__(self, format: str) -> None:
         self._vtt = format == "vtt"
 
     def begin(self) -> Iterator[ServerSentEvent]:
-        """See Teller."""
         if self._vtt:
-            yield text("WEBVTT\n")
+            yield text_frame("WEBVTT\n")
 
     def from_event(self, event: Event, _job: Job) -> Iterator[ServerSentEvent]:
-        """See Teller."""
         if event.kind is EventKind.SEGMENT:
             segment = SEGMENT.validate_json(event.data)
-            yield text(f"{segment.id + 1}\n{vtt_cue(segment)}" if self._vtt else srt_cue(segment.id + 1, segment))
+            number = segment.id + 1
+            yield text_frame(f"{number}\n{vtt_cue(segment)}" if self._vtt else srt_cue(number, segment))
         elif event.kind is EventKind.DONE:
             yield from self.end(orjson.loads(event.data))
 
     def end(self, done: Mapping[str, Any]) -> Iterator[ServerSentEvent]:
-        """See Teller."""
-        if unfinished := _unfinished(done):
-            yield frame(unfinished, unfinished["type"])
+        # A subtitle file cannot hold a failure: it becomes an event with a name.
+        if failure := _failure(done):
+            yield json_frame(failure, failure["type"])
 
 
-async def follow(jobs: Jobs, who: Principal, job: Job, teller: Teller) -> AsyncGenerator[ServerSentEvent, None]:
-    """A job's stream from its start to its end, as `teller` tells it."""
-    for each in teller.begin():
-        yield each
+async def follow(
+    jobs: Jobs, principal: Principal, job: Job, renderer: StreamRenderer
+) -> AsyncGenerator[ServerSentEvent, None]:
+    """Stream a job from its start to its end."""
+    for frame in renderer.begin():
+        yield frame
     try:
-        async with aclosing(await jobs.follow(who, job.id, "0")) as events:
+        async with aclosing(await jobs.follow(principal, job.id, "0")) as events:
             async for event in events:
-                if teller.curious:
-                    with suppress(StoreUnavailable):  # what is known of it must do
-                        job = await jobs.get(who, job.id)
-                for each in teller.from_event(event, job):
-                    yield each
+                if renderer.needs_job:
+                    with suppress(StoreUnavailable):  # render from the record at hand
+                        job = await jobs.get(principal, job.id)
+                for frame in renderer.from_event(event, job):
+                    yield frame
                 if event.kind is EventKind.DONE:
                     return
-    except (RequestError, FileNotFoundError):  # it is not there any more
+    except (RequestError, FileNotFoundError):  # the job was removed
         pass
-    except Exception as error:  # noqa: BLE001 - the answer has begun, and is where to say so
-        yield trouble(error)
+    except Exception as error:  # noqa: BLE001 - the response has begun, so the error goes into the stream
+        yield exception_frame(error)
         return
-    for each in teller.end(GONE):
-        yield each
+    for frame in renderer.end(REMOVED):
+        yield frame

@@ -1,4 +1,4 @@
-"""An answer that is given while what it answers still arrives: how much of an upload has come, told as it comes."""
+"""Upload progress: an SSE response that starts before the request body is complete."""
 
 from __future__ import annotations
 
@@ -13,80 +13,77 @@ from serve_app.http.sse import HEADERS, PING_S
 from serve_app.http.uploads import Form
 
 T = TypeVar("T")
-HELD_BYTES = 256 << 10
-"""So much of a body may come before anything is answered: what is wrong with its fields can be a refusal till then."""
-TOLD_EVERY_S = 0.5
+# Read before the response starts: until then, invalid fields can be refused with a status.
+BYTES_BEFORE_RESPONSE = 256 << 10
+PROGRESS_PERIOD_S = 0.5
 
 
-class Arrival(Generic[T]):
-    """An upload that is received by a task of its own, whoever listens. `size` is how much of the file has come; `check` is
-    given what has come of the form when the answer begins before its end, and may raise."""
+class UploadTask(Generic[T]):
+    """Receives an upload in its own task."""
 
     def __init__(self, check: Callable[[Form], None]) -> None:
-        self.size = 0
-        self._check = check
-        self._answering = asyncio.Event()
-        self._work: asyncio.Task[T] | None = None
+        self.size = 0  # bytes of the file so far
+        self._check = check  # validates the partial form just before the response starts; may raise
+        self._respond = asyncio.Event()
+        self._task: asyncio.Task[T] | None = None
 
     def watch(self, received: int, form: Form) -> None:
-        """To be told of each piece (`uploads.Watch`)."""
+        """Note the progress (an `uploads.Watch`)."""
         self.size = form.size
-        if received > HELD_BYTES and not self._answering.is_set():
+        if received > BYTES_BEFORE_RESPONSE and not self._respond.is_set():
             self._check(form)
-            self._answering.set()
+            self._respond.set()
 
-    async def begin(self, work: Coroutine[Any, Any, T]) -> None:
-        """Receive until it is time to answer; raises what `work` raises till then."""
-        self._work = asyncio.create_task(work)
-        self._work.add_done_callback(lambda _: self._answering.set())
+    async def start(self, work: Coroutine[Any, Any, T]) -> None:
+        """Run `work` until the response should start. Raises what it raises until then."""
+        self._task = asyncio.create_task(work)
+        self._task.add_done_callback(lambda _: self._respond.set())
         try:
-            await self._answering.wait()
+            await self._respond.wait()
         except asyncio.CancelledError:
-            await self.stop()
+            await self.cancel()
             raise
-        if self._work.done():
-            self._work.result()
+        if self._task.done():
+            self._task.result()
 
-    async def told(self) -> AsyncGenerator[int, None]:
-        """How much has come: at once, then several times a second until all has."""
-        assert self._work
+    async def progress(self) -> AsyncGenerator[int, None]:
+        """Yield the size periodically until the upload is complete."""
+        assert self._task
         yield 0
-        while not (await asyncio.wait([self._work], timeout=TOLD_EVERY_S))[0]:
+        while not (await asyncio.wait([self._task], timeout=PROGRESS_PERIOD_S))[0]:
             yield self.size
 
-    async def made(self) -> T:
-        """What came of it, at its end."""
-        assert self._work
-        return await asyncio.shield(self._work)
+    async def result(self) -> T:
+        """Wait for the result of `work`."""
+        assert self._task
+        return await asyncio.shield(self._task)
 
-    async def over(self) -> None:
-        """Wait for its end, whatever that is."""
-        assert self._work
-        await asyncio.wait([self._work])
+    async def wait(self) -> None:
+        """Wait for the end of `work`."""
+        assert self._task
+        await asyncio.wait([self._task])
 
-    async def stop(self) -> None:
-        """Receive no more: what has come is dropped, unless all has."""
-        if self._work and not self._work.done():
-            self._work.cancel()
-            await asyncio.wait([self._work])
+    async def cancel(self) -> None:
+        """Cancel `work`; an incomplete upload is discarded."""
+        if self._task and not self._task.done():
+            self._task.cancel()
+            await asyncio.wait([self._task])
 
 
-class ArrivalResponse(EventSourceResponse):
-    """A stream that begins before its request has ended. A response listens for its reader to leave, and what it hears while
-    the body arrives is the body: until that is over it must not listen."""
+class UploadResponse(EventSourceResponse):
+    """SSE response that ignores disconnects while the request body arrives."""
 
-    def __init__(self, content: AsyncGenerator[Any, None], arrival: Arrival[Any]) -> None:
+    def __init__(self, content: AsyncGenerator[Any, None], upload: UploadTask[Any]) -> None:
         super().__init__(content, ping=PING_S, headers=HEADERS, sep="\n")
-        self._arrival = arrival
+        self._upload = upload
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See the class."""
-
-        async def receive_after() -> Any:
-            await self._arrival.over()
+        async def receive_after_body() -> Any:
+            # The response listens for a disconnect; while the body arrives, it would take messages of the body.
+            await self._upload.wait()
             return await receive()
 
         try:
-            await super().__call__(scope, receive_after, send)
+            await super().__call__(scope, receive_after_body, send)
         finally:
-            await asyncio.shield(self._arrival.stop())
+            await asyncio.shield(self._upload.cancel())

@@ -1,5 +1,5 @@
--- ARGV: id. Cancels a queued job; notifies the Runner of a running one. Returns the phase that the job was in, nothing where
--- there is none.
+-- ARGV: id. Cancels a queued job, or notifies the Runner of a running one.
+-- Returns the phase that the job was in; nil if there is no such job.
 local phase = redis.call('HGET', job_key(ARGV[1]), 'phase')
 if not phase then return false end
 if redis.call('HEXISTS', job_key(ARGV[1]), 'completed_at') == 1 then return phase end

@@ -1,6 +1,5 @@
--- ARGV: worker, lease_ms, cap (running jobs a tenant, 0 for no cap). Returns {id, token} or nothing.
--- Start-time fair queueing: the tenant with the lowest start tag is served, then pays one turn, a shorter one
--- the more it weighs.
+-- ARGV: worker, lease_ms, cap (running jobs a tenant, 0 for no cap). Claims the next job. Returns {id, token} or nil.
+-- Start-time fair queueing: the tenant with the lowest start tag goes first and advances by 1 / weight.
 local t, cap = now(), tonumber(ARGV[3])
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('delayed'), '-inf', t, 'LIMIT', 0, 100)) do
   redis.call('ZREM', key('delayed'), id)

@@ -1,6 +1,6 @@
--- ARGV: id, token, window, end_s, audio_done_s, eta_s, language, device, progress, decodes, fill
--- (thousandths), segment, ... Appends a window's segments to the event stream and moves the checkpoint. Returns `committed`,
--- `repeated` (this window was committed before), `cancelling` (a cancel was requested) or `lost` (the lease).
+-- ARGV: id, token, window, end_s, audio_done_s, eta_s, language, device, progress, decodes, fill (thousandths), segment, ...
+-- Appends a window's segments to the event stream and moves the checkpoint.
+-- Returns `committed`, `repeated` (not the next window), `cancelling` (a cancel was requested) or `lost` (the lease).
 local id, window = ARGV[1], tonumber(ARGV[3])
 if not holds(id, ARGV[2]) then return 'lost' end
 if redis.call('HGET', job_key(id), 'cancelling') then return 'cancelling' end

@@ -1,5 +1,5 @@
--- ARGV: id. A job is to go for good as soon as it has ended; until then nobody sees it any more, and nobody
--- is told of it. Returns 1, 0 where it has ended, nothing where there is none.
+-- ARGV: id. Hides a job, drops its webhook and lets it expire as soon as it ends.
+-- Returns 1; 0 if the job has ended; nil if there is no such job.
 local id = ARGV[1]
 local fields = redis.call('HMGET', job_key(id), 'tenant', 'owner', 'completed_at')
 if not fields[1] then return false end

@@ -1,5 +1,5 @@
 -- ARGV: id, token, phase, error_code, error_message, language. Ends a job; one whose cancel was requested ends as cancelled.
--- Returns 1, or 0 when the lease is lost.
+-- Returns 1, or 0 if the lease is lost.
 local id = ARGV[1]
 if not holds(id, ARGV[2]) then return 0 end
 if ARGV[3] == 'cancelled' or redis.call('HGET', job_key(id), 'cancelling') then

@@ -1,7 +1,6 @@
--- ARGV: id, token, delay_ms, cost, max_stalls, max_losses, model to continue with ('' for the same). Requeues a job, at once
--- or after a delay. `cost` is what the attempt is charged as: `attempt`, `stall` (a process died that had this job alone),
--- `loss` (a worker died that had others too) or `nothing`. A job whose cancel was requested ends instead. Returns 1, 0 when
--- the lease is lost.
+-- ARGV: id, token, delay_ms, cost, max_stalls, max_losses, model to continue with ('' for the same). Requeues a job.
+-- `cost`: `attempt`, `stall` (a worker died that had only this job), `loss` (a worker died that had others too) or `nothing`.
+-- A job whose cancel was requested ends instead. Returns 1, or 0 if the lease is lost.
 local id, cost = ARGV[1], ARGV[4]
 if not holds(id, ARGV[2]) then return 0 end
 if redis.call('HGET', job_key(id), 'cancelling') then

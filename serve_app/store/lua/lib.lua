@@ -1,5 +1,5 @@
--- Shared by every script: it is prepended to each. KEYS[1] is the prefix of all keys, with the hash tag in it, so that a
--- cluster keeps them in one slot. Times are the server's, in milliseconds.
+-- Prepended to every script. KEYS[1] is the prefix of all keys, whose hash tag keeps them in one cluster slot.
+-- Times are the server's, in milliseconds.
 local prefix = KEYS[1]
 local CANCELLED = 'The job was cancelled.'
 local STALLED = 'The workers that took this job died each time, and it was given up: check the file.'
@@ -13,10 +13,10 @@ local function now()
   return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
 end
 
--- Whether nobody can be following the jobs that a script tells of.
-local quiet = false
+-- Whether `emit` publishes to `wake`. Off while a new job is written, which nobody can follow yet.
+local wake_readers = true
 
--- A moment's month as YYYY-MM (days to a date after H. Hinnant, chrono-compatible low-level date algorithms).
+-- Month of a time as YYYY-MM (days to date: H. Hinnant, chrono-compatible low-level date algorithms).
 local function month(t)
   local days = math.floor(t / 86400000) + 719468
   local era = math.floor(days / 146097)
@@ -30,11 +30,11 @@ end
 
 local function emit(id, kind, data)
   local event = redis.call('XADD', key('events:' .. id), '*', 'kind', kind, 'data', data)
-  if not quiet then redis.call('PUBLISH', key('wake'), id) end
+  if wake_readers then redis.call('PUBLISH', key('wake'), id) end
   return event
 end
 
--- Figures that only grow, for all replicas and restarts: `name` counts, `name:sum` and `name:le:BOUND` make a histogram.
+-- Counters and histograms of all replicas: `name` is a count, `name:sum` and `name:le:BOUND` make it a histogram.
 local BOUNDS = { 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000, 300000 }
 
 local function count(name) redis.call('HINCRBY', key('metrics'), name, 1) end
@@ -50,18 +50,18 @@ local function observe(name, ms)
   end
 end
 
--- Jobs lie on shelves, one for each owner, dialect, state and mark (STATE, STATE:deleted, STATE:purged), in order of their
--- stamps: the time of their creation in milliseconds, STAMPS times, and what tells apart those of one millisecond.
+-- A shelf is an index of jobs of one owner, dialect, state and mark (STATE, STATE:deleted, STATE:purged), sorted by stamp:
+-- the time of creation in milliseconds, times STAMPS, plus a number that orders jobs of one millisecond.
 local STAMPS = 1024
 local SHELVES = { downloading = 'running', transcoding = 'running', transcribing = 'running' }
 
--- `order` is `made`, or `ended` for another order of the same shelf: by the time of the end, before which come those that
--- have not ended.
+-- Each shelf exists twice: sorted by creation (`order` is `made`) and by end (`ended`). In the latter, jobs that have not ended
+-- come first, with negative stamps.
 local function shelf_key(order, owner, shelf) return key(order .. ':' .. owner .. ':' .. shelf) end
 
 local UNENDED = 2 ^ 52
 
--- No two jobs have the same, and none one before those that were made before it.
+-- Stamps are unique and strictly increasing.
 local function next_stamp()
   local stamp = math.max(now() * STAMPS, tonumber(redis.call('GET', key('stamp')) or '0') + 1)
   redis.call('SET', key('stamp'), string.format('%.0f', stamp))
@@ -70,7 +70,7 @@ end
 
 local function stamp_of(t, seq) return string.format('%.0f', t * STAMPS + seq % STAMPS) end
 
--- Put a job on a shelf (nil: on none), and take it from where it was. What is made of a file stands there too.
+-- Move a job to a shelf (nil: to none). Jobs of a shared file are also indexed by that file.
 local function shelve(id, shelf)
   local fields = redis.call('HMGET', job_key(id), 'tenant', 'owner', 'dialect', 'stamp', 'shelf', 'seq', 'completed_at',
     'file', 'erasing')
@@ -79,10 +79,10 @@ local function shelve(id, shelf)
   local owner = fields[1] .. '/' .. fields[2] .. '/' .. fields[3]
   local seq, ended = tonumber(fields[6]), nil
   if fields[7] then ended = stamp_of(tonumber(fields[7]), seq) else ended = string.format('%.0f', seq - UNENDED) end
-  for _, place in ipairs(fields[8] and { owner, owner .. '@' .. fields[8] } or { owner }) do
+  for _, index in ipairs(fields[8] and { owner, owner .. '@' .. fields[8] } or { owner }) do
     for order, stamp in pairs({ made = fields[4], ended = ended }) do
-      if fields[5] then redis.call('ZREM', shelf_key(order, place, fields[5]), id) end
-      if shelf then redis.call('ZADD', shelf_key(order, place, shelf), stamp, id) end
+      if fields[5] then redis.call('ZREM', shelf_key(order, index, fields[5]), id) end
+      if shelf then redis.call('ZADD', shelf_key(order, index, shelf), stamp, id) end
     end
   end
   if shelf then redis.call('HSET', job_key(id), 'shelf', shelf) else redis.call('HDEL', job_key(id), 'shelf') end
@@ -96,7 +96,7 @@ local function set_phase(id, phase)
   return emit(id, 'phase', cjson.encode({ phase = phase }))
 end
 
--- Expected wait of a queued job in milliseconds, to a tenth of a second; nil where the queue's pace was never measured.
+-- Expected wait of a queued job in milliseconds, rounded to a tenth of a second; nil if the queue's pace is not known yet.
 local function expected_wait_ms(tenant, position)
   local pace = redis.call('HGET', key('pace'), tenant)
   return pace and math.floor((position + 1) * tonumber(pace) / 100 + 0.5) * 100
@@ -115,8 +115,8 @@ local function emit_position(id, tenant, position)
   }))
 end
 
--- After a job has left a tenant's queue: those behind it have moved up. The ten next are told each time, the next hundred
--- at every tenth place, and so on: a long queue must not make a claim dear.
+-- Emit new positions after a job left a tenant's queue: for the first ten jobs, then for every tenth of the first hundred, and
+-- so on, so that a claim stays cheap in a long queue.
 local function emit_positions(tenant)
   local waiting, position, step = redis.call('ZCARD', key('wait:' .. tenant)), 0, 1
   while position < waiting do
@@ -126,7 +126,7 @@ local function emit_positions(tenant)
   end
 end
 
--- A tenant that comes back starts level with the clock: nobody saves up turns by being away.
+-- A tenant that was idle starts at the current virtual time: no credit for idling.
 local function enqueue(id)
   local fields = redis.call('HMGET', job_key(id), 'tenant', 'urgency', 'seq')
   local tenant = fields[1]
@@ -148,18 +148,17 @@ local function leave_queue(id, tenant)
   end
 end
 
--- A job needs its file no more. Returns the file's id where nobody does: its record stays, marked, for a while.
-local FILE_KEPT_MS = 2592000000
-local function let_go(id, file)
+-- Drop a job's reference to its file. Returns the file's id if that was the last one; the record stays, marked, for a while.
+local FILE_RECORD_MS = 2592000000
+local function release_file(id, file)
   if not file or redis.call('SREM', key('file_jobs:' .. file), id) == 0 then return nil end
   if redis.call('SCARD', key('file_jobs:' .. file)) > 0 then return nil end
   redis.call('HSETNX', key('file:' .. file), 'deleted_at', now())
-  redis.call('PEXPIRE', key('file:' .. file), FILE_KEPT_MS)
+  redis.call('PEXPIRE', key('file:' .. file), FILE_RECORD_MS)
   return file
 end
 
--- How long a tenant's jobs wait for one another, in milliseconds: a mean over its latest claims, of the times between those
--- that left others waiting. Idle time is none of it.
+-- Update the pace of a tenant's queue: moving average of milliseconds between two claims while jobs are waiting.
 local function note_pace(tenant, t, more)
   local last = redis.call('HGET', key('claimed'), tenant)
   if last then
@@ -180,29 +179,29 @@ local function holds(id, token)
   return redis.call('HGET', job_key(id), 'token') == token and redis.call('ZSCORE', key('leases'), id) ~= false
 end
 
--- What a webhook's delivery is known by: a job that is tried again ends again.
+-- Id of a webhook delivery. A retried job ends again, with another event.
 local function delivery(id, done_event) return id .. ':' .. done_event end
 
--- What was heard of a job counts for its tenant's month; what was counted when it ended before does not count again.
-local function use(id, tenant, t)
+-- Add a job's transcribed audio to its tenant's month, without what was charged at an earlier end.
+local function charge_usage(id, tenant, t)
   local fields = redis.call('HMGET', job_key(id), 'audio_done_s', 'counted_ms')
-  local heard = math.floor(tonumber(fields[1]) * 1000)
-  local more = heard - tonumber(fields[2] or '0')
-  if more > 0 then
-    redis.call('HINCRBY', key('used:' .. tenant), month(t), more)
-    redis.call('HSET', job_key(id), 'counted_ms', heard)
+  local done_ms = math.floor(tonumber(fields[1]) * 1000)
+  local uncharged_ms = done_ms - tonumber(fields[2] or '0')
+  if uncharged_ms > 0 then
+    redis.call('HINCRBY', key('used:' .. tenant), month(t), uncharged_ms)
+    redis.call('HSET', job_key(id), 'counted_ms', done_ms)
   end
 end
 
 local function is_private(id) return redis.call('HGET', job_key(id), 'private') == '1' end
 
--- The end of a job, whatever it is: once, for good. Its webhook is queued here and nowhere else.
+-- End a job. The only place that queues its webhook and its summary.
 local function finish(id, phase, code, message)
   local t = now()
   local tenant = redis.call('HGET', job_key(id), 'tenant')
   release_lease(id)
   leave_queue(id, tenant)
-  use(id, tenant, t)
+  charge_usage(id, tenant, t)
   redis.call('HSET', job_key(id), 'completed_at', t)
   redis.call('HDEL', job_key(id), 'eta_s')
   local done = { phase = phase }
@@ -219,22 +218,19 @@ local function finish(id, phase, code, message)
   end
   if redis.call('HGET', job_key(id), 'webhook') == '1' then redis.call('ZADD', key('webhooks'), t, delivery(id, event)) end
   count('jobs_' .. phase)
-  local told = redis.call('HMGET', job_key(id), 'started_at', 'audio_total_s')
-  if phase == 'completed' and told[2] and tonumber(told[2]) > 0 then
-    observe('real_time', math.floor((t - tonumber(told[1])) / tonumber(told[2])))
+  local fields = redis.call('HMGET', job_key(id), 'started_at', 'audio_total_s', 'cancelling', 'ttl_ms', 'erasing')
+  if phase == 'completed' and fields[2] and tonumber(fields[2]) > 0 then
+    observe('real_time', math.floor((t - tonumber(fields[1])) / tonumber(fields[2])))
   end
-  local asked = redis.call('HGET', job_key(id), 'cancelling')
-  if phase == 'cancelled' then observe('cancel_ms', t - tonumber(asked or t)) end
-  local kept = redis.call('HMGET', job_key(id), 'ttl_ms', 'erasing')
-  redis.call('ZADD', key('expiry'), kept[2] and t or t + tonumber(kept[1]), id)
+  if phase == 'cancelled' then observe('cancel_ms', t - tonumber(fields[3] or t)) end
+  redis.call('ZADD', key('expiry'), fields[5] and t or t + tonumber(fields[4]), id)
   redis.call('ZADD', key('ended'), t, id)
   if is_private(id) then redis.call('ZADD', key('private'), t, id) end
 end
 
--- A worker was lost with the job: `what` counts such losses. One that costs too many without getting on is failed: it is
--- likely what kills them.
-local function lost_worker(id, what, most)
-  if redis.call('HINCRBY', job_key(id), what, 1) < most then return false end
+-- Count a worker lost with the job in `field`. A job that reaches `limit` without progress is failed, as the likely cause.
+local function lost_worker(id, field, limit)
+  if redis.call('HINCRBY', job_key(id), field, 1) < limit then return false end
   finish(id, 'failed', 'internal', STALLED)
   return true
 end

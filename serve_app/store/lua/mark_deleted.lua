@@ -1,5 +1,5 @@
--- ARGV: id. Marks an ended job as deleted: no list shows it that does not ask for such. Returns 1, 0 where it has not ended
--- or is marked already, nothing where there is none.
+-- ARGV: id. Marks an ended job as deleted: only listings that ask for deleted jobs show it.
+-- Returns 1; 0 if it has not ended or is marked already; nil if there is no such job.
 local id = ARGV[1]
 local fields = redis.call('HMGET', job_key(id), 'tenant', 'owner', 'completed_at', 'deleted_at', 'phase')
 if not fields[1] then return false end

@@ -1,2 +1,2 @@
--- ARGV: tenant. Returns the milliseconds of audio that were heard for it this month.
+-- ARGV: tenant. Returns milliseconds of audio transcribed for the tenant this month.
 return tonumber(redis.call('HGET', key('used:' .. ARGV[1]), month(now())) or '0')

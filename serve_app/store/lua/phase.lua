@@ -1,4 +1,5 @@
--- ARGV: id, token, phase, field, value, ... Moves on to a phase ('' to stay) and notes facts. Returns 1, or 0 when the lease is lost.
+-- ARGV: id, token, phase ('' to stay), field, value, ... Moves a job on to a phase and sets fields of its hash.
+-- Returns 1, or 0 if the lease is lost.
 local id = ARGV[1]
 if not holds(id, ARGV[2]) then return 0 end
 for i = 4, #ARGV, 2 do redis.call('HSET', job_key(id), ARGV[i], ARGV[i + 1]) end

@@ -1,6 +1,6 @@
--- ARGV: id, deleted (1 where it must be marked as such before), keep_ms. Marks an ended job as purged: its results, errors and
--- events go, its record stays for a while. Returns 1, 0 where it may not be, nothing where there is no such job; the id of
--- its file where no other job needs that any more.
+-- ARGV: id, deleted (1 if the job must be marked as deleted before), keep_ms. Deletes results, error and events of an ended
+-- job; its record stays for keep_ms. Returns 1, or the id of its file if no other job needs that file; 0 if refused; nil if
+-- there is no such job.
 local id = ARGV[1]
 local fields = redis.call('HMGET', job_key(id), 'tenant', 'owner', 'completed_at', 'deleted_at', 'purged_at', 'phase', 'file')
 if not fields[1] then return false end
@@ -16,4 +16,4 @@ redis.call('ZREM', index_key(fields[1], fields[2]), id)
 redis.call('ZADD', key('expiry'), t + tonumber(ARGV[3]), id)
 shelve(id, fields[6] .. ':purged')
 redis.call('PUBLISH', key('wake'), id)
-return let_go(id, fields[7]) or 1
+return release_file(id, fields[7]) or 1

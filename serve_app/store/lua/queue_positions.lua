@@ -1,4 +1,4 @@
--- ARGV: tenant, id, tenant, id, ... of queued jobs. Returns {position, expected wait in ms} of each; {} for one that waits no more.
+-- ARGV: tenant, id, tenant, id, ... Returns {position, expected wait in ms} of each; {} for a job that is not queued.
 local replies = {}
 for i = 1, #ARGV, 2 do
   local position = redis.call('ZRANK', key('wait:' .. ARGV[i]), ARGV[i + 1])

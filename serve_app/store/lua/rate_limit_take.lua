@@ -1,5 +1,5 @@
--- ARGV: tenant, tokens a minute. A token of the tenant's bucket, which holds a minute's and fills evenly. Returns 0, or the
--- milliseconds until there is one.
+-- ARGV: tenant, tokens a minute. Takes a token from the tenant's bucket, which holds one minute's tokens and refills evenly.
+-- Returns 0, or the milliseconds until there is a token.
 local bucket, size = key('bucket:' .. ARGV[1]), tonumber(ARGV[2])
 local t, rate = now(), size / 60000
 local fields = redis.call('HMGET', bucket, 'level', 'at')

@@ -1,7 +1,7 @@
--- ARGV: max_stalls, max_losses. Takes jobs back from workers that let their lease expire; the attempt does not count. A
--- stall does, where the worker had this job alone; where it had others too, a loss. Returns how many were taken back.
+-- ARGV: max_stalls, max_losses. Requeues jobs whose lease expired, without charging the attempt: it counts as a stall if the
+-- worker had only this job, else as a loss. Returns the number of jobs.
 
--- Whether a worker that is gone had other jobs than this. The last of them to be taken back finds none: so it is noted.
+-- Whether a lost worker had other jobs. Remembered by worker, because the last of its jobs to be reaped finds no others.
 local function had_others(worker, id)
   if redis.call('EXISTS', key('shared:' .. worker)) == 1 then return true end
   for _, other in ipairs(redis.call('ZRANGE', key('leases'), 0, -1)) do

@@ -1,5 +1,5 @@
--- ARGV: id. Queues a failed job again, from its checkpoint while its stream is kept, else from its beginning. Returns 1, 0
--- where it has not failed, has no attempts left, or is private: what it was made of is gone. Nothing where there is none.
+-- ARGV: id. Requeues a failed job: from its checkpoint while its event stream exists, else from the start.
+-- Returns 1; 0 if it has not failed, has no attempts left, is deleted or is private (its source is gone); nil if there is none.
 local id = ARGV[1]
 local fields = redis.call('HMGET', job_key(id), 'phase', 'attempts', 'max_attempts', 'done_event', 'deleted_at')
 if not fields[1] then return false end

@@ -1,5 +1,5 @@
--- ARGV: id, state, error ('' for none), wait_ms. How a summary has fared: one that is `pending` is due again after a while.
--- Returns 1, 0 where the job is gone.
+-- ARGV: id, state, error ('' for none), wait_ms. Records an attempt at a summary; a `pending` one is due again after wait_ms.
+-- Returns 1, or 0 if the job is deleted or purged.
 local id = ARGV[1]
 if redis.call('EXISTS', job_key(id)) == 0 or redis.call('HEXISTS', job_key(id), 'purged_at') == 1 then
   redis.call('ZREM', key('summaries'), id)

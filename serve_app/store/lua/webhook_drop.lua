@@ -1,5 +1,5 @@
--- ARGV: id. A delivery that will not be made any more.
-local place = key('delivery:' .. ARGV[1])
+-- ARGV: id. Gives up a delivery (dead letter).
+local record = key('delivery:' .. ARGV[1])
 redis.call('ZREM', key('webhooks'), ARGV[1])
-if redis.call('EXISTS', place) == 1 then redis.call('HSET', place, 'state', 'dead') end
+if redis.call('EXISTS', record) == 1 then redis.call('HSET', record, 'state', 'dead') end
 return 1

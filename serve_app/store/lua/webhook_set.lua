@@ -1,5 +1,5 @@
--- ARGV: id, spec, webhook (0 or 1). Another webhook for a job that has not ended. Returns 1, 0 where it has, nothing where
--- there is none.
+-- ARGV: id, spec, webhook (0 or 1). Replaces the webhook of a job that has not ended.
+-- Returns 1; 0 if the job has ended; nil if there is no such job.
 local id = ARGV[1]
 if redis.call('EXISTS', job_key(id)) == 0 then return false end
 if redis.call('HEXISTS', job_key(id), 'completed_at') == 1 then return 0 end
