@@ -12,7 +12,7 @@ help:
 	@echo 'make demo [AUDIO=file]   transcribe the shipped sample, or AUDIO, end to end'
 	@echo 'make serve               start the service on this machine (murmur up)'
 	@echo 'make test                run all tests, in two processes'
-	@echo 'make test-fast           run the tests that start neither Ray nor Whisper'
+	@echo 'make test-fast           run the tests without Ray, Whisper and the API fuzzer'
 	@echo 'make lint                ruff, ruff format and mypy --strict'
 	@echo 'make format              format the code, and apply the safe fixes of ruff'
 	@echo 'make bench               run the benchmarks (see benchmarks/README.md)'
@@ -42,8 +42,8 @@ test: setup
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-fast: setup
-	@echo '== running the tests that start neither Ray nor Whisper'
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not ray and not whisper'
+	@echo '== running the tests without Ray, Whisper and the API fuzzer'
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not ray and not whisper and not fuzz'
 
 lint: setup
 	@$(BIN)/ruff check .

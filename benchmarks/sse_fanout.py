@@ -163,6 +163,8 @@ def main() -> int:
     parser.add_argument("--pace", type=float, default=10.0, help="times real time")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
+    if arguments.minutes * 60 / arguments.pace < 3 * STAGE_S:
+        parser.error("the jobs would end before all readers are connected: use more --minutes or a lower --pace")
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return int(not measure(arguments.readers, arguments.jobs, arguments.minutes, arguments.pace, arguments.seed))

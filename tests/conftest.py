@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
-from redis import Redis
+import redis.utils
 
 from deployments.storage.artifacts import Artifacts
 from deployments.transcoding.ffmpeg import find_ffmpeg
@@ -26,9 +26,10 @@ from tests.lib.s3 import Storage, storage
 if TYPE_CHECKING:
     from tests.lib.shared_api import SharedApi
 
-# Tests that start Ray, by fixture and by file, and files that load Whisper: `make test-fast` leaves them out.
+# Tests that start Ray, by fixture and by file, and files that load Whisper or fuzz the API: `make test-fast` leaves them
+# out.
 RAY_FIXTURES = {"cluster", "edge"}
-RAY_FILES = {"test_chaos", "test_graph", "test_up"}
+RAY_FILES = {"test_chaos", "test_cli", "test_graph", "test_up"}
 WHISPER_FILES = {
     "test_bf16_encoder",
     "test_faster_whisper",
@@ -36,6 +37,7 @@ WHISPER_FILES = {
     "test_faster_whisper_parts",
     "test_gpu_bench",
 }
+FUZZ_FILES = {"test_fuzzed"}
 # Files with a test that takes many seconds: begun early, it keeps no process waiting at the end.
 LONG_FILES = {"test_fuzzed", "test_koldan_states", "test_store_model_based", "test_suspended"}
 # Polling intervals, and the longest delay before a retry.
@@ -49,7 +51,7 @@ SHORT_WAITS_S = {
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by marks, and xdist reads groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests as `ray` or `whisper`, and group those that xdist runs in one process."""
+    """Mark tests as `ray`, `whisper` or `fuzz`, and group those that xdist runs in one process."""
     for item in items:
         file, fixtures = item.path.stem, set(getattr(item, "fixturenames", ()))
         shared = RAY_FIXTURES & fixtures
@@ -57,6 +59,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.ray)
         if file in WHISPER_FILES:
             item.add_marker(pytest.mark.whisper)
+        if file in FUZZ_FILES:
+            item.add_marker(pytest.mark.fuzz)
         # A test with a store of its own goes to any process. The others of a file are quick, or share its fixtures.
         if shared or file in RAY_FILES or "store" not in fixtures:
             item.add_marker(pytest.mark.xdist_group(*shared or (file,)))
@@ -69,8 +73,9 @@ def _short_waits() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name, seconds in SHORT_WAITS_S.items():
             patch.setattr(f"serve_app.runner.{name}", seconds)
-        # Each SafeHttp loads the CA bundle, which takes 20 ms.
+        # Each SafeHttp loads the CA bundle (20 ms), each Redis connection reads its package's metadata (1 ms).
         patch.setattr(httpx, "create_ssl_context", cache(httpx.create_ssl_context))
+        patch.setattr(redis.utils, "get_lib_version", cache(redis.utils.get_lib_version))
         yield
 
 
@@ -122,8 +127,8 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
         server = Valkey(tmp_path_factory.mktemp("valkey"), Path(run_dir))
         server.start()
         # No test cuts the power: an fsync for each write would take most of a test's time.
-        with Redis.from_url(server.url) as redis:
-            redis.config_set("appendfsync", "no")
+        with redis.Redis.from_url(server.url) as client:
+            client.config_set("appendfsync", "no")
         yield server
         server.stop()
 
@@ -137,9 +142,9 @@ def leases() -> LeaseRules:
 @pytest.fixture
 async def store(valkey: Valkey, leases: LeaseRules) -> AsyncIterator[Store]:
     """Empty store."""
-    redis = connect(valkey.url)
-    await redis.flushall()
-    store = Store(redis, leases)
+    client = connect(valkey.url)
+    await client.flushall()
+    store = Store(client, leases)
     yield store
     await store.close()
 
