@@ -17,6 +17,14 @@ IDS = re.compile(r"\b(job_id|request_id|webhook_id)=([^\s]+)")
 TEXT = "%(asctime)s %(levelname)s %(process)d %(name)s %(message)s"
 
 
+class TextLines(logging.Formatter):
+    """Formats a record as a line of text, and its exception as Python prints it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        record.exc_text = None  # another handler's formatter may have left its own form of the traceback here
+        return super().format(record)
+
+
 class JsonLines(logging.Formatter):
     """Formats a record as a JSON object; ids in the message (`job_id=...`) become fields."""
 
@@ -51,7 +59,7 @@ def _handler(data_dir: Path, style: str) -> logging.Handler:
     folder = data_dir / "logs"
     folder.mkdir(parents=True, exist_ok=True)
     handler = WatchedFileHandler(folder / NAME, encoding="utf-8")
-    handler.setFormatter(JsonLines() if style == "json" else logging.Formatter(TEXT))
+    handler.setFormatter(JsonLines() if style == "json" else TextLines(TEXT))
     return handler
 
 

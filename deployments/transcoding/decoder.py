@@ -53,9 +53,9 @@ class Decoder:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             pass_fds=() if mp3 is None else (mp3,),
-            # A process group to kill as a whole; not a session, inside which alone Linux would weigh its niceness. Unlike
-            # preexec_fn this allows vfork, which does not copy the page tables of a large parent.
-            process_group=0,
+            # A process group to kill as a whole; not a session, inside which alone Linux would weigh its niceness. uvloop,
+            # which Serve runs on, does not take process_group.
+            preexec_fn=os.setpgrp,
             env={},
         )
         limit_resources(process.pid, seconds, mp3 is not None)
