@@ -87,7 +87,7 @@ class Settings(BaseSettings):
 
     fetch_allow: Words = Field(
         (),
-        description="Private hosts, host:port pairs and CIDRs that may be fetched from, and buckets as s3://BUCKET.",
+        description="Private hosts, host:port pairs and CIDRs that sources and webhooks may use, and buckets as s3://BUCKET.",
     )
     public_url: str = Field("", description="Base URL for links in responses; empty for that of the request.")
     summary_base_url: str = Field(

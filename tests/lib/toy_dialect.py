@@ -8,6 +8,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from batching.types import Transcript
 from serve_app.dialects.base import ApiContext, Dialect, IdempotencyKey, JobId, request_body, validated
 from serve_app.errors import RequestError
 from serve_app.http.auth import CanRead, CanWrite
@@ -64,7 +65,7 @@ class Routes:
         """Transcribe a recording."""
         body = validated(ToyRequest, await read_json(request.stream()))
         async with self._jobs.draft(principal, key, trace) as draft:
-            job = await draft.submit(JobSpec("", url=body.link, webhook=body.hook))
+            job = await draft.submit(to_spec(body))
         return await self._recording(job)
 
     async def get(self, principal: CanRead, job_id: JobId) -> ToyRecording:
@@ -72,8 +73,18 @@ class Routes:
         return await self._recording(await self._jobs.get(principal, job_id))
 
     async def _recording(self, job: Job) -> ToyRecording:
-        words = (await self._jobs.results.transcript(job)).text.split() if job.transcript is not None else []
-        return ToyRecording(greeting=self._greeting, key=job.id, state=job.phase, words=words)
+        return from_job(job, await self._jobs.results.transcript_or_none(job), self._greeting)
+
+
+def to_spec(body: ToyRequest) -> JobSpec:
+    """Translate a request."""
+    return JobSpec("", url=body.link, webhook=body.hook)
+
+
+def from_job(job: Job, transcript: Transcript | None, greeting: str) -> ToyRecording:
+    """Translate a job."""
+    words = transcript.text.split() if transcript else []
+    return ToyRecording(greeting=greeting, key=job.id, state=job.phase, words=words)
 
 
 async def render(job: Job, _: Results) -> Payload:

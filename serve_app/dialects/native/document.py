@@ -14,9 +14,9 @@ from serve_app.http.openapi import Responses, binary, content, errors, event_str
 Described = dict[str, Any]  # keyword arguments of a route
 
 TAGS = {
-    "Jobs": "Submit recordings, follow jobs, read transcripts.",
-    "Models": "Models on offer.",
-    "Webhooks": "Deliveries of webhooks, and the secrets that sign them.",
+    "Jobs": "Native API: submit recordings, follow jobs, read transcripts.",
+    "Models": "Native API, and OpenAI's list of models: the models on offer.",
+    "Webhooks": "Native API: deliveries of webhooks, and the secrets that sign them.",
 }
 STREAM = """retry: 2000
 

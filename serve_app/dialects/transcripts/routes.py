@@ -261,5 +261,5 @@ TRANSCRIPTS = Dialect(
     routes,
     error,
     render,
-    tags={"Transcripts": "One transcript object for status and text, lists with a cursor, a webhook at the end."},
+    tags={"Transcripts": "The Transcripts API: one object for status and text, lists with a cursor, a webhook at the end."},
 )
