@@ -15,6 +15,7 @@ from deployments.storage.artifacts import Artifacts
 from serve_app.errors import RequestError
 from serve_app.http.openapi import COMPONENT, schema_of, without_null
 from serve_app.http.uploads import Form, Watch, receive, receive_raw
+from serve_app.http.validation import invalid
 from serve_app.jobs.deliveries import Deliveries
 from serve_app.jobs.service import Jobs
 from serve_app.jobs.submission import Draft
@@ -92,14 +93,7 @@ def validated(model: type[M], data: object) -> M:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise invalid(error.errors()) from None
-
-
-def invalid(errors: Any) -> RequestError:
-    """Pydantic's findings as a RequestError."""
-    fields = tuple((".".join(str(p) for p in e["loc"] if p != "body"), str(e["msg"])) for e in errors)
-    first = "; ".join(f"{name}: {problem}" if name else problem for name, problem in fields[:3])
-    return RequestError("invalid_request", f"The request is not valid. {first}.", fields)
+        raise invalid(error.errors(), model) from None
 
 
 def flat(fields: Mapping[str, list[str]], lists: Collection[str] = (), ignored: Collection[str] = ()) -> dict[str, Any]:
