@@ -36,7 +36,7 @@ class ApiContext:
     sse_max_age_s: float  # age at which a stream ends, to be resumed
     public_url: str = ""  # URL that clients reach the service by; '' for the request's own
     devices: Mapping[str, str] = field(default_factory=dict)  # model -> device and compute type, as far as known
-    vendor: Mapping[str, BaseSettings] = field(default_factory=dict)  # dialect -> its settings
+    dialect_settings: Mapping[str, BaseSettings] = field(default_factory=dict)  # dialect -> its settings
 
     def at(self, request: Request) -> str:
         """The service's URL as the client knows it, without a trailing slash."""
@@ -44,7 +44,7 @@ class ApiContext:
 
     def settings(self, dialect: str, kind: type[S]) -> S:
         """Settings of a dialect as the root read them, else the defaults."""
-        settings = self.vendor.get(dialect)
+        settings = self.dialect_settings.get(dialect)
         return settings if isinstance(settings, kind) else kind.model_construct()
 
     async def receive_form(
@@ -89,7 +89,7 @@ PageSize = Annotated[int, Query(ge=1, le=100, description="Entries of a page, at
 
 
 def validated(model: type[M], data: object) -> M:
-    """`data` as a `model`. RequestError names the fields that are wrong."""
+    """`data` as a `model`. Raises RequestError with the fields that are wrong."""
     try:
         return model.model_validate(data)
     except ValidationError as error:

@@ -87,7 +87,7 @@ class OpenAIStreamError(BaseModel):
 
 
 def read_form(form: Form) -> OpenAIForm:
-    """The fields of a form. RequestError names what is wrong."""
+    """The fields of a form. Raises RequestError with the fields that are wrong."""
     values = flat(form.fields, LISTS, IGNORED)
     fields = validated(OpenAIForm, {name: value for name, value in values.items() if value})
     if fields.include:
