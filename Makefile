@@ -39,11 +39,11 @@ serve: setup
 
 test: setup
 	@echo '== running the tests'
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup
+	@$(BIN)/python -m pytest -n 2 --dist loadscope
 
 test-fast: setup
 	@echo '== running the tests without Ray, Whisper and the API fuzzer'
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not ray and not whisper and not fuzz'
+	@$(BIN)/python -m pytest -n 2 --dist loadscope -m 'not ray and not whisper and not fuzz'
 
 lint: setup
 	@$(BIN)/ruff check .

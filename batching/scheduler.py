@@ -25,7 +25,7 @@ class Ticket:
 
 
 @dataclass(slots=True)
-class _Queue:
+class _Node:
     """Node of the tree urgency class > tenant > job; only jobs hold tickets."""
 
     # Virtual time at which its next ticket may start: it grows by the cost of each ticket served.
@@ -33,16 +33,16 @@ class _Queue:
     # Virtual time of its children: the start tag of the child that was due when a ticket was served last.
     virtual_time: float = 0.0
     waiting: int = 0
-    children: dict[str, _Queue] = field(default_factory=dict)
+    children: dict[str, _Node] = field(default_factory=dict)
     tickets: deque[Ticket] = field(default_factory=deque)
 
-    def join(self, name: str) -> _Queue:
-        child = self.children.setdefault(name, _Queue())
+    def join(self, name: str) -> _Node:
+        child = self.children.setdefault(name, _Node())
         # A queue that was idle joins at the current virtual time: no credit for idling.
         child.start_tag = max(child.start_tag, self.virtual_time)
         return child
 
-    def backlogged(self) -> list[_Queue]:
+    def backlogged(self) -> list[_Node]:
         """Children with tickets, by start tag."""
         return sorted((child for child in self.children.values() if child.waiting), key=lambda child: child.start_tag)
 
@@ -60,13 +60,13 @@ class Scheduler:
     def __init__(self, max_items: int, max_cost: float) -> None:
         self._max_items = max_items
         self._max_cost = max_cost
-        self._classes: dict[int, _Queue] = {}  # by urgency
+        self._classes: dict[int, _Node] = {}  # by urgency
 
     def __len__(self) -> int:
         return sum(queue.waiting for queue in self._classes.values())
 
     def add(self, ticket: Ticket) -> None:
-        urgency_class = self._classes.setdefault(ticket.urgency, _Queue())
+        urgency_class = self._classes.setdefault(ticket.urgency, _Node())
         tenant = urgency_class.join(ticket.tenant)
         job = tenant.join(ticket.job)
         job.tickets.append(ticket)
@@ -103,7 +103,7 @@ class Scheduler:
         # It may overtake older tickets of other kinds: those could not join this batch anyway, so nothing waits longer.
         return next((t for job in self._jobs() for t in job.tickets if t.kind == first.kind and not t.exclusive), None)
 
-    def _jobs(self) -> Iterator[_Queue]:
+    def _jobs(self) -> Iterator[_Node]:
         """Jobs in the order of service."""
         for urgency in sorted(self._classes):
             for tenant in self._classes[urgency].backlogged():
@@ -116,7 +116,7 @@ class Scheduler:
             child.start_tag += ticket.cost
         self._dequeue(ticket, path)
 
-    def _dequeue(self, ticket: Ticket, path: list[_Queue]) -> None:
+    def _dequeue(self, ticket: Ticket, path: list[_Node]) -> None:
         path[-1].tickets.remove(ticket)
         for queue in path:
             queue.waiting -= 1
@@ -125,7 +125,7 @@ class Scheduler:
         if not path[0].waiting:
             del self._classes[ticket.urgency]
 
-    def _path(self, ticket: Ticket) -> list[_Queue]:
+    def _path(self, ticket: Ticket) -> list[_Node]:
         # Empty if the ticket's urgency class, tenant or job is gone.
         urgency_class = self._classes.get(ticket.urgency)
         tenant = urgency_class and urgency_class.children.get(ticket.tenant)

@@ -13,7 +13,7 @@ from batching.types import SAMPLE_RATE, Span, Window
 
 @dataclass(frozen=True, slots=True)
 class WindowLimits:
-    """Lengths in seconds; ValueError where they contradict each other."""
+    """Lengths in seconds. Raises ValueError where they contradict each other."""
 
     # Longest window: leaves silence after it in the 30 s that Whisper takes.
     longest_s: float = 24.0

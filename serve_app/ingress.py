@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect
 
 from deployments.errors import WorkError
 from serve_app.dialects import DIALECTS
-from serve_app.dialects.base import ApiContext, Dialect, invalid
+from serve_app.dialects.base import ApiContext, Dialect
 from serve_app.dialects.native import NATIVE
 from serve_app.dialects.native.translate import PROBLEM
 from serve_app.dialects.native.wire import Problem
@@ -28,6 +28,7 @@ from serve_app.http.docs import add_docs
 from serve_app.http.metrics import exposition
 from serve_app.http.openapi import Api, Responses, errors
 from serve_app.http.request_ids import RequestIds
+from serve_app.http.validation import invalid
 from serve_app.jobs.event_stream import EventStreams
 from serve_app.store.redis_store import Store
 

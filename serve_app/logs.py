@@ -12,7 +12,7 @@ import orjson
 
 NAME = "murmur.log"
 MAX_BYTES = 64 << 20
-OURS = ("serve_app", "deployments")
+LOGGED_PACKAGES = ("serve_app", "deployments")  # whose loggers write to the log file
 IDS = re.compile(r"\b(job_id|request_id|webhook_id)=([^\s]+)")
 TEXT = "%(asctime)s %(levelname)s %(process)d %(name)s %(message)s"
 
@@ -47,7 +47,7 @@ def log_to_file(data_dir: Path, style: str) -> None:
     """Add a handler that appends to the log file."""
     # Many processes share the file: each line is one short write. WatchedFileHandler reopens the file after a rotation.
     handler = _handler(data_dir, style)
-    for package in OURS:
+    for package in LOGGED_PACKAGES:
         logger = logging.getLogger(package)
         for previous in [h for h in logger.handlers if isinstance(h, WatchedFileHandler)]:
             logger.removeHandler(previous)
@@ -55,16 +55,20 @@ def log_to_file(data_dir: Path, style: str) -> None:
         logger.addHandler(handler)
 
 
+def log_file(data_dir: Path) -> Path:
+    return data_dir / "logs" / NAME
+
+
 def _handler(data_dir: Path, style: str) -> logging.Handler:
-    folder = data_dir / "logs"
-    folder.mkdir(parents=True, exist_ok=True)
-    handler = WatchedFileHandler(folder / NAME, encoding="utf-8")
+    path = log_file(data_dir)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = WatchedFileHandler(path, encoding="utf-8")
     handler.setFormatter(JsonLines() if style == "json" else TextLines(TEXT))
     return handler
 
 
 def rotate_log(data_dir: Path) -> None:
     """Rename a large log file to `.log.1`, replacing the previous one."""
-    log = data_dir / "logs" / NAME
+    log = log_file(data_dir)
     if log.is_file() and log.stat().st_size > MAX_BYTES:
         log.replace(log.with_suffix(".log.1"))

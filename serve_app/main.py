@@ -1,4 +1,5 @@
-"""Composition root: the Serve application from the settings; the only file that wraps classes as deployments."""
+"""Build the Serve graph from the settings; the only file that wraps classes as deployments. Each replica builds its own
+objects in ray_serve/replicas.py."""
 
 from __future__ import annotations
 
@@ -21,11 +22,11 @@ from serve_app.ray_serve.replicas import (
 )
 from serve_app.settings import Settings
 
-DRAIN_S = 8.0
+DRAIN_S = 8.0  # time of a stopping replica to return its jobs
 
 
 def find_models(settings: Settings) -> tuple[Model, ...]:
-    """Locate (or download) the weights of every configured model. ModelUnavailable."""
+    """Locate (or download) the weights of every configured model. Raises ModelUnavailable."""
     if settings.engine == "fake":
         return tuple(Model(name, ("de", "en", "fr")) for name in settings.models)
     return tuple(Model(name, languages(locate(name, str(settings.cache_dir)))) for name in settings.models)
@@ -33,6 +34,7 @@ def find_models(settings: Settings) -> tuple[Model, ...]:
 
 def build(settings: Settings, models: tuple[Model, ...] | None = None) -> serve.Application:
     """Build the graph: Ingress ▶ Runner ▶ Ingestion, Transcoder and one Transcriber per model."""
+    # CPUs are Ray's accounting for placement, low so that one machine holds the whole graph; they limit nothing.
     models = models or find_models(settings)
     ingestion = _deployment(
         IngestionReplica, "Ingestion", 0.1, _scale(settings, "ingestion", target=8), max_ongoing_requests=32
@@ -40,6 +42,7 @@ def build(settings: Settings, models: tuple[Model, ...] | None = None) -> serve.
     transcoder = _deployment(
         TranscoderReplica, "Transcoder", 0.2, _scale(settings, "transcoder", target=2), max_ongoing_requests=4
     ).bind(settings)
+    # One batch that decodes and one that waits, for every worker.
     in_flight = (settings.engine_workers or usable_cores()) * (settings.batch_size or CPU_BATCH) * 2
     transcribers = {
         model.id: _deployment(
@@ -56,6 +59,7 @@ def build(settings: Settings, models: tuple[Model, ...] | None = None) -> serve.
         RunnerReplica, "Runner", 0.1, _scale(settings, "runner", policy="serve_app.ray_serve.autoscaling:by_load")
     ).bind(settings, ingestion, transcoder, transcribers)
     ingress = serve.ingress()(IngressReplica)
+    # Most of an Ingress replica's requests are idle event streams.
     return _deployment(ingress, "Ingress", 0.1, _scale(settings, "ingress", target=500), max_ongoing_requests=4096).bind(
         settings, models, transcribers, runner, dialect_settings()
     )

@@ -1,5 +1,5 @@
-"""MURMUR_ variables, but for those of single dialects. Read once, by the composition root, which hands each part what it
-needs."""
+"""MURMUR_ variables, but for those of single dialects. Read once, at the start; main.py passes them to the replicas, and
+ray_serve/replicas.py hands each object what it needs."""
 
 from __future__ import annotations
 

@@ -6,11 +6,12 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 import redis.utils
+from xdist.scheduler import LoadScopeScheduling
 
 from deployments.storage.artifacts import Artifacts
 from deployments.transcoding.ffmpeg import find_ffmpeg
@@ -38,6 +39,9 @@ WHISPER_FILES = {
     "test_gpu_bench",
 }
 FUZZ_FILES = {"test_fuzzed"}
+# Files whose tests share the fixture `cluster`, and folders whose tests have a store of their own, or share nothing.
+CLUSTER_FILES = {"test_cli", "test_cluster", "test_vendors"}
+ANYWHERE = {"dialects", "http", "jobs", "runner", "store"}
 # Files with a test that takes many seconds: begun early, it keeps no process waiting at the end.
 LONG_FILES = {"test_fuzzed", "test_koldan_states", "test_store_model_based", "test_suspended"}
 # Polling intervals, and the longest delay before a retry.
@@ -49,21 +53,35 @@ SHORT_WAITS_S = {
 }
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest selects by marks, and xdist reads groups
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark a test as `ray`, `whisper` or `fuzz`; not in pytest_collection_modifyitems, where pytest selects by marks."""
+    file = item.path.stem
+    if file in RAY_FILES or RAY_FIXTURES & set(getattr(item, "fixturenames", ())):
+        item.add_marker(pytest.mark.ray)
+    if file in WHISPER_FILES:
+        item.add_marker(pytest.mark.whisper)
+    if file in FUZZ_FILES:
+        item.add_marker(pytest.mark.fuzz)
+
+
+class Scheduling(LoadScopeScheduling):  # type: ignore[misc] # it has no types
+    """Distribution over processes: by file, one service for the files of CLUSTER_FILES, single tests of ANYWHERE."""
+
+    # xdist's own loadgroup writes groups into node ids, which pytest 9.2 no longer reads.
+    def _split_scope(self, nodeid: str) -> str:
+        file = Path(nodeid.partition("::")[0])
+        if file.stem in CLUSTER_FILES:
+            return "cluster"
+        return nodeid if file.parent.name in ANYWHERE and file.stem not in LONG_FILES else str(file)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
+    """Distribute tests by `Scheduling`, where there are several processes."""
+    return Scheduling(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests as `ray`, `whisper` or `fuzz`, and group those that xdist runs in one process."""
-    for item in items:
-        file, fixtures = item.path.stem, set(getattr(item, "fixturenames", ()))
-        shared = RAY_FIXTURES & fixtures
-        if shared or file in RAY_FILES:
-            item.add_marker(pytest.mark.ray)
-        if file in WHISPER_FILES:
-            item.add_marker(pytest.mark.whisper)
-        if file in FUZZ_FILES:
-            item.add_marker(pytest.mark.fuzz)
-        # A test with a store of its own goes to any process. The others of a file are quick, or share its fixtures.
-        if shared or file in RAY_FILES or "store" not in fixtures:
-            item.add_marker(pytest.mark.xdist_group(*shared or (file,)))
+    """Begin long tests early, so that none keeps a process waiting at the end."""
     items.sort(key=lambda item: item.path.stem not in LONG_FILES)
 
 

@@ -55,7 +55,9 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         if self._allowed.has_address(address):
             return
         if not is_public(address):
-            raise SourceForbidden("The address is not a public one: give a URL that anybody can reach.")
+            raise SourceForbidden(
+                "The address is not a public one: use a public URL or name its host in MURMUR_FETCH_ALLOW."
+            )
         if port not in PORTS:
             raise SourceForbidden(f"Only ports 80 and 443 are reached, not {port}.")
 

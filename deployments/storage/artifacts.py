@@ -74,7 +74,7 @@ class Artifacts:
         return int(info.size) if info.type == fs.FileType.File else None
 
     def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
-        """Read `length` bytes from `start`, to the end when None. FileNotFoundError."""
+        """Read `length` bytes from `start`, to the end when None. Raises FileNotFoundError."""
         with self._fs.open_input_file(self._path(key)) as file:
             left = max(file.size() - start, 0)  # object stores refuse to read beyond the end
             return bytes(file.read_at(left if length is None else min(length, left), start)) if left else b""
@@ -119,7 +119,7 @@ class Artifacts:
 
     @contextmanager
     def descriptor(self, key: str) -> Iterator[int]:
-        """Open a seekable file descriptor. FileNotFoundError."""
+        """Open a seekable file descriptor. Raises FileNotFoundError."""
         if self._local:
             with Path(self._path(key)).open("rb") as file:
                 yield file.fileno()

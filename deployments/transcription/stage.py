@@ -29,7 +29,7 @@ DELIVERY_S = 0.05  # enough for a message to reach the caller
 
 
 class BatchShare(NamedTuple):
-    """Clip's part in a batch."""
+    """A clip's share of a batch."""
 
     fill: float  # share of the batch's slots taken by all its clips, 0 to 1
     seconds: float  # the clip's share of the decode time
@@ -41,7 +41,7 @@ class Transcriber:
     def __init__(self, artifacts: Artifacts, engine: Engine) -> None:
         self._artifacts = artifacts
         self._engine = engine
-        # On a GPU one batch more than decode at once: its features are computed meanwhile.
+        # On a GPU one extra thread prepares the features of the next batch while the others decode.
         prefetch = int(engine.info.device == "cuda")
         self._threads = ThreadPoolExecutor(engine.workers + prefetch, "engine")
         linger = partial(asyncio.sleep, LINGER_GPU_S if prefetch else LINGER_S)
@@ -59,7 +59,7 @@ class Transcriber:
         return asdict(self._batcher.stats)
 
     async def stream(self, request: TranscribeRequest) -> AsyncIterator[DecodeStarted | WindowResult]:
-        """`transcribe` with a DecodeStarted before the result."""
+        """`transcribe` with a DecodeStarted before the result, so that a death is blamed on a window that was decoding."""
         started = asyncio.Event()
 
         async def on_start() -> None:

@@ -89,7 +89,7 @@ class Client:
         return self._send("GET", f"/v1/jobs/{job_id}/transcript", params={"format": format}).text
 
     def events(self, job_id: str, retry_s: float = 60.0) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Follow a job's events, (kind, data), to its end; reconnects for up to `retry_s`. ServerError."""
+        """Follow a job's events, (kind, data), to its end; reconnects for up to `retry_s`. Raises ServerError."""
         last = ""
         deadline = time.monotonic() + retry_s
         while True:
@@ -118,7 +118,7 @@ class Client:
         try:
             response = self._http.request(method, path, **options)
         except httpx.TransportError as error:
-            raise ServerError(f"No murmur answers at {self._http.base_url}: {error}") from None
+            raise ServerError(f"No server answers at {self._http.base_url} ({error}): start one with `murmur up`") from None
         self._check(response)
         return response
 

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import httpx
 import orjson
@@ -23,6 +23,10 @@ from serve_app.cli.keys import keys
 from serve_app.cli.transcribe import FORMAT_NAMES, transcribe_all
 from serve_app.local.preflight import StartError
 from serve_app.local.service import Interrupted, LocalService
+from serve_app.logs import log_file
+
+if TYPE_CHECKING:
+    from serve_app.cli.doctor import Finding
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Self-hosted transcription."
@@ -33,19 +37,24 @@ app.add_typer(keys, name="keys")
 
 notes = Console(stderr=True, highlight=False)
 DEFAULT_SERVER = "http://127.0.0.1:8080"
+# Options of `up`; `doctor` checks a start with them.
+Host = Annotated[str | None, typer.Option(help="Address to serve on.")]
+Port = Annotated[int | None, typer.Option(help="Port to serve on.")]
+DataDir = Annotated[Path | None, typer.Option(help="Directory for jobs and artifacts.")]
+RedisUrl = Annotated[str | None, typer.Option(help="Redis to use instead of an embedded Valkey.")]
+RayAddress = Annotated[str | None, typer.Option(help="Ray cluster to join instead of starting one.")]
+AllowAnonymous = Annotated[bool | None, typer.Option("--allow-anonymous", help="Serve beyond loopback without API keys.")]
 Server = Annotated[str, typer.Option(envvar="MURMUR_SERVER", help="The server's address.")]
 
 
 @app.command()
 def up(
-    host: Annotated[str | None, typer.Option(help="Address to serve on.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to serve on.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Directory for jobs and artifacts.")] = None,
-    redis_url: Annotated[str | None, typer.Option(help="Redis to use instead of an embedded Valkey.")] = None,
-    ray_address: Annotated[str | None, typer.Option(help="Ray cluster to join instead of starting one.")] = None,
-    allow_anonymous: Annotated[
-        bool | None, typer.Option("--allow-anonymous", help="Serve beyond loopback without API keys.")
-    ] = None,
+    host: Host = None,
+    port: Port = None,
+    data_dir: DataDir = None,
+    redis_url: RedisUrl = None,
+    ray_address: RayAddress = None,
+    allow_anonymous: AllowAnonymous = None,
 ) -> None:
     """Start the service on this machine and serve until Ctrl-C."""
     settings = settings_with(
@@ -60,15 +69,17 @@ def up(
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
-    notes.print("starting: checks, Valkey, Ray, models (about 20 s) ...")
+    notes.print("starting: checks, Valkey, Ray, models (20 to 40 s) ...")
     try:
         with LocalService(settings, stopping) as service:
             if service.dashboard_url:
                 notes.print(f"dashboard {service.dashboard_url} (its token: ~/.ray/auth_token)", soft_wrap=True)
+            notes.print(f"log {log_file(settings.data_dir)}", soft_wrap=True)
             out.write(f"ready {service.url}\n")
             out.flush()
             stopping.wait()
             notes.print("stopping ...")
+        notes.print("stopped")
     except StartError as error:
         raise fail(str(error), 2) from None
     except Interrupted:
@@ -193,15 +204,34 @@ def delete(job_id: str, server: Server = DEFAULT_SERVER) -> None:
 
 
 @app.command()
-def doctor() -> None:
-    """Check that a start would succeed, and say how to fix what would prevent it. Starts nothing. Exit status 1 if so."""
-    from serve_app.cli.doctor import examine
+def doctor(
+    host: Host = None,
+    port: Port = None,
+    data_dir: DataDir = None,
+    redis_url: RedisUrl = None,
+    ray_address: RayAddress = None,
+    allow_anonymous: AllowAnonymous = None,
+) -> None:
+    """Check that a start would succeed, and say how to fix what fails. Starts nothing. Exit status 1 if a check fails."""
+    from serve_app.cli.doctor import examine, examine_installation
 
-    bad = 0
-    for finding in examine(settings_with()):
-        bad += not finding.ok
-        _say(f"{'ok  ' if finding.ok else 'BAD '} {finding.name}: {finding.detail}")
-    raise typer.Exit(1 if bad else 0)
+    passed = [_report(finding) for finding in examine_installation()]
+    if all(passed):
+        settings = settings_with(
+            host=host,
+            port=port,
+            data_dir=data_dir,
+            redis_url=redis_url,
+            ray_address=ray_address,
+            allow_anonymous=allow_anonymous,
+        )
+        passed += [_report(finding) for finding in examine(settings)]
+    raise typer.Exit(0 if all(passed) else 1)
+
+
+def _report(finding: Finding) -> bool:
+    _say(f"{'ok  ' if finding.ok else 'BAD '} {finding.name}: {finding.detail}")
+    return finding.ok
 
 
 def _say(line: str) -> None:

@@ -12,15 +12,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-import ctranslate2
 from redis import Redis
 from redis.exceptions import RedisError
 
 from deployments.errors import ModelUnavailable
-from deployments.storage.artifacts import Artifacts
 from deployments.transcoding.ffmpeg import NoFfmpeg, find_ffmpeg
-from deployments.transcription.engines.faster_whisper import choose_compute_type, choose_device
-from deployments.transcription.weights import locate
 from serve_app.errors import StoreUnavailable
 from serve_app.local.preflight import (
     CONNECT_S,
@@ -52,10 +48,13 @@ class Finding:
     detail: str
 
 
+def examine_installation() -> list[Finding]:
+    """Check Python and the packages, before any import of these."""
+    return [_python(), _packages()]
+
+
 def examine(settings: Settings) -> Iterator[Finding]:
-    """Check everything that `murmur up` needs; starts nothing, creates nothing but unpacked weights."""
-    yield _python()
-    yield _packages()
+    """Check all else that `murmur up` needs; starts nothing, creates nothing but unpacked weights."""
     yield _check("ray", _ray_patches, f"{version('ray')}, patches work")
     yield _ffmpeg()
     if settings.engine != "fake":
@@ -79,7 +78,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
 def _check(name: str, check: Callable[[], None], detail: str) -> Finding:
     try:
         check()
-    except (StartError, UnsupportedRay) as error:
+    except (StartError, UnsupportedRay, ImportError) as error:
         return Finding(name, False, str(error))
     return Finding(name, True, detail)
 
@@ -118,18 +117,24 @@ def _ffmpeg() -> Finding:
 
 def _device(settings: Settings) -> Finding:
     try:
+        import ctranslate2
+
+        from deployments.transcription.engines.faster_whisper import choose_compute_type, choose_device
+
         device = choose_device(settings.device)
-    except ModelUnavailable as error:
-        return Finding("device", False, error.message)
+    except (ModelUnavailable, ImportError) as error:
+        return Finding("device", False, str(error))
     cards = ctranslate2.get_cuda_device_count()
     return Finding("device", True, f"{device}, {choose_compute_type(settings.compute_type, device)}, {cards} GPUs seen")
 
 
 def _weights(settings: Settings, model: str) -> Finding:
     try:
+        from deployments.transcription.weights import locate
+
         directory = locate(model, str(settings.cache_dir))
-    except ModelUnavailable as error:
-        return Finding(f"weights of {model}", False, error.message)
+    except (ModelUnavailable, ImportError) as error:
+        return Finding(f"weights of {model}", False, str(error))
     return Finding(f"weights of {model}", True, str(directory))
 
 
@@ -188,10 +193,12 @@ def _storage(settings: Settings) -> Finding:
         return _check("storage", partial(check_writable, folder, "MURMUR_STORAGE_URI"), str(folder))
     shown = without_password(settings.storage)
     try:
+        from deployments.storage.artifacts import Artifacts
+
         artifacts = Artifacts(settings.storage)
         artifacts.put("doctor/probe", b"ok")
         artifacts.delete("doctor")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         return Finding("storage", False, f"{shown} cannot be written ({error}): set MURMUR_STORAGE_URI")
     return Finding("storage", True, shown)
 

@@ -48,7 +48,7 @@ def transcribe_all(
     format: str | None,
     output: Path | None,
 ) -> int:
-    """Transcribe `sources` and return how many failed. ValueError, StartError, ServerError.
+    """Transcribe `sources` and return how many failed. Raises ValueError, StartError, ServerError.
     Transcripts in `format`, or else live segments, go to `out`; everything else to standard error."""
     if format is not None and format not in FORMATS:
         raise ValueError(f"there is no format {format!r}: use {FORMAT_NAMES}")
@@ -172,7 +172,7 @@ def _server(url: str | None, model: str | None, screen: Console) -> Iterator[str
     if url:
         yield url
         return
-    screen.print("no --server given: starting one for the occasion (about 20 s) ...")
+    screen.print("no --server given: starting a temporary one (20 to 40 s) ...")
     with tempfile.TemporaryDirectory(prefix="murmur-once-") as data_dir:
         settings = settings_with(data_dir=Path(data_dir), port=_any_port(), models=model or None, **TEMPORARY)
         with LocalService(settings) as service:

@@ -20,7 +20,7 @@ DIALECTS = (NATIVE, OPENAI, SHIFT, BIFROST, TRANSCRIPTS, KOLDAN, SPEECH_IS_CHEAP
 
 
 def dialect_settings(dialects: Sequence[Dialect] = DIALECTS) -> dict[str, BaseSettings]:
-    """Settings of the dialects that have some, read from the environment. ValidationError names a bad variable."""
+    """Settings of the dialects that have some, read from the environment. Raises ValidationError for a bad one."""
     return {dialect.name: dialect.settings() for dialect in dialects if dialect.settings}
 
 

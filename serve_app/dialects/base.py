@@ -15,6 +15,7 @@ from deployments.storage.artifacts import Artifacts
 from serve_app.errors import RequestError
 from serve_app.http.openapi import COMPONENT, schema_of, without_null
 from serve_app.http.uploads import Form, Watch, receive, receive_raw
+from serve_app.http.validation import invalid
 from serve_app.jobs.deliveries import Deliveries
 from serve_app.jobs.service import Jobs
 from serve_app.jobs.submission import Draft
@@ -35,7 +36,7 @@ class ApiContext:
     sse_max_age_s: float  # age at which a stream ends, to be resumed
     public_url: str = ""  # URL that clients reach the service by; '' for the request's own
     devices: Mapping[str, str] = field(default_factory=dict)  # model -> device and compute type, as far as known
-    vendor: Mapping[str, BaseSettings] = field(default_factory=dict)  # dialect -> its settings
+    dialect_settings: Mapping[str, BaseSettings] = field(default_factory=dict)  # dialect -> its settings
 
     def at(self, request: Request) -> str:
         """The service's URL as the client knows it, without a trailing slash."""
@@ -43,7 +44,7 @@ class ApiContext:
 
     def settings(self, dialect: str, kind: type[S]) -> S:
         """Settings of a dialect as the root read them, else the defaults."""
-        settings = self.vendor.get(dialect)
+        settings = self.dialect_settings.get(dialect)
         return settings if isinstance(settings, kind) else kind.model_construct()
 
     async def receive_form(
@@ -88,18 +89,11 @@ PageSize = Annotated[int, Query(ge=1, le=100, description="Entries of a page, at
 
 
 def validated(model: type[M], data: object) -> M:
-    """`data` as a `model`. RequestError names the fields that are wrong."""
+    """`data` as a `model`. Raises RequestError with the fields that are wrong."""
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise invalid(error.errors()) from None
-
-
-def invalid(errors: Any) -> RequestError:
-    """Pydantic's findings as a RequestError."""
-    fields = tuple((".".join(str(p) for p in e["loc"] if p != "body"), str(e["msg"])) for e in errors)
-    first = "; ".join(f"{name}: {problem}" if name else problem for name, problem in fields[:3])
-    return RequestError("invalid_request", f"The request is not valid. {first}.", fields)
+        raise invalid(error.errors(), model) from None
 
 
 def flat(fields: Mapping[str, list[str]], lists: Collection[str] = (), ignored: Collection[str] = ()) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class OpenAIForm(BaseModel):
     model: str = Field(description="A model of GET /v1/models, or an alias such as `whisper-1`.")
     language: str | None = Field(None, description="ISO 639-1 code; detected when left out. Not for translations.")
     prompt: str | None = Field(None, max_length=2000, description="Text that the audio might follow on from.")
-    response_format: ResponseFormat = "json"
+    response_format: ResponseFormat = Field("json", description="Format of the transcript.")
     temperature: float = Field(0.0, ge=0.0, le=1.0, description="Sampling temperature; 0 is deterministic.")
     timestamp_granularities: frozenset[Literal["segment", "word"]] = Field(
         frozenset(), description="With `verbose_json`: segments (the default), words, or both."
@@ -66,14 +66,14 @@ class OpenAITextDelta(BaseModel):
     """Stream event: text that a segment adds."""
 
     type: Literal["transcript.text.delta"] = "transcript.text.delta"
-    delta: str
+    delta: str = Field(description="Text to append.")
 
 
 class OpenAITextDone(BaseModel):
     """Stream event: the whole text, at the end."""
 
     type: Literal["transcript.text.done"] = "transcript.text.done"
-    text: str
+    text: str = Field(description="Text of the whole recording.")
 
 
 class OpenAIStreamError(BaseModel):
@@ -87,7 +87,7 @@ class OpenAIStreamError(BaseModel):
 
 
 def read_form(form: Form) -> OpenAIForm:
-    """The fields of a form. RequestError names what is wrong."""
+    """The fields of a form. Raises RequestError with the fields that are wrong."""
     values = flat(form.fields, LISTS, IGNORED)
     fields = validated(OpenAIForm, {name: value for name, value in values.items() if value})
     if fields.include:

@@ -39,47 +39,47 @@ CODES = {"unauthenticated": "invalid_api_key", "model_unavailable": "model_not_f
 class OpenAIUsage(BaseModel):
     """Length of the audio, as it is billed there."""
 
-    type: Literal["duration"]
-    seconds: int
+    type: Literal["duration"] = Field(description="Always `duration`.")
+    seconds: int = Field(description="Length of the audio in seconds, rounded up.")
 
 
 class OpenAITranscription(BaseModel):
     """Transcript with `response_format=json`."""
 
-    text: str
+    text: str = Field(description="Text of the whole recording.")
     usage: OpenAIUsage
 
 
 class OpenAISegment(BaseModel):
     """Segment of a verbose transcript. Times are in seconds."""
 
-    id: int
-    seek: int
-    start: float
-    end: float
-    text: str
+    id: int = Field(description="Number of the segment, from 0.")
+    seek: int = Field(description="Always 0.")
+    start: float = Field(description="Start in the recording.")
+    end: float = Field(description="End in the recording.")
+    text: str = Field(description="Text of the segment.")
     tokens: list[int] = Field(description="Always empty.")
-    temperature: float
-    avg_logprob: float
-    compression_ratio: float
+    temperature: float = Field(description="Sampling temperature of the request.")
+    avg_logprob: float = Field(description="Mean log-probability, from the confidence.")
+    compression_ratio: float = Field(description="Length of the text over its compressed length.")
     no_speech_prob: float = Field(description="Always 0.")
 
 
 class OpenAIWord(BaseModel):
     """Word of a verbose transcript. Times are in seconds."""
 
-    word: str
-    start: float
-    end: float
+    word: str = Field(description="The word.")
+    start: float = Field(description="Start in the recording.")
+    end: float = Field(description="End in the recording.")
 
 
 class OpenAIVerboseTranscription(BaseModel):
     """Transcript with `response_format=verbose_json`."""
 
-    task: Literal["transcribe", "translate"]
+    task: Literal["transcribe", "translate"] = Field(description="Task of the request.")
     language: str = Field(description="English name of the language, such as `german`.")
-    duration: float
-    text: str
+    duration: float = Field(description="Length of the audio in seconds.")
+    text: str = Field(description="Text of the whole recording.")
     usage: OpenAIUsage
     segments: list[OpenAISegment] | None = Field(None, description="Unless only words are requested.")
     words: list[OpenAIWord] | None = Field(None, description="If requested.")
@@ -89,9 +89,9 @@ class OpenAIErrorBody(BaseModel):
     """Cause of an error."""
 
     message: str = Field(description="One sentence: what was wrong and what to do.")
-    type: str
+    type: str = Field(description="Class of the error, such as `invalid_request_error`.")
     param: str | None = Field(description="Parameter at fault.")
-    code: str
+    code: str = Field(description="Error code; the API reference lists all.")
 
 
 class OpenAIError(BaseModel):

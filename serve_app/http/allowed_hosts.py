@@ -13,7 +13,7 @@ ANY = "*"  # allows every host
 
 
 class AllowedHosts:
-    """RequestError `forbidden` unless Host and Origin are in `hosts`."""
+    """Raises RequestError `forbidden` unless Host and Origin are in `hosts`."""
 
     def __init__(self, hosts: Collection[str]) -> None:
         self._hosts = frozenset(host.lower().strip("[]") for host in hosts)

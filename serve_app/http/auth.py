@@ -47,7 +47,7 @@ class Auth:
         self._allowed_hosts = None if required else AllowedHosts(hosts)
 
     async def principal(self, headers: Headers) -> Principal:
-        """RequestError `unauthenticated`, for an invalid key even where none is required."""
+        """Raises RequestError `unauthenticated`, for an invalid key even where none is required."""
         key = sent_key(headers, self._key_headers)
         if key is None:
             if self._required:
@@ -62,7 +62,7 @@ class Auth:
         return principal
 
     async def admit(self, headers: Headers) -> Principal:
-        """Authenticate and rate-limit. RequestError `unauthenticated`, `forbidden`, `rate_limited`."""
+        """Authenticate and rate-limit. Raises RequestError `unauthenticated`, `forbidden`, `rate_limited`."""
         if self._allowed_hosts:
             self._allowed_hosts.check(headers)
         principal = await self.principal(headers)
@@ -87,7 +87,7 @@ async def caller(
     _bearer: Annotated[object, Security(bearer)],
     _api_key: Annotated[object, Security(api_key)],
 ) -> Principal:
-    """Dependency: the caller, with the route's scopes. RequestError."""
+    """Dependency: the caller, with the route's scopes. Raises RequestError."""
     auth: Auth = request.app.state.auth
     principal = await auth.admit(request.headers)
     for scope in scopes.scopes:

@@ -42,7 +42,7 @@ class JwtVerifier:
         self._keys = None if rules.secret else IssuerKeys(rules.jwks_url)
 
     async def principal(self, token: str) -> Principal | None:
-        """Principal of a token; None if invalid. RequestError `unavailable` if keys cannot be fetched."""
+        """Principal of a token; None if invalid. Raises RequestError `unavailable` if keys cannot be fetched."""
         try:
             if self._keys is None:
                 return self._verify(token, self._rules.secret, SECRET_ALGORITHMS)
@@ -83,7 +83,7 @@ class IssuerKeys(jwt.PyJWKClient):
         self._fetching = asyncio.Lock()
 
     async def find(self, key_id: str | None) -> jwt.PyJWK | None:
-        """Find a key by id. PyJWKClientError."""
+        """Find a key by id. Raises PyJWKClientError."""
         fresh = self.jwk_set_cache.get() if self.jwk_set_cache else None
         if key := _match(fresh, key_id):
             return key
@@ -97,7 +97,7 @@ class IssuerKeys(jwt.PyJWKClient):
                 raise
 
     def fetch_data(self) -> jwt.PyJWKSet:
-        """Fetch at most once per cooldown. PyJWKClientConnectionError."""
+        """Fetch at most once per cooldown. Raises PyJWKClientConnectionError."""
         # Replaces the base class's version, which uses proxies of the environment, reads without a limit and does not
         # back off after a failure.
         if time.monotonic() >= self._next_fetch:

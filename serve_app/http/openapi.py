@@ -155,7 +155,7 @@ class Api(FastAPI):
 
 
 def _hoist(part: Any, schemas: Document) -> None:
-    """Move every `$defs` below `part` to `schemas`. ValueError where two different schemas have one name."""
+    """Move every `$defs` below `part` to `schemas`. Raises ValueError where two different schemas have one name."""
     if isinstance(part, list):
         for item in part:
             _hoist(item, schemas)

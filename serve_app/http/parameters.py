@@ -20,7 +20,7 @@ def is_multipart(request: Request) -> bool:
 
 
 def parse_json_field(name: str, text: Any) -> Any:
-    """Parse a form field that holds JSON. RequestError."""
+    """Parse a form field that holds JSON. Raises RequestError."""
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:

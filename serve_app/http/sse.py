@@ -20,7 +20,7 @@ EventRenderer = Callable[[Event], ServerSentEvent | None]
 
 
 def last_event_id(header: str | None) -> str:
-    """Position to resume after, from a `Last-Event-ID`. RequestError `malformed`."""
+    """Position to resume after, from a `Last-Event-ID`. Raises RequestError `malformed`."""
     if not header:
         return "0"
     if not re.fullmatch(r"\d{1,19}(-\d{1,19})?", header):

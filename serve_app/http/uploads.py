@@ -68,7 +68,7 @@ class FormReader:
             raise RequestError("malformed", "The body is not valid multipart/form-data.") from None
 
     def finish(self) -> Form:
-        """RequestError if the body is incomplete."""
+        """Raises RequestError if the body is incomplete."""
         if not self._ended:
             raise RequestError("malformed", "The multipart body ends before its last boundary.")
         self.form.sha256 = self._digest.hexdigest()
@@ -138,7 +138,7 @@ async def receive(
     needed: bool = True,
     watch: Watch = lambda _body, _form: None,
 ) -> Form:
-    """Read a multipart body and store its file under `key`; nothing is stored if this raises. RequestError.
+    """Read a multipart body and store its file under `key`; nothing is stored if this raises. Raises RequestError.
     `watch` is called for each chunk and may raise too."""
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
@@ -164,7 +164,7 @@ async def receive(
 
 
 async def receive_raw(body: AsyncIterator[bytes], artifacts: Artifacts, key: str, max_bytes: int) -> Form:
-    """Store a raw body under `key`; nothing is stored if this raises. RequestError."""
+    """Store a raw body under `key`; nothing is stored if this raises. Raises RequestError."""
     form, digest = Form(), hashlib.sha256()
     with artifacts.writer(key) as writer:
 
@@ -184,7 +184,7 @@ async def receive_raw(body: AsyncIterator[bytes], artifacts: Artifacts, key: str
 
 
 async def read_json(body: AsyncIterator[bytes]) -> object:
-    """Parse a JSON body of at most `MAX_JSON_BYTES`. RequestError."""
+    """Parse a JSON body of at most `MAX_JSON_BYTES`. Raises RequestError."""
     document = bytearray()
     async for chunk in body:
         document += chunk

@@ -19,7 +19,7 @@ class Deliveries:
         return await self._outbox.page(principal.owner, principal.tenant, limit=limit, before=before, state=state)
 
     async def redeliver(self, principal: Principal, delivery_id: str) -> Delivery:
-        """RequestError `not_found`."""
+        """Raises RequestError `not_found`."""
         due = await self._outbox.redeliver(delivery_id, principal.owner, principal.tenant)
         delivery = await self._outbox.get(delivery_id) if due else None
         if delivery is None:

@@ -38,7 +38,7 @@ class ModelCatalog:
         return name
 
     def resolve(self, spec: JobSpec) -> JobSpec:
-        """Keep the models that can do the job. RequestError of the first if none can."""
+        """Keep the models that can do the job. Raises RequestError of the first if none can."""
         capable: list[str] = []
         problem: RequestError | None = None
         for name in (spec.model, *spec.fallbacks):
@@ -59,8 +59,8 @@ class ModelCatalog:
             raise RequestError("model_unavailable", f"There is no model {model_id!r} here: use {', '.join(self._models)}.")
         english_only = model.languages == ("en",)
         if spec.language and spec.language not in model.languages:
-            supported = "only English" if english_only else "codes such as en, de or zh"
-            message = f"{model_id} does not know the language {spec.language!r}: {supported}."
+            supported = "it transcribes English only" if english_only else "use an ISO 639-1 code such as en, de or zh"
+            message = f"{model_id} does not support the language {spec.language!r}: {supported}."
             raise RequestError("language_unsupported", message)
         if spec.task == "translate" and english_only:
             raise RequestError("feature_unavailable", f"{model_id} cannot translate: choose a multilingual model.")

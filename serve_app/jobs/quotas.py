@@ -25,7 +25,7 @@ class Quotas:
         self._limits = limits
 
     async def count_request(self, principal: Principal) -> None:
-        """Take a token from the tenant's bucket. RequestError `rate_limited`."""
+        """Take a token from the tenant's bucket. Raises RequestError `rate_limited`."""
         rate = self._limits.requests_per_minute
         if not rate:
             return
@@ -43,7 +43,7 @@ class Quotas:
         return self._limits.minutes_per_month * 60
 
     async def check_minutes(self, principal: Principal) -> None:
-        """RequestError `quota_exceeded` if this month's audio is used up."""
+        """Raises RequestError `quota_exceeded` if this month's audio is used up."""
         if self.month_s and await self._store.usage.audio_s(principal.tenant) >= self.month_s:
             raise self.exceeded()
 

@@ -29,7 +29,7 @@ async def delete_audio(store: Store, artifacts: Artifacts, job: Job | None) -> N
 
 
 async def delete_job(store: Store, artifacts: Artifacts, job_id: str) -> None:
-    """Delete an ended job, if it exists. RequestError `conflict`."""
+    """Delete an ended job, if it exists. Raises RequestError `conflict`."""
     # The record goes first: nobody finds a job whose files are incomplete.
     removed = await store.jobs.delete(job_id)
     if removed is None:

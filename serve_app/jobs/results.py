@@ -12,7 +12,7 @@ from deployments.storage.artifacts import Artifacts
 from deployments.storage.pcm import SAMPLE_BYTES, WAV_HEADER_BYTES, wav_chunks
 from serve_app.errors import RequestError, not_found
 from serve_app.jobs.transcript_file import read_transcript
-from serve_app.models.job import Job, SummaryState
+from serve_app.models.job import Job, Phase, SummaryState
 from serve_app.models.storage_paths import (
     AUDIO,
     LISTENING,
@@ -46,9 +46,10 @@ class Results:
         self._cache: OrderedDict[str, Transcript] = OrderedDict()
 
     async def transcript(self, job: Job) -> Transcript:
-        """Transcript of a completed job. RequestError `conflict`."""
+        """Transcript of a completed job. Raises RequestError `conflict`."""
         if job.transcript is None:
-            raise RequestError("conflict", f"There is no transcript: the job is {job.phase}.")
+            state = "has failed" if job.phase is Phase.FAILED else f"is {job.phase}"
+            raise RequestError("conflict", f"There is no transcript: the job {state}.")
         key = transcript_key(job.id, job.transcript)
         if key in self._cache:
             self._cache.move_to_end(key)
@@ -93,7 +94,7 @@ class Results:
         return Artifact(AUDIO, pcm_prefix(job.id), "audio/wav", size, job.audio_channels)
 
     async def file(self, job: Job, name: str) -> Artifact:
-        """RequestError `not_found`."""
+        """Raises RequestError `not_found`."""
         for file in await self.files(job):
             if file.name == name:
                 return file

@@ -34,7 +34,7 @@ UNKNOWN_PACE_S = 5  # Retry-After of a full queue whose pace is not known yet
 
 
 class Jobs:
-    """Jobs of callers. RequestError: `not_found` for jobs of others, `conflict` for a wrong phase."""
+    """Jobs of callers. Raises RequestError: `not_found` for jobs of others, `conflict` for a wrong phase."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class Jobs:
         )
 
     def resolve(self, spec: JobSpec) -> JobSpec:
-        """Resolve models to ids. RequestError for what this installation cannot do."""
+        """Resolve models to ids. Raises RequestError for what this installation cannot do."""
         self._rules.check(spec)
         return replace(self.catalog.resolve(spec), dialect=self._dialect or spec.dialect)
 
@@ -97,8 +97,8 @@ class Jobs:
         *,
         as_file: bool = False,
     ) -> AsyncIterator[Draft]:
-        """Begin a submission; `as_file` makes its source a shared file. RequestError `quota_exceeded`."""
-        if idempotency_key is None:  # with a key the job may exist, however much was used since
+        """Begin a submission; `as_file` makes its source a shared file. Raises RequestError `quota_exceeded`."""
+        if idempotency_key is None:  # with one, a repeat may return an existing job, even over quota
             await self._quotas.check_minutes(principal)
         job_id = self._id_format.format(uuid4())
         key = checked_key(idempotency_key)
@@ -123,7 +123,7 @@ class Jobs:
         # There is room when the tenant's next job is claimed.
         pace_s = await self._store.usage.pace_s(tenant)
         wait_s = math.ceil(pace_s or UNKNOWN_PACE_S)
-        message = f"{self._queue_limit} jobs are waiting, and no more may: try again in {wait_s} s."
+        message = f"The queue is full ({self._queue_limit} jobs): try again in {wait_s} s."
         return RequestError("rate_limited", message, retry_after_s=wait_s)
 
     async def get(self, principal: Principal, job_id: str) -> Job:
@@ -136,7 +136,7 @@ class Jobs:
         return job
 
     async def get_undeleted(self, principal: Principal, job_id: str) -> Job:
-        """RequestError `gone` for a job marked as deleted."""
+        """Raises RequestError `gone` for a job marked as deleted."""
         job = await self.get(principal, job_id)
         if job.deleted_at is not None:
             raise RequestError("gone", "The job was deleted.")
@@ -145,7 +145,9 @@ class Jobs:
     async def page(self, principal: Principal, *, limit: int, cursor: str | None) -> tuple[list[Job], str | None]:
         """Jobs, newest first, and the next cursor."""
         if cursor is not None and not (cursor.isascii() and cursor.isdecimal()):
-            raise RequestError("invalid_request", "The cursor is not one that a list gave.", (("cursor", "unknown"),))
+            raise RequestError(
+                "invalid_request", "Unknown cursor: pass the `next_cursor` of a page.", (("cursor", "unknown"),)
+            )
         return await self._store.jobs.page(principal.owner, principal.tenant, limit=limit, before=cursor)
 
     async def query(self, principal: Principal, query: JobQuery) -> JobPage:

@@ -11,16 +11,16 @@ from deployments.ingestion.url_rules import url_fault
 from serve_app.errors import RequestError
 from serve_app.models.job import JobSpec
 
-# Options that need a stage which is not installed.
+# Options that need a stage which does not exist yet.
 FEATURES = {
     "diarize": "speaker diarization",
     "redact": "redaction",
-    "label_audio": "audio labels",
+    "label_audio": "audio labelling",
 }
 
 
 class SpecRules:
-    """Checks of a job before it is accepted. RequestError."""
+    """Checks of a job before it is accepted. Raises RequestError."""
 
     def __init__(self, allowed: AllowList, prompts: Collection[str] = ()) -> None:
         self._allowed = allowed
@@ -34,7 +34,7 @@ class SpecRules:
             raise RequestError("feature_unavailable", message, (("summary", "unavailable"),))
         for option, name in FEATURES.items():
             if getattr(spec, option):
-                raise RequestError("feature_unavailable", f"The option {option} is refused: {name} are not installed here.")
+                raise RequestError("feature_unavailable", f"The option {option} is refused: {name} is not implemented.")
         if spec.url is not None and not spec.drive:
             self._check_source(spec.url)
         if spec.webhook_secret is not None and spec.webhook is None:

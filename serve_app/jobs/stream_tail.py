@@ -36,7 +36,7 @@ class StreamTail:
         self._changed.set()
         self._start: str | None = None  # the events in memory are those after this one
         self._events: list[Event] = []
-        self._end: StreamPage | None = None  # empty page after the last event, until `notify`
+        self._caught_up: StreamPage | None = None  # empty page after the last event, until `notify`
         self.readers = 0
         self.ended = False  # a `done` was read: later readers need a new tail, since a retried job ends again
 
@@ -47,7 +47,7 @@ class StreamTail:
         await self._changed.wait()
 
     async def read(self, after: str) -> StreamPage:
-        """Page after the event id `after`. StoreUnavailable."""
+        """Page after the event id `after`. Raises StoreUnavailable."""
         position = event_order(after)
         while (page := self._from_memory(position)) is None:
             if self._events and position < event_order(self._start or "0"):
@@ -63,16 +63,17 @@ class StreamTail:
             return None
         if later := self._events[bisect_right(self._events, position, key=lambda event: event_order(event.id)) :]:
             return StreamPage(later)
-        return None if self._changed.is_set() else self._end
+        return None if self._changed.is_set() else self._caught_up
 
     async def _advance(self, after: str) -> StreamPage | None:
         """Read on for all readers. Returns a page only for a reader far behind."""
-        # `after` may be an event still to come: memory starts at the lowest position of all readers.
-        start = self._start
-        if lowest := start is None or (not self._events and event_order(after) < event_order(start)):
-            start = after
+        # The first reader may resume after an event that does not exist yet. While memory is empty, its start therefore
+        # moves back for a reader that is further behind.
+        start, moves_start = self._start, False
+        if start is None or (not self._events and event_order(after) < event_order(start)):
+            start, moves_start = after, True
         self._changed.clear()
-        self._end = None
+        self._caught_up = None
         try:
             page = await self._fetch(self._events[-1].id if self._events else start)
         except BaseException:
@@ -80,12 +81,12 @@ class StreamTail:
             raise
         if len(page.events) == PAGE:
             self._changed.set()
-            if lowest:
+            if moves_start:
                 return page
         self._start = start
         self._events += page.events
         if not page.events:
-            self._end = page
+            self._caught_up = page
         self.ended |= any(event.kind is EventKind.DONE for event in page.events)
         if len(self._events) > 2 * RETAINED:
             self._start = self._events[-RETAINED - 1].id

@@ -61,7 +61,7 @@ class Draft:
         return source_key(self.id) if self.file is None else file_key(self.file)
 
     async def __aenter__(self) -> Draft:
-        """Reserve the idempotency key. RequestError `conflict`."""
+        """Reserve the idempotency key. Raises RequestError `conflict`."""
         if self._key_digest is not None:
             try:
                 reserved = await _uninterrupted(self._store.jobs.reserve_key(self._key_digest, self.id, RESERVED_S))
@@ -81,7 +81,7 @@ class Draft:
             await asyncio.shield(self._discard())
 
     async def submit(self, spec: JobSpec, sha256: str = "", file: File | None = None) -> Job:
-        """Create the job, or return that of an equal request. RequestError."""
+        """Create the job, or return that of an equal request. Raises RequestError."""
         # `sha256` is the digest of the upload; `file` describes the source of an `as_file` draft.
         return await self._submit(self, spec, sha256, file)
 
@@ -95,7 +95,7 @@ class Draft:
         quota_s: float,
         file: File | None,
     ) -> SubmitResult:
-        """Write the job to the store. RequestError for a key in use."""
+        """Write the job to the store. Raises RequestError for a key in use."""
         principal = self.principal
         traced = replace(spec, request_id=self._trace.request_id or None, traceparent=self._trace.traceparent)
         submitting = self._store.jobs.submit(
@@ -162,7 +162,7 @@ async def _uninterrupted(work: Coroutine[Any, Any, T]) -> T:
 
 
 def checked_key(key: str | None) -> str | None:
-    """RequestError `malformed`."""
+    """Raises RequestError `malformed`."""
     if key is not None and not (0 < len(key) <= KEY_LENGTH and key.isprintable()):
         raise RequestError("malformed", f"The Idempotency-Key must have 1 to {KEY_LENGTH} printable characters.")
     return key

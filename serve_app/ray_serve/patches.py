@@ -74,20 +74,20 @@ class PacedReceive(ASGIReceiveProxy):  # type: ignore[misc]
 
 
 def pace_proxy() -> list[Any]:
-    """Install `PacedQueue`; called by Serve in each proxy. Adds no middleware. UnsupportedRay."""
+    """Install `PacedQueue`; called by Serve in each proxy. Adds no middleware. Raises UnsupportedRay."""
     _check_attributes()
     proxy.MessageQueue = PacedQueue
     return []
 
 
 def pace_replica() -> None:
-    """Install `PacedReceive` in a replica. UnsupportedRay."""
+    """Install `PacedReceive` in a replica. Raises UnsupportedRay."""
     _check_attributes()
     replica.ASGIReceiveProxy = PacedReceive
 
 
 def bind_to_loopback() -> None:
-    """Bind this replica's gRPC server to 127.0.0.1 instead of every interface. UnsupportedRay."""
+    """Bind this replica's gRPC server to 127.0.0.1 instead of every interface. Raises UnsupportedRay."""
     _check_attributes()
     replica.add_port_to_grpc_server = _on_loopback(replica.add_port_to_grpc_server)
 
@@ -98,7 +98,7 @@ def serve_request_id() -> str:
 
 
 def check_patches() -> None:
-    """Prove that each patch works with the installed Ray, without starting it. UnsupportedRay."""
+    """Prove that each patch works with the installed Ray, without starting it. Raises UnsupportedRay."""
     _check_attributes()
     try:
         asyncio.run(asyncio.wait_for(_check_pacing(), CHECK_TIMEOUT_S))

@@ -39,7 +39,7 @@ from serve_app.jobs.model_catalog import Model, ModelCatalog
 from serve_app.jobs.quotas import Quotas, TenantLimits
 from serve_app.jobs.results import Results
 from serve_app.jobs.service import Jobs
-from serve_app.logs import OURS, log_to_file
+from serve_app.logs import LOGGED_PACKAGES, log_to_file
 from serve_app.models.lease import LeaseRules
 from serve_app.ray_serve.autoscaling import LOAD
 from serve_app.ray_serve.patches import bind_to_loopback, pace_replica, serve_request_id
@@ -62,7 +62,7 @@ SWITCH_INTERVAL_S = 0.0005
 
 def prepare_replica(settings: Settings) -> None:
     """Set up logging in a replica's process and, on one machine, bind its gRPC server to loopback."""
-    for package in OURS:
+    for package in LOGGED_PACKAGES:
         logger = logging.getLogger(package)
         for handler in logging.getLogger("ray.serve").handlers:
             logger.addHandler(handler)
@@ -81,13 +81,13 @@ class IngressReplica:
         models: tuple[Model, ...],
         transcribers: dict[str, DeploymentHandle],
         _runner: DeploymentHandle,  # makes it part of the graph; jobs reach it through Redis
-        vendor: Mapping[str, BaseSettings],  # settings of dialects
+        dialect_settings: Mapping[str, BaseSettings],  # dialect -> its settings
     ) -> None:
         prepare_replica(settings)
         # Serve's event loop and ours are two threads, and many event streams keep both busy: at Python's default of 5 ms
-        # each waits long for the GIL, and requests with it.
+        # each waits long for the GIL, and so do requests.
         sys.setswitchinterval(SWITCH_INTERVAL_S)
-        pace_replica()
+        pace_replica()  # back-pressure on request bodies
         redis = connect(settings.redis_url, "ingress")
         artifacts, store = Artifacts(settings.storage), Store(redis)
         self._store = store
@@ -124,7 +124,7 @@ class IngressReplica:
             settings.sse_max_age_s,
             settings.public_url,
             self._devices,
-            vendor,
+            dialect_settings,
         )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -201,7 +201,7 @@ class RunnerReplica:
         await self._starting
         await self._runner.stop()
 
-    async def __del__(self) -> None:
+    async def __del__(self) -> None:  # Serve awaits it when the replica stops
         await self.drain()
 
 

@@ -74,41 +74,41 @@ class Pipeline:
     async def run(self) -> float:
         """Run to the end. Returns the decoded seconds."""
         await self._channels.restore(self._store)
-        planning = asyncio.create_task(self._plan())
+        dispatching = asyncio.create_task(self._dispatch_windows())
         try:
             while (entry := await self._queue.get()) is not None:
                 window, task = entry
                 await self._commit(window, await task)
                 self._slots.release()
-            await planning
+            await dispatching
         finally:
-            planning.cancel()
+            dispatching.cancel()
             for task in self._tasks:
                 task.cancel()
-            await asyncio.gather(planning, *self._tasks, return_exceptions=True)
+            await asyncio.gather(dispatching, *self._tasks, return_exceptions=True)
         assert self._total_s is not None
         return self._total_s
 
-    async def _plan(self) -> None:
+    async def _dispatch_windows(self) -> None:
         """Dispatch windows as they close, with back-pressure."""
         try:
-            async with aclosing(self._stages.windows(self._transcode_request())) as plans:
-                async for planned in plans:
-                    await self._record_audio(planned)
-                    for window in planned.windows:
+            async with aclosing(self._stages.windows(self._transcode_request())) as messages:
+                async for progress in messages:
+                    await self._record_audio(progress)
+                    for window in progress.windows:
                         if window.index >= self._next_window:
                             await self._dispatch(window)
             await self._enter(Phase.TRANSCRIBING)
         finally:
             self._queue.put_nowait(None)
 
-    async def _record_audio(self, planned: TranscodeProgress) -> None:
-        if self._declared_s is None and planned.declared_s is not None:
-            self._declared_s = planned.declared_s
-            await self._note_audio(declared_s=planned.declared_s)
-        if planned.finished:
-            self._total_s = planned.decoded_s
-            await self._note_audio(total_s=planned.decoded_s, channels=planned.channels)
+    async def _record_audio(self, progress: TranscodeProgress) -> None:
+        if self._declared_s is None and progress.declared_s is not None:
+            self._declared_s = progress.declared_s
+            await self._note_audio(declared_s=progress.declared_s)
+        if progress.finished:
+            self._total_s = progress.decoded_s
+            await self._note_audio(total_s=progress.decoded_s, channels=progress.channels)
 
     async def _dispatch(self, window: Window) -> None:
         if self._began is None:
@@ -143,7 +143,7 @@ class Pipeline:
         return await self._transcribe_with_retries(self._job.model, request)
 
     async def _transcribe_with_retries(self, model: str, request: TranscribeRequest) -> WindowResult:
-        """Retry when a worker dies, in a batch of its own if the window may be the cause. Deadly after MAX_DEATHS."""
+        """Retry when a worker dies, alone in a batch if the window may be the cause. Raises PoisonPill after MAX_DEATHS."""
         lost = died = 0
         while True:
             try:
@@ -153,7 +153,7 @@ class Pipeline:
                 died += isinstance(error, StageDied)
                 if died == MAX_DEATHS:
                     raise PoisonPill(
-                        "A part of the audio ended every worker that decoded it: the job was given up."
+                        "A part of the audio crashed every worker that decoded it: the job was given up."
                     ) from error
                 if lost == MAX_LOST:
                     raise
@@ -193,15 +193,15 @@ class Pipeline:
             raise CancelRequested
         self._segments += len(segments)
 
-    def _annotated(self, segment: Segment, window: Window, result: WindowResult, segments: int) -> Segment:
-        """Add the facts of a window of `segments` segments."""
+    def _annotated(self, segment: Segment, window: Window, result: WindowResult, count: int) -> Segment:
+        """Add the facts of the window, which has `count` segments."""
         return replace(
             segment,
             channel=window.channel,
             words=segment.words if self._job.spec.word_timestamps else None,
             seek=round(window.start / SAMPLE_RATE, 3),
             language_probability=round(result.language_probability, 4),
-            decode_s=round(result.decode_s / segments, 3),
+            decode_s=round(result.decode_s / count, 3),
         )
 
     def _progress(self, window: Window) -> Progress:

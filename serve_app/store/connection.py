@@ -35,7 +35,7 @@ def connect(url: str, name: str | None = None) -> Redis:
 
 
 async def execute(command: Any) -> Any:
-    """Await a Redis command. StoreUnavailable if the server is unreachable or slower than REPLY_S."""
+    """Await a Redis command. Raises StoreUnavailable if the server is unreachable or slower than REPLY_S."""
     try:
         async with asyncio.timeout(REPLY_S):
             return await command

@@ -52,7 +52,7 @@ class EventLog:
 
     @asynccontextmanager
     async def subscribe(self, *channels: str) -> AsyncIterator[AsyncIterator[tuple[str, str]]]:
-        """(channel, job id) of each message. StoreUnavailable."""
+        """(channel, job id) of each message. Raises StoreUnavailable."""
         subscription: Any = self._redis.pubsub(ignore_subscribe_messages=True)
         try:
             await execute(subscription.subscribe(*(key(channel) for channel in channels)))

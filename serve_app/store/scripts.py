@@ -32,5 +32,5 @@ class Scripts:
         self._scripts = {name: redis.register_script(source(name)) for name in names}
 
     async def run(self, name: str, *arguments: Any) -> Any:
-        """Reply of a script to its ARGV. StoreUnavailable."""
+        """Reply of a script to its ARGV. Raises StoreUnavailable."""
         return await execute(self._scripts[name](keys=[PREFIX], args=arguments))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from ray.serve._private import replica
 
 from benchmarks.lib.harness import free_port
 from deployments.storage.artifacts import Artifacts
-from serve_app.cli.doctor import Finding, examine
+from serve_app.cli.doctor import Finding, examine, examine_installation
 from serve_app.local.preflight import lock_data_dir
 from serve_app.local.valkey import Valkey
 from serve_app.settings import Settings
@@ -36,13 +37,25 @@ def test_nothing_is_wrong_and_nothing_is_created(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_missing_package_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert all(finding.ok for finding in examine_installation())
+    monkeypatch.setattr("serve_app.cli.doctor.PACKAGES", ("ray", "no-such-package"))
+    assert examine_installation()[1].detail == "missing no-such-package: run make setup"
+
+
+def test_a_package_that_cannot_be_imported_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ctranslate2", None)
+    details = bad(tmp_path, engine="faster_whisper", models="base")
+    assert "ctranslate2" in details["device"]
+
+
 def test_a_taken_port_is_found(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", free_port()))
         taken.listen()
         port = taken.getsockname()[1]
         assert bad(tmp_path, port=port) == {
-            "port": f"port {port} on 127.0.0.1 cannot be had (Address already in use): choose another by --port"
+            "port": f"port {port} on 127.0.0.1 is taken (Address already in use): choose another by --port"
         }
 
 

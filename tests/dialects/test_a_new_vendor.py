@@ -50,7 +50,7 @@ async def toy(served: Served, valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -
         allowed=AllowList.parse(["127.0.0.1"]),
         result_ttl_s=3600,
     )
-    context = replace(served.context, jobs=jobs, vendor=dialect_settings(WITH_TOY))
+    context = replace(served.context, jobs=jobs, dialect_settings=dialect_settings(WITH_TOY))
     api = create_api(context, auth, served.app.store, served.app.events, version="0", dialects=WITH_TOY)
     key = await ApiKeys(redis).create(ME.owner, ME.tenant, ["speech:transcriptions:read", "speech:transcriptions:write"])
     headers = {"x-toy-key": key, "Authorization": "Bearer dummy"}

@@ -285,7 +285,7 @@ async def test_a_job_with_a_drive_source_over_http(served: Served, sample: Path,
     (tmp_path / "default").mkdir()
     (tmp_path / "default/s1-talk.flac").write_bytes(sample.read_bytes())
     settings = ShiftSettings(stage_drive_uri=f"{tmp_path.as_uri()}/{{tenant}}/{{session_id}}-{{file_id}}")
-    context = replace(served.context, vendor={"shift": settings}, public_url="https://x.y/")
+    context = replace(served.context, dialect_settings={"shift": settings}, public_url="https://x.y/")
     api = create_api(context, served.auth, served.app.store, served.app.events, version="0")
     async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url=served.url) as http:
         made = await http.post(PREFIX, json={**DRIVE, "model": "whisper-1"})

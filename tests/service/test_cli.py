@@ -60,7 +60,7 @@ def test_several_recordings_are_written_and_one_that_fails_is_reported(cluster: 
     ("arguments", "message"),
     [
         (("--format", "doc"), "there is no format 'doc'"),
-        (("--server", "http://127.0.0.1:9"), "No murmur answers at http://127.0.0.1:9"),
+        (("--server", "http://127.0.0.1:9"), "No server answers at http://127.0.0.1:9"),
     ],
 )
 def test_an_error_is_one_line(sample: Path, arguments: tuple[str, ...], message: str) -> None:

@@ -72,7 +72,7 @@ def test_a_taken_port_is_refused(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        assert f"port {port} on 127.0.0.1 cannot be had" in refused(tmp_path / "data", "--port", port)
+        assert f"port {port} on 127.0.0.1 is taken" in refused(tmp_path / "data", "--port", port)
 
 
 def test_an_unusable_data_directory_is_refused(tmp_path: Path) -> None:

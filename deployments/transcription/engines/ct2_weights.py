@@ -18,7 +18,7 @@ SCALE = "_scale"  # suffix of the variable that holds the row scales of an int8 
 
 
 def read_weights(path: Path, prefix: str) -> dict[str, Tensor]:
-    """Variables below a prefix: weights as float32, other integers unchanged. ValueError for another layout version."""
+    """Variables below a prefix: weights as float32, integers unchanged. Raises ValueError for other layout versions."""
     selected = {n.removeprefix(prefix): variable for n, variable in _variables(path).items() if n.startswith(prefix)}
     return {
         name: _dequantise(variable, selected.get(name + SCALE))

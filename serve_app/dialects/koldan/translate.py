@@ -72,7 +72,7 @@ CHANNEL_CODES = {"DIARIZATION_FAILED": "CHANNEL_DIARIZATION_FAILED"}
 
 
 def form_fields(form: Form) -> dict[str, Any]:
-    """Fields of an upload, the JSON ones parsed. RequestError."""
+    """Fields of an upload, the JSON ones parsed. Raises RequestError."""
     fields = flat(form.fields)
     return fields | {name: parse_json_field(name, fields[name]) for name in JSON_FIELDS if name in fields}
 
@@ -109,7 +109,7 @@ def with_webhook(spec: JobSpec, webhook: KoldanWebhookRequest | None) -> JobSpec
 
 
 def to_query(query: KoldanJobQuery) -> JobQuery:
-    """List query -> the core's. RequestError names an unknown status."""
+    """List query -> the core's. Raises RequestError for an unknown status."""
     field, direction = _sort(query)
     statuses = _statuses(query) or sorted(STATES)
     marks = (Mark.DELETED, Mark.PURGED) if query.is_deleted else (Mark.NONE,)

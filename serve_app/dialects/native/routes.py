@@ -53,9 +53,7 @@ class Routes:
         kind = content_type.lower()
         if request.query_params and not kind.startswith(RAW):
             name = next(iter(request.query_params))
-            raise RequestError(
-                "invalid_request", "Options are in the body here, not in the query.", ((name, "in the query"),)
-            )
+            raise RequestError("invalid_request", "Send options in the body, not in the query.", ((name, "in the query"),))
         if kind.startswith("application/json"):
             body = validated(wire.JobRequest, await read_json(request.stream()))
             return to_spec(body, url=body.source.url), ""
@@ -75,7 +73,7 @@ class Routes:
         self,
         principal: CanRead,
         limit: PageSize = 20,
-        cursor: Annotated[str | None, Query(max_length=20, description="`next_cursor` of the page before.")] = None,
+        cursor: Annotated[str | None, Query(max_length=20, description="`next_cursor` of the previous page.")] = None,
     ) -> wire.JobList:
         """List the caller's jobs, newest first."""
         page, following = await self._jobs.page(principal, limit=limit, cursor=cursor)
@@ -93,8 +91,8 @@ class Routes:
             str | None, Header(alias="Last-Event-ID", description="Id of the last event received, to resume after it.")
         ] = None,
     ) -> Response:
-        """Follow a job as Server-Sent Events: `phase`, `progress`, `segment` and finally `done`. 204, at which an
-        EventSource stops reconnecting, where there are no more events."""
+        """Follow a job as Server-Sent Events: `phase`, `progress`, `segment` and finally `done`. Answers 204
+        when there are no more events; an EventSource then stops reconnecting."""
         events = await self._jobs.resume(principal, job_id, last_event_id(last))
         if events is None:
             return Response(status_code=204)

@@ -25,7 +25,7 @@ def to_spec(options: wire.Options, *, url: str | None = None, filename: str | No
 
 
 def form_options(fields: Mapping[str, list[str]]) -> wire.Options:
-    """Options of form fields or of a query. RequestError names those that are wrong."""
+    """Options of form fields or of a query. Raises RequestError with those that are wrong."""
     return validated(wire.Options, flat(fields, ("fallbacks",)))
 
 

@@ -76,7 +76,7 @@ class Routes:
         principal: CanRead,
         state: Annotated[DeliveryState | None, Query(description="Only deliveries in this state.")] = None,
         limit: PageSize = 20,
-        cursor: Annotated[str | None, Query(pattern=CURSOR, description="`next_cursor` of the page before.")] = None,
+        cursor: Annotated[str | None, Query(pattern=CURSOR, description="`next_cursor` of the previous page.")] = None,
     ) -> DeliveryList:
         """List deliveries of the caller's jobs, newest first; `state=dead` are dead letters. They are kept for 30 days."""
         before = None if cursor is None else int(cursor)

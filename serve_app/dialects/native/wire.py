@@ -100,7 +100,7 @@ class Artifact(BaseModel):
 
     name: str = Field(description="`source`, `transcript.jsonl`, `audio.wav` or `listening.mp3`.")
     url: str = Field(description="Path on this service.")
-    content_type: str
+    content_type: str = Field(description="Media type.")
     size: int = Field(description="Bytes.")
 
 
@@ -138,13 +138,13 @@ class Job(BaseModel):
 
     model_config = ConfigDict(json_schema_extra={"examples": [JOB]})
 
-    id: str
-    phase: Phase
-    created_at: datetime
+    id: str = Field(description="Id of the job.")
+    phase: Phase = Field(description="Phase at present; the last three are final.")
+    created_at: datetime = Field(description="When it was accepted.")
     started_at: datetime | None = Field(description="When a worker first took it.")
     completed_at: datetime | None = Field(description="When it ended, however it ended.")
     attempts: int = Field(description="Attempts so far.")
-    max_attempts: int
+    max_attempts: int = Field(description="Attempts before a failure that may pass is final.")
     model: str = Field(description="Model at work: a fallback where those before it failed.")
     language: str | None = Field(description="Requested language, else the detected one.")
     duration_s: float | None = Field(description="Length of the audio; null until all of it is decoded.")
@@ -153,41 +153,41 @@ class Job(BaseModel):
     queue_position: int | None = Field(description="Jobs of the tenant before it; null unless it is queued.")
     eta_s: float | None = Field(description="Expected seconds to the end; while queued, to the start.")
     device: str | None = Field(description="Device that the model runs on.")
-    error: JobError | None
-    artifacts: list[Artifact]
+    error: JobError | None = Field(description="Reason of the failure; null unless the job has failed.")
+    artifacts: list[Artifact] = Field(description="Files of the job so far.")
     metadata: dict[str, str] = Field(description="Metadata of the request.")
 
 
 class JobList(BaseModel):
     """Page of jobs, newest first."""
 
-    jobs: list[Job]
+    jobs: list[Job] = Field(description="Jobs of the page.")
     next_cursor: str | None = Field(description="`cursor` of the next page; null on the last.")
 
 
 class Model(BaseModel):
     """Model on offer; `object`, `created` and `owned_by` are for clients of OpenAI's API."""
 
-    id: str
+    id: str = Field(description="Name to give as `model`.")
     languages: list[str] = Field(description="ISO 639-1 codes of the languages that it can transcribe.")
-    object: Literal["model"] = "model"
-    created: int = 0
-    owned_by: str = "murmuration"
+    object: Literal["model"] = Field(default="model", description="Always `model`.")
+    created: int = Field(default=0, description="Always 0.")
+    owned_by: str = Field(default="murmuration", description="Always `murmuration`.")
 
 
 class ModelList(BaseModel):
     """Models on offer, the default first; `object` and `data` repeat them for clients of OpenAI's API."""
 
-    models: list[Model]
-    object: Literal["list"] = "list"
-    data: list[Model]
+    models: list[Model] = Field(description="Models, the default first.")
+    object: Literal["list"] = Field(default="list", description="Always `list`.")
+    data: list[Model] = Field(description="Equal to `models`.")
 
 
 class FieldProblem(BaseModel):
     """Field at fault."""
 
-    field: str
-    message: str
+    field: str = Field(description="Path of the field, such as `source.url`.")
+    message: str = Field(description="Problem with it.")
 
 
 class Problem(BaseModel):

@@ -23,7 +23,7 @@ from serve_app.models.principal import Principal
 
 
 def to_spec(body: ShiftJobRequest, principal: Principal, drive_uri: str) -> JobSpec:
-    """Request -> job spec. RequestError where no drive is configured for a drive source."""
+    """Request -> job spec. Raises RequestError where no drive is configured for a drive source."""
     echo = {"providerId": body.provider_id, "responseFormat": body.response_format.removeprefix("verbose_")}
     if isinstance(body.source, ShiftDriveSource):
         if not drive_uri:

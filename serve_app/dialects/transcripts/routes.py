@@ -49,7 +49,7 @@ TIMESTAMP = TypeAdapter(datetime)
 
 
 def form_fields(form: Form) -> dict[str, Any]:
-    """Fields of a form, the JSON ones parsed. RequestError."""
+    """Fields of a form, the JSON ones parsed. Raises RequestError."""
     fields: dict[str, Any] = without_blanks(flat(form.fields, LISTS))
     for name, value in fields.items():
         text = value[0] if name in LISTS and len(value) == 1 else value
@@ -75,7 +75,7 @@ def to_spec(options: TranscriptsUploadForm, *, url: str | None = None, filename:
 
 
 def seconds(value: str | None, name: str) -> float | None:
-    """Parse Unix seconds or an ISO 8601 time, UTC by default. RequestError."""
+    """Parse Unix seconds or an ISO 8601 time, UTC by default. Raises RequestError."""
     if not value:
         return None
     try:
@@ -183,7 +183,7 @@ class Routes:
         principal: CanRead,
         limit: PageSize = 20,
         cursor: Annotated[
-            str | None, Query(pattern=r"^[0-9]{0,16}$", description="`next_cursor` of the page before.")
+            str | None, Query(pattern=r"^[0-9]{0,16}$", description="`next_cursor` of the previous page.")
         ] = None,
         status: Annotated[Status | Literal[""] | None, Query(description="Only transcripts in this status.")] = None,
         created_after: Annotated[

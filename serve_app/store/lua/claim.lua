@@ -1,4 +1,4 @@
--- ARGV: worker, lease_ms, cap (running jobs a tenant, 0 for no cap). Claims the next job. Returns {id, token} or nil.
+-- ARGV: worker, lease_ms, cap (running jobs per tenant, 0 for no cap). Claims the next job. Returns {id, token} or nil.
 -- Start-time fair queueing: the tenant with the lowest start tag goes first and advances by 1 / weight.
 local t, cap = now(), tonumber(ARGV[3])
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('delayed'), '-inf', t, 'LIMIT', 0, 100)) do

@@ -1,10 +1,10 @@
 -- ARGV: id. Hides a job, drops its webhook and lets it expire as soon as it ends.
 -- Returns 1; 0 if the job has ended; nil if there is no such job.
 local id = ARGV[1]
-local fields = redis.call('HMGET', job_key(id), 'tenant', 'owner', 'completed_at')
-if not fields[1] then return false end
-if fields[3] then return 0 end
+local tenant, owner, completed_at = unpack(redis.call('HMGET', job_key(id), 'tenant', 'owner', 'completed_at'))
+if not tenant then return false end
+if completed_at then return 0 end
 redis.call('HSET', job_key(id), 'erasing', 1, 'deleted_at', now(), 'webhook', 0)
-redis.call('ZREM', index_key(fields[1], fields[2]), id)
+redis.call('ZREM', index_key(tenant, owner), id)
 shelve(id, nil)
 return 1

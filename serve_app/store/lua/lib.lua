@@ -50,13 +50,13 @@ local function observe(name, ms)
   end
 end
 
--- A shelf is an index of jobs of one owner, dialect, state and mark (STATE, STATE:deleted, STATE:purged), sorted by stamp:
--- the time of creation in milliseconds, times STAMPS, plus a number that orders jobs of one millisecond.
+-- A status index (`shelf` in keys and fields) holds the jobs of one owner, dialect and status: STATE, STATE:deleted or
+-- STATE:purged. It is sorted by creation stamp: milliseconds times STAMPS, plus a number that orders jobs of one millisecond.
 local STAMPS = 1024
 local SHELVES = { downloading = 'running', transcoding = 'running', transcribing = 'running' }
 
--- Each shelf exists twice: sorted by creation (`order` is `made`) and by end (`ended`). In the latter, jobs that have not ended
--- come first, with negative stamps.
+-- Each status index exists twice: sorted by creation (`order` is `made`) and by end (`ended`). In the latter, jobs that have
+-- not ended come first, with negative stamps.
 local function shelf_key(order, owner, shelf) return key(order .. ':' .. owner .. ':' .. shelf) end
 
 local UNENDED = 2 ^ 52
@@ -70,18 +70,18 @@ end
 
 local function stamp_of(t, seq) return string.format('%.0f', t * STAMPS + seq % STAMPS) end
 
--- Move a job to a shelf (nil: to none). Jobs of a shared file are also indexed by that file.
+-- Move a job to another status index (nil: to none). Jobs of a shared file are also indexed by that file.
 local function shelve(id, shelf)
-  local fields = redis.call('HMGET', job_key(id), 'tenant', 'owner', 'dialect', 'stamp', 'shelf', 'seq', 'completed_at',
-    'file', 'erasing')
-  if fields[9] then shelf = nil end
-  if not fields[4] or fields[5] == shelf then return end
-  local owner = fields[1] .. '/' .. fields[2] .. '/' .. fields[3]
-  local seq, ended = tonumber(fields[6]), nil
-  if fields[7] then ended = stamp_of(tonumber(fields[7]), seq) else ended = string.format('%.0f', seq - UNENDED) end
-  for _, index in ipairs(fields[8] and { owner, owner .. '@' .. fields[8] } or { owner }) do
-    for order, stamp in pairs({ made = fields[4], ended = ended }) do
-      if fields[5] then redis.call('ZREM', shelf_key(order, index, fields[5]), id) end
+  local tenant, owner, dialect, created_stamp, current, seq, completed_at, file, erasing = unpack(redis.call('HMGET',
+    job_key(id), 'tenant', 'owner', 'dialect', 'stamp', 'shelf', 'seq', 'completed_at', 'file', 'erasing'))
+  if erasing then shelf = nil end  -- deleted as soon as it ends, and hidden until then
+  if not created_stamp or current == shelf then return end
+  local ended_stamp = string.format('%.0f', tonumber(seq) - UNENDED)
+  if completed_at then ended_stamp = stamp_of(tonumber(completed_at), tonumber(seq)) end
+  local jobs_of = tenant .. '/' .. owner .. '/' .. dialect
+  for _, index in ipairs(file and { jobs_of, jobs_of .. '@' .. file } or { jobs_of }) do
+    for order, stamp in pairs({ made = created_stamp, ended = ended_stamp }) do
+      if current then redis.call('ZREM', shelf_key(order, index, current), id) end
       if shelf then redis.call('ZADD', shelf_key(order, index, shelf), stamp, id) end
     end
   end
@@ -89,8 +89,9 @@ local function shelve(id, shelf)
 end
 
 local function set_phase(id, phase)
-  local t, before = now(), redis.call('HMGET', job_key(id), 'phase', 'phase_at')
-  if before[2] then observe('phase_ms:' .. before[1], t - tonumber(before[2])) end
+  local t = now()
+  local previous, since = unpack(redis.call('HMGET', job_key(id), 'phase', 'phase_at'))
+  if since then observe('phase_ms:' .. previous, t - tonumber(since)) end
   redis.call('HSET', job_key(id), 'phase', phase, 'phase_at', t)
   shelve(id, SHELVES[phase] or phase)
   return emit(id, 'phase', cjson.encode({ phase = phase }))
@@ -104,12 +105,14 @@ end
 
 -- Progress event of a queued job: its position and expected wait. The same fields as Progress in models/event.py.
 local function emit_position(id, tenant, position)
-  local fields = redis.call('HMGET', job_key(id), 'audio_done_s', 'audio_total_s', 'next_window')
+  local done_s, total_s, next_window = unpack(
+    redis.call('HMGET', job_key(id), 'audio_done_s', 'audio_total_s', 'next_window')
+  )
   local wait_ms = expected_wait_ms(tenant, position)
   emit(id, 'progress', cjson.encode({
-    audio_done_s = tonumber(fields[1]),
-    audio_total_s = tonumber(fields[2] or nil) or cjson.null,
-    windows_done = tonumber(fields[3]),
+    audio_done_s = tonumber(done_s),
+    audio_total_s = tonumber(total_s or nil) or cjson.null,
+    windows_done = tonumber(next_window),
     queue_position = position,
     eta_s = wait_ms and wait_ms / 1000 or cjson.null,
   }))
@@ -128,9 +131,8 @@ end
 
 -- A tenant that was idle starts at the current virtual time: no credit for idling.
 local function enqueue(id)
-  local fields = redis.call('HMGET', job_key(id), 'tenant', 'urgency', 'seq')
-  local tenant = fields[1]
-  redis.call('ZADD', key('wait:' .. tenant), tonumber(fields[2]) * 2 ^ 40 + tonumber(fields[3]), id)
+  local tenant, urgency, seq = unpack(redis.call('HMGET', job_key(id), 'tenant', 'urgency', 'seq'))
+  redis.call('ZADD', key('wait:' .. tenant), tonumber(urgency) * 2 ^ 40 + tonumber(seq), id)
   if not redis.call('ZSCORE', key('tenants'), tenant) then
     local clock = tonumber(redis.call('GET', key('clock')) or '0')
     local finish = tonumber(redis.call('HGET', key('finish'), tenant) or '0')
@@ -184,9 +186,9 @@ local function delivery(id, done_event) return id .. ':' .. done_event end
 
 -- Add a job's transcribed audio to its tenant's month, without what was charged at an earlier end.
 local function charge_usage(id, tenant, t)
-  local fields = redis.call('HMGET', job_key(id), 'audio_done_s', 'counted_ms')
-  local done_ms = math.floor(tonumber(fields[1]) * 1000)
-  local uncharged_ms = done_ms - tonumber(fields[2] or '0')
+  local done_s, counted_ms = unpack(redis.call('HMGET', job_key(id), 'audio_done_s', 'counted_ms'))
+  local done_ms = math.floor(tonumber(done_s) * 1000)
+  local uncharged_ms = done_ms - tonumber(counted_ms or '0')
   if uncharged_ms > 0 then
     redis.call('HINCRBY', key('used:' .. tenant), month(t), uncharged_ms)
     redis.call('HSET', job_key(id), 'counted_ms', done_ms)
@@ -218,12 +220,13 @@ local function finish(id, phase, code, message)
   end
   if redis.call('HGET', job_key(id), 'webhook') == '1' then redis.call('ZADD', key('webhooks'), t, delivery(id, event)) end
   count('jobs_' .. phase)
-  local fields = redis.call('HMGET', job_key(id), 'started_at', 'audio_total_s', 'cancelling', 'ttl_ms', 'erasing')
-  if phase == 'completed' and fields[2] and tonumber(fields[2]) > 0 then
-    observe('real_time', math.floor((t - tonumber(fields[1])) / tonumber(fields[2])))
+  local started_at, total_s, cancelling, ttl_ms, erasing = unpack(redis.call('HMGET', job_key(id),
+    'started_at', 'audio_total_s', 'cancelling', 'ttl_ms', 'erasing'))
+  if phase == 'completed' and total_s and tonumber(total_s) > 0 then
+    observe('real_time', math.floor((t - tonumber(started_at)) / tonumber(total_s)))
   end
-  if phase == 'cancelled' then observe('cancel_ms', t - tonumber(fields[3] or t)) end
-  redis.call('ZADD', key('expiry'), fields[5] and t or t + tonumber(fields[4]), id)
+  if phase == 'cancelled' then observe('cancel_ms', t - tonumber(cancelling or t)) end
+  redis.call('ZADD', key('expiry'), erasing and t or t + tonumber(ttl_ms), id)
   redis.call('ZADD', key('ended'), t, id)
   if is_private(id) then redis.call('ZADD', key('private'), t, id) end
 end

@@ -1,5 +1,5 @@
 -- ARGV: index (TENANT/OWNER/DIALECT, plus @FILE for jobs of one file), shelves (comma-separated), order (made or ended), asc or
--- desc, made after and before, ended after and before (milliseconds, '' for any), last stamp of the page before ('' for none),
+-- desc, made after and before, ended after and before (milliseconds, '' for any), last stamp of the previous page ('' for none),
 -- offset, limit. Returns the total, then id and stamp of each job of the page.
 local index, order, descending = ARGV[1], ARGV[3], ARGV[4] == 'desc'
 local after, offset, limit = ARGV[9], tonumber(ARGV[10]), tonumber(ARGV[11])
@@ -95,7 +95,7 @@ local function stamp_at_offset()
 end
 
 local total = count_between(order, low, high)
--- Continue after the page before, within the filter's bounds.
+-- Continue after the previous page, within the filter's bounds.
 if after ~= '' then
   local last = tonumber(after)
   if descending and (high == '+inf' or last < tonumber(string.sub(high, 2))) then high = '(' .. after end
