@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,25 @@ from serve_app.jobs.model_catalog import ModelCatalog
 from serve_app.jobs.quotas import Quotas, TenantLimits
 from serve_app.jobs.service import Jobs
 from serve_app.local.valkey import Valkey
+from serve_app.logs import LOGGED_PACKAGES
 from serve_app.main import build, find_models
 from serve_app.models.job import JobSpec, Phase
 from serve_app.ray_serve.stages import ServeStages
 from serve_app.settings import Settings
 from serve_app.store.redis_store import Store
 from tests.lib.app import ME
+
+
+@pytest.fixture(autouse=True)
+def _loggers_as_before() -> Iterator[None]:
+    """Remove the log handlers that replicas add, which would stay in this process."""
+    loggers = [logging.getLogger(name) for name in (*LOGGED_PACKAGES, "ray.serve")]
+    before = [list(logger.handlers) for logger in loggers]
+    yield
+    for logger, handlers in zip(loggers, before, strict=True):
+        for handler in {*logger.handlers} - {*handlers}:
+            logger.removeHandler(handler)
+            handler.close()
 
 
 @pytest.fixture
