@@ -75,6 +75,19 @@ class StageUnavailable(WorkError):
     transient = True
 
 
+class StorageUnavailable(WorkError):
+    """The artifact storage failed or is slow: the work waits for it, which costs no attempt."""
+
+    code = "unavailable"
+    transient = True
+
+
+class StorageFull(StorageUnavailable):
+    """No space is left on the artifact storage."""
+
+    code = "storage_full"
+
+
 class PoisonPill(WorkError):
     """Every actor that did this work died."""
 

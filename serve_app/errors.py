@@ -31,6 +31,7 @@ STATUS = {
     "diarization_failed": 500,
     "quota_exceeded": 429,
     "rate_limited": 429,
+    "storage_full": 507,
     "cancelled": 409,
     "internal": 500,
 }

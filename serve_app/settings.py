@@ -60,6 +60,13 @@ class Settings(BaseSettings):
     ray_address: str = Field("", description="Ray cluster to join; empty starts Ray on this machine.")
     storage_uri: str = Field("", description="Storage for artifacts: file://, s3:// or gs://; empty for the data directory.")
 
+    redis_replicas: int = Field(
+        0, ge=0, description="Replicas of Redis that must have a job and its end before they are acknowledged (WAIT)."
+    )
+    min_free_bytes: int = Field(
+        512 << 20, ge=0, description="Free disk space below which uploads are refused and no job is started, in bytes."
+    )
+
     log_format: Literal["text", "json"] = Field("text", description="Format of the log file.")
     models: Words = Field(("base",), description="Models to offer, separated by commas; the first is the default.")
     model_aliases: Annotated[dict[str, str], NoDecode] = Field(
@@ -89,6 +96,10 @@ class Settings(BaseSettings):
         (),
         description="Private hosts, host:port pairs and CIDRs that sources and webhooks may use, and buckets as s3://BUCKET.",
     )
+    fetch_min_rate: int = Field(
+        16_384, ge=0, description="Lowest rate of a download over a minute, in bytes per second; slower ones are ended."
+    )
+    tenant_downloads: int = Field(8, ge=0, description="Maximum concurrent downloads per tenant; 0 for no limit.")
     public_url: str = Field("", description="Base URL for links in responses; empty for that of the request.")
     summary_base_url: str = Field(
         "", description="Base URL of an OpenAI-compatible API that writes summaries; empty disables them."
@@ -106,6 +117,15 @@ class Settings(BaseSettings):
     jwt_tenant_claim: str = Field(
         "tenant", description="Claim that names the tenant; a token without it belongs to `default`."
     )
+    jwt_tenant_required: bool = Field(False, description="Refuse tokens without the claim that names the tenant.")
+    jwt_max_stale_s: float = Field(
+        86_400.0, gt=0, description="Seconds to accept known signing keys while the issuer cannot be reached."
+    )
+    cors_origins: Words = Field((), description="Origins of web pages that may call the API; * for any.")
+    tls_cert: Path | None = Field(None, description="PEM file with the TLS certificate chain; unset for plain HTTP.")
+    tls_key: Path | None = Field(None, description="PEM file with the TLS private key.")
+    metrics_key_required: bool = Field(False, description="Require a key for /metrics.")
+    audit_log: bool = Field(False, description="Log who made, read and deleted jobs, and failed keys, to logs/audit.jsonl.")
     allow_anonymous: bool = Field(False, description="Allow listening beyond loopback without API keys.")
     allowed_hosts: Words = Field(
         ("localhost", "127.0.0.1", "::1"),
@@ -113,10 +133,15 @@ class Settings(BaseSettings):
     )
     max_audio_s: float = Field(86_400.0, gt=0, description="Maximum length of a recording, in seconds of decoded audio.")
     max_upload_bytes: int = Field(2 << 30, gt=0, description="Maximum size of an upload or a fetched source, in bytes.")
+    body_idle_s: float = Field(30.0, gt=0, description="Seconds without a byte after which a request body is cut off.")
     webhook_retries_s: Annotated[tuple[float, ...], NoDecode] = Field(
         RETRIES_S, description="Delay before each retry of a webhook, in seconds; after the last retry it is a dead letter."
     )
     result_ttl_s: float = Field(604_800.0, gt=0, description="Seconds to keep a job and its results after its end.")
+    max_result_ttl_s: float = Field(31_536_000.0, gt=0, description="Maximum result_ttl_s that a request may ask for.")
+    audio_ttl_s: float = Field(
+        0.0, ge=0, description="Seconds to keep sources and decoded audio after the end; 0 for as long as the results."
+    )
     stream_grace_s: float = Field(600.0, gt=0, description="Seconds to keep a job's events in Redis after its end.")
     sse_max_age_s: float = Field(
         600.0, gt=0, description="Maximum age of an event stream, in seconds; clients then reconnect and resume."
@@ -128,6 +153,10 @@ class Settings(BaseSettings):
     tenant_queued_jobs: int = Field(10_000, ge=0, description="Maximum queued jobs per tenant; 0 for no limit.")
     tenant_running_jobs: int = Field(0, ge=0, description="Maximum running jobs per tenant; 0 for no limit.")
 
+    tenant_kept_jobs: int = Field(0, ge=0, description="Maximum jobs kept per tenant, ended ones included; 0 for no limit.")
+    tenant_streams: int = Field(
+        1000, ge=0, description="Maximum open event streams per tenant and Ingress replica; 0 for no limit."
+    )
     tenant_requests_per_minute: int = Field(
         0, ge=0, description="Rate limit per tenant, in requests per minute; 0 for no limit."
     )
@@ -150,7 +179,7 @@ class Settings(BaseSettings):
     transcriber_max_replicas: int = Field(1, ge=1, description="Maximum Transcriber replicas per model.")
     transcriber_gpus: float = Field(0.0, ge=0, description="GPUs, or the fraction of one, per Transcriber replica.")
 
-    @field_validator("models", "fetch_allow", "allowed_hosts", "webhook_retries_s", mode="before")
+    @field_validator("models", "fetch_allow", "allowed_hosts", "cors_origins", "webhook_retries_s", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):

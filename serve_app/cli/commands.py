@@ -191,8 +191,8 @@ def cancel(job_id: str, server: Server = DEFAULT_SERVER) -> None:
 def retry(job_id: str, server: Server = DEFAULT_SERVER) -> None:
     """Queue a failed job again."""
     with _client(server) as client:
-        phase = client.retry(job_id)["phase"]
-    _say(f"{job_id}: {phase} again")
+        client.retry(job_id)
+    _say(f"{job_id}: queued again")
 
 
 @jobs.command()

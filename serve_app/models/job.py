@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -120,11 +121,31 @@ class JobError:
 
 
 @dataclass(frozen=True, slots=True)
+class JobWarning:
+    """Loss or oddity in a recording that did not end the job."""
+
+    code: str  # stable, part of the API
+    message: str  # one sentence
+    start: float | None = None  # of the part that it is about, seconds
+    end: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelCheckpoint:
+    """State of a separate channel, or of the mix, after its last commit."""
+
+    until: int = 0  # samples before this one are committed
+    end_s: float = 0.0  # end of the last segment, in seconds
+    votes: Mapping[str, float] = field(default_factory=dict)  # weight of each detected language, seconds
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
-    next_window: int = 0
+    next_window: int = 0  # number of committed windows
     segments: int = 0  # committed so far
     end_s: float = 0.0  # end of the last segment, in seconds
     language: str | None = None  # detected
+    channels: Mapping[int | None, ChannelCheckpoint] = field(default_factory=dict)  # None for the mix
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +183,8 @@ class Job:
     file: File | None = None  # shared source
     audio_channels: int | None = None  # channels that are transcribed separately
     audio_declared_s: float | None = None  # length that the container declares
+    warnings: tuple[JobWarning, ...] = ()
+    partial: bool = False  # the transcript ends before the recording does
 
     @property
     def language(self) -> str | None:

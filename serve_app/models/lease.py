@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from serve_app.models.event import Progress
+from serve_app.models.job import ChannelCheckpoint, JobWarning
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +27,14 @@ class Commit:
     progress: Progress
     decodes: int = 1  # how often the window was decoded
     fill: float = 1.0  # how full its batch was, 0 to 1
+    channel: int | None = None  # separate channel of the window, None for the mix
+    state: ChannelCheckpoint = field(default_factory=ChannelCheckpoint)  # of that channel after this window
+    warning: JobWarning | None = None  # added to the job
 
 
 class CommitOutcome(StrEnum):
     COMMITTED = "committed"
+    YIELD = "yield"  # committed, and the job must be given back: others wait for their share
     REPEATED = "repeated"  # the window was committed before: nothing was appended
     CANCELLING = "cancelling"  # refused: a cancel was requested; the lease is still held
     LOST = "lost"  # refused: another worker holds the job
