@@ -68,7 +68,7 @@ class TranscribeRequest:
 
     job: str  # job and tenant: for fair scheduling
     tenant: str
-    urgency: int  # lower is served first
+    urgency: int  # lower is served first, inside its tenant
     pcm_prefix: str
     window: Window
     options: DecodeOptions

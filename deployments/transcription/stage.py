@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -38,14 +39,14 @@ class BatchShare(NamedTuple):
 class Transcriber:
     """Decodes windows of any job, batched with those of others."""
 
-    def __init__(self, artifacts: Artifacts, engine: Engine) -> None:
+    def __init__(self, artifacts: Artifacts, engine: Engine, weights: Mapping[str, float] = MappingProxyType({})) -> None:
         self._artifacts = artifacts
         self._engine = engine
         # On a GPU one extra thread prepares the features of the next batch while the others decode.
         prefetch = int(engine.info.device == "cuda")
         self._threads = ThreadPoolExecutor(engine.workers + prefetch, "engine")
         linger = partial(asyncio.sleep, LINGER_GPU_S if prefetch else LINGER_S)
-        scheduler = Scheduler(engine.batch, engine.batch_s)
+        scheduler = Scheduler(engine.batch, engine.batch_s, weights)
         self._batcher: Batcher[Clip, tuple[Decode, BatchShare]] = Batcher(
             self._decode_batch, scheduler, engine.workers, prefetch, linger
         )

@@ -229,7 +229,7 @@ class TranscriberReplica(Transcriber):
 
     def __init__(self, settings: Settings, model: str) -> None:
         prepare_replica(settings)
-        super().__init__(Artifacts(settings.storage), load(engine_config(settings, model)))
+        super().__init__(Artifacts(settings.storage), load(engine_config(settings, model)), settings.tenant_weights)
 
 
 def token_rules(settings: Settings) -> TokenRules:
