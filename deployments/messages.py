@@ -39,6 +39,16 @@ class TranscodeRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class MediaWarning:
+    """Loss or oddity in a source that does not end its job."""
+
+    code: str  # stable, part of the API
+    message: str  # one sentence
+    start: float | None = None  # of the part that it is about, seconds
+    end: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class TranscodeProgress:
     """Part of the plan, sent as it grows."""
 
@@ -47,6 +57,7 @@ class TranscodeProgress:
     finished: bool  # true in the last message
     channels: int | None = None  # number of separate channels, None for a mix
     declared_s: float | None = None  # duration that the source's header declares, seconds, once known
+    warnings: tuple[MediaWarning, ...] = ()  # since the last message; a job that is resumed gets them again
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,11 @@ import signal
 import sys
 from contextlib import suppress
 
+from batching.types import SAMPLE_RATE
 from deployments.errors import CorruptMedia, NoAudio, StageDied, UnsupportedMedia, WorkError
+from deployments.messages import MediaWarning
 from deployments.transcoding.ffmpeg import decode_command
+from deployments.transcoding.timestamps import TimestampLog
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +28,8 @@ MEMORY_BYTES, OPEN_FILES = 2 << 30, 32
 CPU_LIMIT_REACHED = re.compile(rf"received signal {signal.SIGXCPU:d}\b|Received > 3 system signals")
 MOST_CHANNELS = 8  # 7.1 surround; more channels are studio tracks
 STALLED_S = 300.0  # timeout of a read
+COUNTS = re.compile(r"(\d+) frames decoded; (\d+) decode errors")
+WHOLE = 0.95  # share of the declared duration from which a source counts as whole
 
 
 class Decoder:
@@ -36,6 +41,8 @@ class Decoder:
         self._process = process
         self._out = process.stdout
         self._log = bytearray()
+        self._timestamps = TimestampLog()
+        self._warnings: list[MediaWarning] = []
         self._logging = asyncio.create_task(self._keep_log(process.stderr))
         self.channels = 1 if separate else None  # number of separate channels, None for a mix
         self.samples = 0  # read so far, per channel
@@ -105,6 +112,12 @@ class Decoder:
         # What could be decoded of a damaged source counts.
         if self.samples == 0 and (error := explain(text, status)):
             raise error
+        self._warnings += damage(text, self.samples / SAMPLE_RATE, self.declared_s)
+
+    def new_warnings(self) -> tuple[MediaWarning, ...]:
+        """Warnings since the last call."""
+        warnings, self._warnings = tuple(self._warnings), []
+        return warnings
 
     async def stop(self) -> None:
         """Kill the process group, if it still runs."""
@@ -120,6 +133,7 @@ class Decoder:
     async def _keep_log(self, stream: asyncio.StreamReader) -> None:
         while chunk := await stream.read(65_536):
             self._log += chunk
+            self._warnings += self._timestamps.feed(chunk)
             if self.declared_s is None:
                 self.declared_s = declared_duration(self._log.decode(errors="replace"))
             if len(self._log) > 2 * LOG_BYTES:  # a damaged source can log without end
@@ -159,9 +173,23 @@ def explain(log: str, status: int) -> WorkError | None:
         return UnsupportedMedia(
             "The source is not audio or video in a format that can be read: send WAV, MP3, M4A, FLAC, OGG, WebM or the like."
         )
-    counts = re.search(r"(\d+) frames decoded; (\d+) decode errors", log)
+    counts = COUNTS.search(log)
     if status != 0 or (counts and int(counts[2])):
         return CorruptMedia("The source is damaged, and no audio in it could be decoded: send an intact file.")
     if counts and int(counts[1]):
         return None
     return NoAudio("The source holds no audio: its length is zero.")
+
+
+def damage(log: str, decoded_s: float, declared_s: float | None) -> list[MediaWarning]:
+    """Warnings about a source that was decoded, but not all of it."""
+    warnings = []
+    counts = COUNTS.search(log)
+    if counts and int(counts[2]):
+        message = f"The recording is damaged: {counts[2]} parts of it could not be decoded, and their text is missing."
+        warnings.append(MediaWarning("damaged_audio", message))
+    # A duration that ffmpeg estimates from the bit rate says nothing.
+    if declared_s and decoded_s < WHOLE * declared_s and "Estimating duration from bitrate" not in log:
+        message = f"The recording declares {declared_s:.1f} s but holds {decoded_s:.1f} s of audio: it may be cut off."
+        warnings.append(MediaWarning("shorter_than_declared", message, decoded_s, declared_s))
+    return warnings

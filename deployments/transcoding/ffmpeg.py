@@ -12,6 +12,7 @@ import ffmpeg
 import imageio_ffmpeg
 
 from batching.types import SAMPLE_RATE
+from deployments.transcoding.timestamps import on_time
 
 AUDIO_ONLY = {"vn": None, "sn": None, "dn": None}
 OLDEST_SAFE = (8, 1, 3)  # older versions follow playlists inside a source (CVE-2026-107697)
@@ -80,7 +81,7 @@ def decode_command(program: str, seconds: float, separate: bool = False, mp3: in
     # The number of separate channels is in the WAV header.
     shape = {"format": "wav", "bitexact": None} if separate else {"format": "s16le", "ac": 1}
     sink = track.output(
-        "pipe:1", ar=SAMPLE_RATE, af=_on_time(SAMPLE_RATE), t=f"{seconds:.3f}", flush_packets=0, **shape, **AUDIO_ONLY
+        "pipe:1", ar=SAMPLE_RATE, af=on_time(SAMPLE_RATE), t=f"{seconds:.3f}", flush_packets=0, **shape, **AUDIO_ONLY
     )
     if mp3 is not None:
         # No headers that ffmpeg would patch at the end: a pipe cannot seek.
@@ -90,7 +91,7 @@ def decode_command(program: str, seconds: float, separate: bool = False, mp3: in
             f"pipe:{mp3}",
             format="mp3",
             acodec="libmp3lame",
-            af=_on_time(MP3_RATE),
+            af=on_time(MP3_RATE, report=False),
             t=f"{seconds:.3f}",
             **no_headers,
             **encoding,
@@ -99,9 +100,3 @@ def decode_command(program: str, seconds: float, separate: bool = False, mp3: in
         sink = ffmpeg.merge_outputs(sink, copy)
     arguments: list[str] = ffmpeg.compile(sink.global_args("-hide_banner", "-nostats", "-v", "verbose"), cmd=program)
     return arguments
-
-
-def _on_time(rate: int) -> str:
-    # Time 0 is where the source begins to play: an audio track that begins later than the rest begins with silence, gaps
-    # are filled with silence, an offset of the whole container does not count. (In MPEG-TS ffmpeg knows no such silence.)
-    return f"aresample={rate}:async=1:first_pts=0"

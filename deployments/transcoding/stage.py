@@ -90,7 +90,8 @@ class Transcoder:
 
 def _progress(windows: list[Window], decoder: Decoder, finished: bool = False) -> TranscodeProgress:
     seconds = decoder.samples / SAMPLE_RATE
-    return TranscodeProgress(tuple(windows), seconds, finished, decoder.channels, decoder.declared_s)
+    warnings = decoder.new_warnings()
+    return TranscodeProgress(tuple(windows), seconds, finished, decoder.channels, decoder.declared_s, warnings)
 
 
 def plan_key(prefix: str) -> str:
