@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import re
-import resource
 import signal
-import sys
 from contextlib import suppress
 
 from batching.types import SAMPLE_RATE
 from deployments.errors import CorruptMedia, NoAudio, StageDied, UnsupportedMedia, WorkError
 from deployments.messages import MediaWarning
+from deployments.transcoding.cage import caged
 from deployments.transcoding.ffmpeg import decode_command
 from deployments.transcoding.timestamps import TimestampLog
 
@@ -23,7 +21,6 @@ LOG_BYTES = 16_384  # kept from each end of ffmpeg's log
 # CPU time limit: a base, and seconds per second of audio. An hour of FLAC takes less than 1 s, of film or for an MP3 copy
 # some tens.
 CPU_S, CPU_PER_S, MP3_CPU_PER_S = 120, 0.03, 0.03
-MEMORY_BYTES, OPEN_FILES = 2 << 30, 32
 # ffmpeg catches SIGXCPU and exits as if it had been asked to quit.
 CPU_LIMIT_REACHED = re.compile(rf"received signal {signal.SIGXCPU:d}\b|Received > 3 system signals")
 MOST_CHANNELS = 8  # 7.1 surround; more channels are studio tracks
@@ -54,18 +51,15 @@ class Decoder:
     ) -> Decoder:
         """Decode at most `seconds` of the source at `descriptor`; see `decode_command`."""
         # A reader of the pipe `mp3` must read to its end: ffmpeg blocks on it.
+        cpu_s = int(CPU_S + seconds * (CPU_PER_S + MP3_CPU_PER_S * (mp3 is not None)))
         process = await asyncio.create_subprocess_exec(
-            *decode_command(program, seconds, separate, mp3),
+            *caged(decode_command(program, seconds, separate, mp3), cpu_s),
             stdin=descriptor,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             pass_fds=() if mp3 is None else (mp3,),
-            # A process group to kill as a whole; not a session, inside which alone Linux would weigh its niceness. uvloop,
-            # which Serve runs on, does not take process_group.
-            preexec_fn=os.setpgrp,
             env={},
         )
-        limit_resources(process.pid, seconds, mp3 is not None)
         return cls(process, separate)
 
     async def read_header(self) -> None:
@@ -120,10 +114,10 @@ class Decoder:
         return warnings
 
     async def stop(self) -> None:
-        """Kill the process group, if it still runs."""
+        """Kill the process, if it still runs."""
         if self._process.returncode is None:
             with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+                self._process.kill()
         # asyncio's `wait` returns only once the pipes are at their end: drain a full one.
         while await self._out.read(65_536):
             pass
@@ -140,24 +134,6 @@ class Decoder:
                 del self._log[LOG_BYTES:-LOG_BYTES]
 
 
-def limit_resources(pid: int, seconds: float, mp3: bool = False) -> None:
-    """Sandbox a decoder by rlimits (Linux only): memory, CPU time, files."""
-    # From outside with prlimit: between fork and exec, the child of a large parent needs more than these limits itself.
-    if sys.platform != "linux":
-        return
-    cpu_s = int(CPU_S + seconds * (CPU_PER_S + MP3_CPU_PER_S * mp3))
-    for limit, soft, hard in (
-        # At the soft limit of CPU time the signal (SIGXCPU) names the reason, at the hard one (SIGKILL) it does not.
-        (resource.RLIMIT_CPU, cpu_s, cpu_s + 5),
-        (resource.RLIMIT_AS, MEMORY_BYTES, MEMORY_BYTES),
-        (resource.RLIMIT_FSIZE, 0, 0),
-        (resource.RLIMIT_CORE, 0, 0),
-        (resource.RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES),
-    ):
-        with suppress(ProcessLookupError, ValueError, PermissionError):  # it has exited, or has stricter limits already
-            resource.prlimit(pid, limit, (soft, hard))
-
-
 def declared_duration(log: str) -> float | None:
     """Parse the declared duration in seconds from ffmpeg's log."""
     # Metadata of the source cannot spoof it: no tag is printed with this indentation.
@@ -169,6 +145,10 @@ def explain(log: str, status: int) -> WorkError | None:
     """Error for an ffmpeg without output; None if the source is merely shorter than a sample."""
     if "matches no streams" in log or "does not contain any stream" in log:
         return NoAudio("The source has no audio track: send a file that holds sound.")
+    if codec := re.search(r"Codec \((\w+)\) not on whitelist(?s:.*)Error while opening decoder", log):
+        return UnsupportedMedia(
+            f"The audio codec {codec[1]} is not supported: send WAV, MP3, M4A, FLAC, OGG, WebM or the like."
+        )
     if "Error opening input" in log:
         return UnsupportedMedia(
             "The source is not audio or video in a format that can be read: send WAV, MP3, M4A, FLAC, OGG, WebM or the like."
