@@ -221,7 +221,8 @@ class TranscoderReplica(Transcoder):
         prepare_replica(settings)
         # Transcription has priority over decoding; ffmpeg inherits this.
         os.nice(TRANSCODER_NICENESS)
-        super().__init__(Artifacts(settings.storage), find_ffmpeg().path)
+        program = find_ffmpeg()
+        super().__init__(Artifacts(settings.storage), program.path, program.version)
 
 
 class TranscriberReplica(Transcriber):

@@ -25,7 +25,8 @@ from deployments.transcoding import ffmpeg as ffmpeg_module
 from deployments.transcoding.decoder import Decoder
 from deployments.transcoding.ffmpeg import decode_command, encodes_mp3
 from deployments.transcoding.mp3_copy import Mp3Copy
-from deployments.transcoding.stage import Transcoder, plan_key
+from deployments.transcoding.plan import plan_key
+from deployments.transcoding.stage import Transcoder
 from tests.lib.media import children, decode_at_once, make, side_by_side, wav
 from tests.lib.recordings import s16le, tone
 
