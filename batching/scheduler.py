@@ -101,6 +101,11 @@ class Scheduler:
         self._weights = weights  # of tenants, 1 for those not named
         self._root = _Queue()
 
+    def shrink(self, max_items: int, max_cost: float) -> None:
+        """Form smaller batches from now on."""
+        self._max_items = min(max_items, self._max_items)
+        self._max_cost = min(max_cost, self._max_cost)
+
     def __len__(self) -> int:
         return self._root.waiting
 
