@@ -16,6 +16,7 @@ class FetchRequest:
     max_bytes: int
     user_agent: str | None = None  # User-Agent header, None for ours
     drive: bool = False  # the URL comes from the operator's own template: it may be file:// or any bucket
+    tenant: str = ""  # has a share of the name lookups
 
 
 @dataclass(frozen=True, slots=True)
