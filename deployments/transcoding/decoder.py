@@ -8,8 +8,10 @@ import re
 import signal
 from contextlib import suppress
 
+import psutil
+
 from batching.types import SAMPLE_RATE
-from deployments.errors import CorruptMedia, NoAudio, StageDied, UnsupportedMedia, WorkError
+from deployments.errors import CorruptMedia, NoAudio, StageDied, StageLost, UnsupportedMedia, WorkError
 from deployments.messages import MediaWarning
 from deployments.transcoding.cage import caged
 from deployments.transcoding.ffmpeg import decode_command
@@ -25,6 +27,7 @@ CPU_S, CPU_PER_S, MP3_CPU_PER_S = 120, 0.03, 0.03
 CPU_LIMIT_REACHED = re.compile(rf"received signal {signal.SIGXCPU:d}\b|Received > 3 system signals")
 MOST_CHANNELS = 8  # 7.1 surround; more channels are studio tracks
 STALLED_S = 300.0  # timeout of a read
+STALL_PROBE_S = 1.0  # time for which a decoder is watched that has reached it
 COUNTS = re.compile(r"(\d+) frames decoded; (\d+) decode errors")
 WHOLE = 0.95  # share of the declared duration from which a source counts as whole
 
@@ -77,7 +80,7 @@ class Decoder:
             )
 
     async def read(self, samples: int) -> bytes:
-        """Read interleaved s16le samples, fewer at the end. Raises CorruptMedia on a timeout."""
+        """Read interleaved s16le samples, fewer at the end. Raises CorruptMedia, StageLost on a timeout."""
         frame = 2 * (self.channels or 1)
         data = await self._exactly(samples * frame)
         self.samples += len(data) // frame
@@ -90,7 +93,19 @@ class Decoder:
         except asyncio.IncompleteReadError as short:
             return short.partial
         except TimeoutError:
-            raise CorruptMedia("The source takes too long to decode: send it in another format.") from None
+            if await self._works():
+                raise CorruptMedia("The source takes too long to decode: send it in another format.") from None
+            log.warning("ffmpeg hangs after %d samples, decoder lost", self.samples)
+            raise StageLost("The decoder made no progress: another worker tries the job again.") from None
+
+    async def _works(self) -> bool:
+        # A process that uses no CPU waits for a disk or the kernel, which is no fault of the source.
+        try:
+            before = sum(psutil.Process(self._process.pid).cpu_times()[:2])
+            await asyncio.sleep(STALL_PROBE_S)
+            return sum(psutil.Process(self._process.pid).cpu_times()[:2]) - before > STALL_PROBE_S / 10
+        except psutil.Error:
+            return False
 
     async def check_exit(self) -> None:
         """Wait for the exit. Raises CorruptMedia, NoAudio, StageDied, UnsupportedMedia."""

@@ -1,4 +1,4 @@
-"""Stored plan of a source: the windows so far, so that a resumed job has the same ones, and what else its decode found."""
+"""Stored plan of a source, so that a resumed job has the same windows."""
 
 # While the source is decoded, windows are stored in parts (`plan.00000.json`) before they are handed out. Each part names
 # the digest of the part before: two Transcoders that decode one source, after a lost lease, cannot mix their plans. Once
@@ -24,7 +24,7 @@ PART_WINDOWS = 64  # windows in a part: bounds what is written again as it grows
 
 
 class StoredPlan:
-    """Plan in the folder `prefix`. `load` it first; then `append` windows, and `finish`."""
+    """Use: `load`, `append`, `finish`."""
 
     def __init__(self, artifacts: Artifacts, prefix: str, decoder_version: str = "") -> None:
         self._artifacts = artifacts
@@ -37,7 +37,7 @@ class StoredPlan:
         self._previous = ""  # digest of the part before
 
     def load(self) -> TranscodeProgress | None:
-        """Load what is stored; returns the last message of a source that was decoded to its end."""
+        """Load what is stored; return the last message of a whole plan."""
         keys = set(self._artifacts.keys(self._prefix))
         if plan_key(self._prefix) in keys:
             return _whole(json.loads(self._artifacts.read(plan_key(self._prefix))))
@@ -67,7 +67,7 @@ class StoredPlan:
             self._write_part()
 
     def finish(self, progress: TranscodeProgress, samples: int, warnings: Sequence[MediaWarning]) -> None:
-        """Store the whole plan, `progress` being its last message."""
+        """Store the whole plan and its last message."""
         self.windows += progress.windows
         plan = {
             "samples": samples,
@@ -108,10 +108,9 @@ def _whole(plan: dict[str, Any]) -> TranscodeProgress:
 
 
 def plan_key(prefix: str) -> str:
-    """Key of the whole plan of a source that was decoded to its end."""
+    """Key of the whole plan."""
     return f"{prefix}/plan.json"
 
 
 def part_key(prefix: str, number: int) -> str:
-    """Key of a part of a plan."""
     return f"{prefix}/plan.{number:05d}.json"

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
 
 from batching.types import SAMPLE_RATE, Window
 from batching.windows import WindowLimits
 from deployments.errors import AudioTooLong
+from deployments.health import Clock, Watch
 from deployments.messages import MediaWarning, TranscodeProgress, TranscodeRequest
 from deployments.storage.artifacts import Artifacts
 from deployments.transcoding.decoder import Decoder
@@ -22,18 +24,32 @@ from deployments.transcoding.window_stream import WindowStream
 log = logging.getLogger(__name__)
 
 CHUNK_SAMPLES = 5 * SAMPLE_RATE
+STALLED_S = 900.0  # between two messages: enough to copy a large source from an object store
 
 
 class Transcoder:
     """Decodes sources with the ffmpeg at `program`."""
 
-    def __init__(self, artifacts: Artifacts, program: str, version: str = "") -> None:
+    def __init__(self, artifacts: Artifacts, program: str, version: str = "", clock: Clock = time.monotonic) -> None:
         self._artifacts = artifacts
         self._program = program
         self._version = version
+        self._watch = Watch(clock)
+
+    async def check_health(self) -> None:
+        """Raise Stalled if a decode makes no progress."""
+        self._watch.check()
 
     async def windows(self, request: TranscodeRequest) -> AsyncGenerator[TranscodeProgress, None]:
-        """Yield windows as soon as their audio is stored. Raises UnsupportedMedia, CorruptMedia, NoAudio, AudioTooLong."""
+        """Yield windows as soon as their audio is stored. Raises UnsupportedMedia, CorruptMedia, NoAudio, AudioTooLong,
+        StageLost."""
+        with self._watch.within(STALLED_S, "a decode") as deadline:
+            async with aclosing(self._windows(request)) as messages:
+                async for progress in messages:
+                    with deadline.suspended():  # the caller takes its time
+                        yield progress
+
+    async def _windows(self, request: TranscodeRequest) -> AsyncGenerator[TranscodeProgress, None]:
         plan = StoredPlan(self._artifacts, request.pcm_prefix, self._version)
         # A source that was decoded to its end before is not decoded again.
         if whole := await asyncio.to_thread(plan.load):

@@ -1,4 +1,4 @@
-"""Timestamps of a source: the ffmpeg filter that follows them, and the places where it does not."""
+"""ffmpeg filter that follows a source's timestamps, within limits."""
 
 # Time 0 is where the source begins to play: an audio track that begins later than the rest begins with silence, gaps are
 # filled with silence, an offset of the whole container does not count. (In MPEG-TS ffmpeg knows no such silence.) But
@@ -33,13 +33,13 @@ st(4,ld(4)+max(ld(3),0));st(5,ld(5)+S/SR);st(1,PTS*TB-ld(0)+S/SR);PTS-ld(0)/TB
 
 
 def on_time(rate: int, *, report: bool = True) -> str:
-    """Filter to `rate` Hz that follows the timestamps; it logs the places where it does not, for TimestampLog."""
+    """Filter to `rate` Hz; its reports in the log are for TimestampLog."""
     expression = "".join(_LIMITED.replace("REPORT", _REPORT if report else "").split())
     return f"asetpts='{expression}',aresample={rate}:async=1:first_pts=0"
 
 
 class TimestampLog:
-    """Reads ffmpeg's log, in pieces, for what the filter reports."""
+    """Reader of the reports in ffmpeg's log."""
 
     def __init__(self) -> None:
         self._line = b""

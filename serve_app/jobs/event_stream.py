@@ -40,10 +40,16 @@ class EventStreams:
         listening = self._store.events.listen("wake", on_message=self._notify, on_connect=self._notify_all)
         self._background = [asyncio.create_task(loop) for loop in (listening, self._poll())]
 
+    @property
+    def healthy(self) -> bool:
+        """Whether the background tasks run; they outlive an outage of Redis."""
+        return not any(task.done() for task in self._background)
+
     async def stop(self) -> None:
-        for task in self._background:
+        background, self._background = self._background, []
+        for task in background:
             task.cancel()
-        for task in self._background:
+        for task in background:
             with suppress(asyncio.CancelledError):
                 await task
 

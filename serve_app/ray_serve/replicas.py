@@ -56,6 +56,7 @@ from serve_app.store.webhook_outbox import Outbox
 
 VERSION = version("murmuration")
 RUNNER_THREADS = 64
+INGESTION_THREADS = 32
 TRANSCODER_NICENESS = 10  # added to the worker's own
 SWITCH_INTERVAL_S = 0.0005
 
@@ -138,6 +139,11 @@ class IngressReplica:
             request_id=serve_request_id,
         )
 
+    async def check_health(self) -> None:
+        """Fail Serve's health check once the listener of events has ended; the event loop answers it, or not."""
+        if not self._events.healthy:
+            raise RuntimeError("a background task of the event streams has ended")
+
     async def _query_device(self, model: str, transcriber: DeploymentHandle) -> None:
         """Ask a Transcriber once for its device, waiting until it has a replica."""
         while model not in self._devices:
@@ -159,7 +165,7 @@ class RunnerReplica:
         transcribers: dict[str, DeploymentHandle],
     ) -> None:
         prepare_replica(settings)
-        # The default pool is small, and DNS lookups of webhook hosts, which may hang, run in it too.
+        # The default pool is small, and a slow storage holds a thread of it for each call.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(RUNNER_THREADS, "runner"))
         self._limits = RunnerLimits(
             jobs=settings.runner_jobs,
@@ -211,7 +217,10 @@ class IngestionReplica(Ingestion):
     def __init__(self, settings: Settings) -> None:
         prepare_replica(settings)
         allowed = AllowList.parse(settings.fetch_allow)
-        super().__init__(Artifacts(settings.storage), SafeHttp(allowed), Buckets(allowed))
+        # The default pool is small, and a slow storage holds a thread of it for each download.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(INGESTION_THREADS, "ingestion"))
+        http = SafeHttp(allowed, min_rate=settings.fetch_min_rate)
+        super().__init__(Artifacts(settings.storage), http, Buckets(allowed))
 
 
 class TranscoderReplica(Transcoder):
@@ -232,6 +241,10 @@ class TranscriberReplica(Transcriber):
         prepare_replica(settings)
         super().__init__(Artifacts(settings.storage), load(engine_config(settings, model)), settings.tenant_weights)
 
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Load, for the policy in autoscaling.py."""
+        return {LOAD: self.load}
+
 
 def token_rules(settings: Settings) -> TokenRules:
     """Rules for JSON Web Tokens from the settings."""
@@ -247,12 +260,7 @@ def engine_config(settings: Settings, model: str) -> EngineConfig:
         cache_dir=str(settings.cache_dir),
         device=settings.device,
         compute_type=settings.compute_type,
-        workers=settings.engine_workers or usable_cores(),
+        workers=settings.engine_workers,
         batch=settings.batch_size,
         beam_below=settings.beam_below,
     )
-
-
-def usable_cores() -> int:
-    """CPU cores available to this process."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

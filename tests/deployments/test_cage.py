@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.errors import CorruptMedia
+from deployments.errors import CorruptMedia, StageLost, WorkError
 from deployments.transcoding import decoder as decoder_module
 from deployments.transcoding.cage import MEMORY_BYTES, OPEN_FILES, Enforcement, caged, enforcement
 from deployments.transcoding.decoder import Decoder
@@ -247,10 +247,19 @@ async def test_an_ffmpeg_that_catches_sigxcpu_is_still_reported(
         await decoder.stop()
 
 
-async def test_a_decoder_without_output_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoder_module, "STALLED_S", 0.2)
-    decoder = await start(monkeypatch, "import time; time.sleep(600)")
-    with pytest.raises(CorruptMedia, match="too long"):
+@pytest.mark.parametrize(
+    ("script", "error"),
+    [
+        pytest.param("while True: pass", CorruptMedia, id="it works and works"),
+        pytest.param("import time; time.sleep(600)", StageLost, id="it hangs"),
+    ],
+)
+async def test_a_decoder_without_output_times_out(
+    monkeypatch: pytest.MonkeyPatch, script: str, error: type[WorkError]
+) -> None:
+    monkeypatch.setattr(decoder_module, "STALLED_S", 0.5)
+    decoder = await start(monkeypatch, script)
+    with pytest.raises(error):
         await decoder.read(100)
     await decoder.stop()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from contextlib import aclosing
@@ -14,9 +15,11 @@ import pytest
 
 from batching.types import SAMPLE_RATE, Window
 from deployments.errors import AudioTooLong, CorruptMedia, NoAudio, StageLost, UnsupportedMedia
+from deployments.health import Stalled
 from deployments.messages import TranscodeProgress, TranscodeRequest
 from deployments.storage.artifacts import Artifacts
 from deployments.storage.pcm import read_pcm, to_float
+from deployments.transcoding.decoder import Decoder
 from deployments.transcoding.plan import PART_WINDOWS, StoredPlan, part_key, plan_key
 from deployments.transcoding.stage import Transcoder
 from tests.lib.media import children, decode_at_once, make, wav
@@ -258,3 +261,32 @@ async def test_warnings_are_stored_with_the_plan(artifacts: Artifacts, ffmpeg: s
     assert warnings[0].code == "timestamp_gap"
     (again,) = await run(artifacts, "/nowhere", source)
     assert list(again.warnings) == warnings
+
+
+async def test_a_decode_that_hangs_fails_the_health_check_but_a_slow_caller_does_not(
+    artifacts: Artifacts, ffmpeg: str, ten_minutes: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    artifacts.put("source/it", ten_minutes)
+    transcoder = Transcoder(artifacts, ffmpeg, clock=lambda: now)
+    hung = asyncio.Event()
+
+    async def hang(decoder: Decoder, samples: int) -> bytes:
+        hung.set()
+        await asyncio.sleep(60)
+        return b""
+
+    async with aclosing(transcoder.windows(request())) as messages:
+        await anext(messages)
+        now += 10_000
+        await transcoder.check_health()
+        monkeypatch.setattr(Decoder, "read", hang)
+        reading = asyncio.ensure_future(anext(messages))
+        await hung.wait()
+        await transcoder.check_health()
+        now += 10_000
+        with pytest.raises(Stalled):
+            await transcoder.check_health()
+        reading.cancel()
+        await asyncio.wait([reading])
+    await transcoder.check_health()
