@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from urllib.parse import urlsplit
 
 from deployments.ingestion.buckets import Buckets
@@ -23,26 +22,25 @@ class Ingestion:
 
     async def fetch(self, request: FetchRequest) -> StoredSource:
         """Store a source, unless it is stored already. Raises SourceForbidden, SourceNotFound, SourceTooLarge,
-        SourceUnreachable."""
-        size = await asyncio.to_thread(self._artifacts.size, request.key)
+        SourceUnreachable, StorageUnavailable."""
+        threads = self._artifacts.threads
+        # What is stored is whole: it appeared under its key only when all of it was there.
+        size = await threads.run(self._artifacts.size, request.key)
         if size is not None:
             return StoredSource(request.key, size)
-        async with self._body(request) as body:
-            with self._artifacts.writer(request.key) as writer:
-                async for chunk in body:
-                    await asyncio.to_thread(writer.write, chunk)
+        await threads.run(self._artifacts.require_space)
+        writing = threads.entered(self._artifacts.writer(request.key, incoming=True))
+        async with self._body(request) as body, writing as writer:
+            async for chunk in body:
+                await threads.run(writer.write, chunk)
         return StoredSource(request.key, writer.size)
 
     @asynccontextmanager
     async def _body(self, request: FetchRequest) -> AsyncIterator[AsyncIterator[bytes]]:
         if urlsplit(request.url).scheme not in ("http", "https"):
             read = self._buckets.read_drive if request.drive else self._buckets.read
-            yield _in_threads(read(request.url, request.max_bytes))
+            async with aclosing(self._artifacts.threads.iterate(read(request.url, request.max_bytes))) as chunks:
+                yield chunks
             return
         async with self._http.get(request.url, request.max_bytes, request.user_agent) as body:
             yield body
-
-
-async def _in_threads(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
-    while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
-        yield chunk

@@ -14,6 +14,7 @@ from batching.windows import WindowLimits
 from deployments.errors import AudioTooLong
 from deployments.messages import TranscodeProgress, TranscodeRequest
 from deployments.storage.artifacts import Artifacts
+from deployments.storage.pcm import parts_stored
 from deployments.transcoding.decoder import Decoder
 from deployments.transcoding.ffmpeg import encodes_mp3
 from deployments.transcoding.mp3_copy import Mp3Copy
@@ -34,13 +35,13 @@ class Transcoder:
     async def windows(self, request: TranscodeRequest) -> AsyncGenerator[TranscodeProgress, None]:
         """Yield windows as soon as their audio is stored. Raises UnsupportedMedia, CorruptMedia, NoAudio, AudioTooLong."""
         # A source that was decoded to its end before is not decoded again.
-        if self._artifacts.size(plan_key(request.pcm_prefix)) is not None:
-            yield self._load_plan(request.pcm_prefix)
+        threads = self._artifacts.threads
+        if plan := await threads.run(self._load_plan, request.pcm_prefix):
+            yield plan
             return
         limit = int(request.max_audio_s * SAMPLE_RATE)
         async with AsyncExitStack() as stack:
-            # In a thread: a source in an object store is copied first.
-            source = await asyncio.to_thread(stack.enter_context, self._artifacts.descriptor(request.source_key))
+            source = await stack.enter_async_context(threads.entered(self._artifacts.descriptor(request.source_key)))
             copy = await self._mp3_copy(request)
             if copy:
                 await stack.enter_async_context(copy)
@@ -51,17 +52,18 @@ class Transcoder:
                 copy.start()
             await decoder.read_header()
             limits = replace(WindowLimits(), longest_s=request.longest_s)
-            stream = await asyncio.to_thread(WindowStream, self._artifacts, request.pcm_prefix, limits, decoder.channels)
+            stream = await threads.run(WindowStream, self._artifacts, request.pcm_prefix, limits, decoder.channels)
             while pcm := await decoder.read(CHUNK_SAMPLES):
                 if decoder.samples > limit:
                     raise AudioTooLong(f"The audio is longer than the {request.max_audio_s:g} s allowed: split it.")
-                yield _progress(await asyncio.to_thread(stream.feed, pcm), decoder)
+                yield _progress(await threads.run(stream.feed, pcm), decoder)
             await decoder.check_exit()
             if copy:
                 await copy.commit()
-        last = await asyncio.to_thread(stream.finish)
+        last = await threads.run(stream.finish)
         progress = _progress(last, decoder, finished=True)
-        self._save_plan(request.pcm_prefix, replace(progress, windows=tuple(stream.plan)), decoder.samples)
+        plan = replace(progress, windows=tuple(stream.plan))
+        await threads.run(self._save_plan, request.pcm_prefix, plan, decoder.samples)
         yield progress
 
     async def _mp3_copy(self, request: TranscodeRequest) -> Mp3Copy | None:
@@ -81,8 +83,15 @@ class Transcoder:
         }
         self._artifacts.put(plan_key(prefix), json.dumps(plan).encode())
 
-    def _load_plan(self, prefix: str) -> TranscodeProgress:
-        plan = json.loads(self._artifacts.read(plan_key(prefix)))
+    def _load_plan(self, prefix: str) -> TranscodeProgress | None:
+        try:
+            plan = json.loads(self._artifacts.read(plan_key(prefix)))
+        except FileNotFoundError:
+            return None
+        # The plan survives a power cut, audio may not.
+        if not parts_stored(self._artifacts, prefix, plan["samples"], plan.get("channels")):
+            log.warning("audio in %s is incomplete, decoding the source again", prefix)
+            return None
         windows = (Window(**{**w, "speech": tuple(Span(**span) for span in w["speech"])}) for w in plan["windows"])
         seconds = plan["samples"] / SAMPLE_RATE
         return TranscodeProgress(tuple(windows), seconds, True, plan.get("channels"), plan.get("declared_s"))

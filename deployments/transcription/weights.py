@@ -17,6 +17,7 @@ from faster_whisper.tokenizer import _LANGUAGE_CODES
 from faster_whisper.utils import available_models, download_model
 
 from deployments.errors import ModelUnavailable
+from deployments.storage.writer import sync
 
 # Errors of the hub's client: not cached, no network, no such model.
 HUB_ERRORS = (OSError, ValueError, httpx.HTTPError)
@@ -93,9 +94,13 @@ def _unpack(model: str, cache: Path) -> Path:
         for companion in companions:
             shutil.copyfile(companion, staging / companion.name)
         staging.chmod(0o755)
+        # On disk before the rename: what stands at `target` is trusted, also after a power cut.
+        for path in (*staging.iterdir(), staging):
+            sync(path)
         if not (target / "model.bin").is_file():
             shutil.rmtree(target, ignore_errors=True)  # an incomplete copy
         staging.rename(target)
+        sync(cache)
     except OSError:
         if not (target / "model.bin").is_file():
             raise

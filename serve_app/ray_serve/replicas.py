@@ -89,7 +89,7 @@ class IngressReplica:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         pace_replica()  # back-pressure on request bodies
         redis = connect(settings.redis_url, "ingress")
-        artifacts, store = Artifacts(settings.storage), Store(redis)
+        artifacts, store = Artifacts(settings.storage, settings.min_free_bytes), Store(redis)
         self._store = store
         self._events = EventStreams(store, artifacts)
         limits = Quotas(store, TenantLimits(settings.tenant_requests_per_minute, settings.tenant_minutes_per_month))
@@ -169,7 +169,7 @@ class RunnerReplica:
             max_audio_s=settings.max_audio_s,
             max_source_bytes=settings.max_upload_bytes,
         )
-        artifacts = Artifacts(settings.storage)
+        artifacts = Artifacts(settings.storage, settings.min_free_bytes)
         redis = connect(settings.redis_url, "runner")
         store = Store(redis, LeaseRules(settings.lease_s))
         sweeper = Sweeper(store, artifacts, period_s=settings.lease_s / 6, stream_grace_s=settings.stream_grace_s)
@@ -211,7 +211,7 @@ class IngestionReplica(Ingestion):
     def __init__(self, settings: Settings) -> None:
         prepare_replica(settings)
         allowed = AllowList.parse(settings.fetch_allow)
-        super().__init__(Artifacts(settings.storage), SafeHttp(allowed), Buckets(allowed))
+        super().__init__(Artifacts(settings.storage, settings.min_free_bytes), SafeHttp(allowed), Buckets(allowed))
 
 
 class TranscoderReplica(Transcoder):
@@ -221,7 +221,7 @@ class TranscoderReplica(Transcoder):
         prepare_replica(settings)
         # Transcription has priority over decoding; ffmpeg inherits this.
         os.nice(TRANSCODER_NICENESS)
-        super().__init__(Artifacts(settings.storage), find_ffmpeg().path)
+        super().__init__(Artifacts(settings.storage, settings.min_free_bytes), find_ffmpeg().path)
 
 
 class TranscriberReplica(Transcriber):
@@ -229,7 +229,7 @@ class TranscriberReplica(Transcriber):
 
     def __init__(self, settings: Settings, model: str) -> None:
         prepare_replica(settings)
-        super().__init__(Artifacts(settings.storage), load(engine_config(settings, model)))
+        super().__init__(Artifacts(settings.storage, settings.min_free_bytes), load(engine_config(settings, model)))
 
 
 def token_rules(settings: Settings) -> TokenRules:

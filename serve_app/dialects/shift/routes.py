@@ -88,7 +88,7 @@ class Routes:
             raise RequestError("not_found", "The job has no such artifact.")
         filename, content_type = files_of(job.spec)[kind]
         if kind == "normalizedAudio":
-            response = file_response(self._jobs.results, await self._jobs.results.file(job, AUDIO), byte_range)
+            response = await file_response(self._jobs.results, await self._jobs.results.file(job, AUDIO), byte_range)
         else:
             content = content_of(job, kind, await self._jobs.results.transcript(job))
             response = Response(content, headers={"Content-Type": content_type})
