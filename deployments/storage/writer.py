@@ -94,7 +94,7 @@ class FileWriter(ArtifactWriter):
         self._root = root
         self._path = path
         self._synced = synced  # folders whose own entry is durable; None for a file that is not
-        self._part = root / PARTS / f"{uuid4().hex}.part"
+        self._part = root / PARTS / uuid4().hex
         self._file: IO[bytes] | None = None
 
     def _open(self) -> None:

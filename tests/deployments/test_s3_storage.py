@@ -128,14 +128,20 @@ def test_a_process_that_dies_in_the_middle_leaves_no_object(bucket: Bucket, end:
     assert bucket.artifacts.size(KEY) is None
 
 
+def write_long(artifacts: Artifacts) -> None:
+    """Write 25 MiB in small pieces."""
+    with artifacts.writer(KEY) as writer:
+        for _ in range(25):
+            writer.write(bytes(1 << 20))
+
+
 @pytest.mark.parametrize(
     "step", ["uploads$", "partNumber=2", "^POST .*uploadId=", "^PUT .*/jobs/j1/source", "^HEAD .*/parts/"]
 )
 def test_a_long_upload_that_fails_at_any_step_is_transient_and_leaves_nothing(bucket: Bucket, step: str) -> None:
     bucket.server.trouble = failing(step)
-    with pytest.raises(StorageUnavailable) as failed, bucket.artifacts.writer(KEY) as writer:
-        for _ in range(25):
-            writer.write(bytes(1 << 20))
+    with pytest.raises(StorageUnavailable) as failed:
+        write_long(bucket.artifacts)
     assert failed.value.transient
     bucket.server.reset()
     gc.collect()
