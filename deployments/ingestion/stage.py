@@ -10,6 +10,7 @@ from deployments.ingestion.buckets import Buckets
 from deployments.ingestion.safe_http import SafeHttp
 from deployments.messages import FetchRequest, StoredSource
 from deployments.storage.artifacts import Artifacts
+from deployments.storage.threads import StorageThreads
 
 
 class Ingestion:
@@ -19,6 +20,7 @@ class Ingestion:
         self._artifacts = artifacts
         self._http = http
         self._buckets = buckets
+        self._bucket_threads = StorageThreads()  # a bucket that is slow takes no thread from the storage
 
     async def fetch(self, request: FetchRequest) -> StoredSource:
         """Store a source, unless it is stored already. Raises SourceForbidden, SourceNotFound, SourceTooLarge,
@@ -39,7 +41,7 @@ class Ingestion:
     async def _body(self, request: FetchRequest) -> AsyncIterator[AsyncIterator[bytes]]:
         if urlsplit(request.url).scheme not in ("http", "https"):
             read = self._buckets.read_drive if request.drive else self._buckets.read
-            async with aclosing(self._artifacts.threads.iterate(read(request.url, request.max_bytes))) as chunks:
+            async with aclosing(self._bucket_threads.iterate(read(request.url, request.max_bytes))) as chunks:
                 yield chunks
             return
         async with self._http.get(request.url, request.max_bytes, request.user_agent) as body:

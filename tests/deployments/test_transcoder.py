@@ -194,3 +194,12 @@ async def test_the_plan_of_a_killed_decoder_is_not_stored(artifacts: Artifacts, 
     with pytest.raises(StageLost):
         await kill_the_decoder()
     assert artifacts.size(plan_key("pcm")) is None
+
+
+async def test_a_gap_in_the_timestamps_takes_no_space(artifacts: Artifacts, ffmpeg: str, tmp_path: Path) -> None:
+    gap_s = 200
+    shift = f"asetpts='if(gte(T,2),PTS+{gap_s}/TB,PTS)'"
+    source = make(ffmpeg, tmp_path / "a.mka", "-f", "lavfi", "-i", "sine=440:duration=4", "-af", shift, "-c:a", "libopus")
+    await run(artifacts, ffmpeg, source.read_bytes())
+    sizes = sorted(artifacts.sizes("pcm").values())
+    assert sum(sizes) < 2 * 2 * 60 * SAMPLE_RATE + 1_000_000 < gap_s * 2 * SAMPLE_RATE
