@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from deployments.errors import WorkError
+from deployments.errors import StorageUnavailable, WorkError
 from serve_app.dialects import DIALECTS
 from serve_app.dialects.base import ApiContext, Dialect
 from serve_app.dialects.native import NATIVE
@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 DESCRIPTION = """A self-hosted transcription cluster: audio in over REST, text out over Server-Sent Events while it is being
 transcribed. The native API is under `/v1`; the others are APIs of other vendors, so that their clients work unchanged."""
 SERVICE = "Service"
+RETRY_AFTER_S = 5  # while the storage is away or full
 Respond = Callable[[Request, RequestError], Response]
 
 
@@ -154,7 +155,8 @@ def _add_errors(api: FastAPI, dialects: Sequence[Dialect], outer: Callable[[], s
 
     @api.exception_handler(WorkError)
     async def work_error(request: Request, error: WorkError) -> Response:
-        return respond(request, RequestError(error.code, error.message))
+        retry_after_s = RETRY_AFTER_S if isinstance(error, StorageUnavailable) else None
+        return respond(request, RequestError(error.code, error.message, retry_after_s=retry_after_s))
 
     @api.exception_handler(RequestValidationError)
     async def validation_error(request: Request, error: RequestValidationError) -> Response:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from urllib.parse import urlsplit
 
 from deployments.health import Clock, Watch
@@ -13,6 +12,7 @@ from deployments.ingestion.buckets import Buckets
 from deployments.ingestion.safe_http import SafeHttp
 from deployments.messages import FetchRequest, StoredSource
 from deployments.storage.artifacts import Artifacts
+from deployments.storage.threads import StorageThreads
 
 STALLED_S = 900.0  # between two chunks, the time for storing one included
 
@@ -24,6 +24,7 @@ class Ingestion:
         self._artifacts = artifacts
         self._http = http
         self._buckets = buckets
+        self._bucket_threads = StorageThreads()  # a bucket that is slow takes no thread from the storage
         self._watch = Watch(clock)
 
     async def check_health(self) -> None:
@@ -32,28 +33,27 @@ class Ingestion:
 
     async def fetch(self, request: FetchRequest) -> StoredSource:
         """Store a source, unless it is stored already. Raises SourceForbidden, SourceNotFound, SourceTooLarge,
-        SourceUnreachable."""
-        size = await asyncio.to_thread(self._artifacts.size, request.key)
+        SourceUnreachable, StorageUnavailable."""
+        threads = self._artifacts.threads
+        # What is stored is whole: it appeared under its key only when all of it was there.
+        size = await threads.run(self._artifacts.size, request.key)
         if size is not None:
             return StoredSource(request.key, size)
         with self._watch.within(STALLED_S, "a download") as deadline:
-            async with self._body(request) as body:
-                with self._artifacts.writer(request.key) as writer:
-                    async for chunk in body:
-                        await asyncio.to_thread(writer.write, chunk)
-                        deadline.progress()
+            await threads.run(self._artifacts.require_space)
+            writing = threads.entered(self._artifacts.writer(request.key, incoming=True))
+            async with self._body(request) as body, writing as writer:
+                async for chunk in body:
+                    await threads.run(writer.write, chunk)
+                    deadline.progress()
         return StoredSource(request.key, writer.size)
 
     @asynccontextmanager
     async def _body(self, request: FetchRequest) -> AsyncIterator[AsyncIterator[bytes]]:
         if urlsplit(request.url).scheme not in ("http", "https"):
             read = self._buckets.read_drive if request.drive else self._buckets.read
-            yield _in_threads(read(request.url, request.max_bytes))
+            async with aclosing(self._bucket_threads.iterate(read(request.url, request.max_bytes))) as chunks:
+                yield chunks
             return
         async with self._http.get(request.url, request.max_bytes, request.user_agent, request.tenant) as body:
             yield body
-
-
-async def _in_threads(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
-    while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
-        yield chunk

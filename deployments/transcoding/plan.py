@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from batching.types import SAMPLE_RATE, Span, Window
 from deployments.messages import MediaWarning, TranscodeProgress
 from deployments.storage.artifacts import Artifacts
+from deployments.storage.pcm import PART_SAMPLES, parts_stored
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ class StoredPlan:
         self._versions = {"planner": PLANNER_VERSION, "ffmpeg": decoder_version}
         self.windows: list[Window] = []  # so far
         self.channels: int | None = None  # number of separate channels, None for a mix
+        self.audio_stored = False  # of all windows so far, from before
         self._part = 0  # number of the part that grows
         self._first = 0  # index of its first window
         self._previous = ""  # digest of the part before
@@ -40,7 +42,20 @@ class StoredPlan:
         """Load what is stored; return the last message of a whole plan."""
         keys = set(self._artifacts.keys(self._prefix))
         if plan_key(self._prefix) in keys:
-            return _whole(json.loads(self._artifacts.read(plan_key(self._prefix))))
+            plan = json.loads(self._artifacts.read(plan_key(self._prefix)))
+            whole = _whole(plan)
+            # The plan survives a power cut, audio may not.
+            if parts_stored(self._artifacts, self._prefix, plan["samples"], whole.channels):
+                return whole
+            log.warning("audio in %s is incomplete, decoding the source again", self._prefix)
+            self.windows, self.channels = list(whole.windows), whole.channels
+        elif part_key(self._prefix, 0) in keys:
+            self._load_parts(keys)
+            samples = max((-(-window.end // PART_SAMPLES) * PART_SAMPLES for window in self.windows), default=0)
+            self.audio_stored = parts_stored(self._artifacts, self._prefix, samples, self.channels)
+        return None
+
+    def _load_parts(self, keys: Collection[str]) -> None:
         versions = self._versions
         while (key := part_key(self._prefix, self._part)) in keys:
             content = self._artifacts.read(key)
@@ -54,21 +69,22 @@ class StoredPlan:
             self._end_part(content)
         if versions != self._versions:
             log.info("%s: begun to plan with %s, going on with %s", self._prefix, versions, self._versions)
-        return None
 
     def append(self, windows: Sequence[Window], channels: int | None) -> None:
-        """Store windows before they are handed out."""
+        """Store windows before they are handed out, but for those that are stored already."""
         self.channels = channels
+        windows = [window for window in windows if window.index >= len(self.windows)]
         for window in windows:
             self.windows.append(window)
             if len(self.windows) - self._first == PART_WINDOWS:
                 self._end_part(self._write_part())
-        if len(self.windows) > self._first:
+        if windows and len(self.windows) > self._first:
             self._write_part()
 
     def finish(self, progress: TranscodeProgress, samples: int, warnings: Sequence[MediaWarning]) -> None:
         """Store the whole plan and its last message."""
-        self.windows += progress.windows
+        known = len(self.windows)
+        self.windows += [window for window in progress.windows if window.index >= known]
         plan = {
             "samples": samples,
             "channels": progress.channels,

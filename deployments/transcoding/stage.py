@@ -52,15 +52,15 @@ class Transcoder:
     async def _windows(self, request: TranscodeRequest) -> AsyncGenerator[TranscodeProgress, None]:
         plan = StoredPlan(self._artifacts, request.pcm_prefix, self._version)
         # A source that was decoded to its end before is not decoded again.
-        if whole := await asyncio.to_thread(plan.load):
+        threads = self._artifacts.threads
+        if whole := await threads.run(plan.load):
             yield whole
             return
-        if plan.windows:  # their audio is stored
+        if plan.windows and plan.audio_stored:
             yield TranscodeProgress(tuple(plan.windows), 0.0, False, plan.channels)
         limit = int(request.max_audio_s * SAMPLE_RATE)
         async with AsyncExitStack() as stack:
-            # In a thread: a source in an object store is copied first.
-            source = await asyncio.to_thread(stack.enter_context, self._artifacts.descriptor(request.source_key))
+            source = await stack.enter_async_context(threads.entered(self._artifacts.descriptor(request.source_key)))
             copy = await self._mp3_copy(request)
             if copy:
                 await stack.enter_async_context(copy)
@@ -71,24 +71,25 @@ class Transcoder:
                 copy.start()
             await decoder.read_header()
             limits = replace(WindowLimits(), longest_s=request.longest_s)
-            stream = await asyncio.to_thread(
-                WindowStream, self._artifacts, request.pcm_prefix, limits, decoder.channels, plan.windows
+            held = () if plan.audio_stored else plan.windows
+            stream = await threads.run(
+                WindowStream, self._artifacts, request.pcm_prefix, limits, decoder.channels, plan.windows, held
             )
             warnings: list[MediaWarning] = []
             while pcm := await decoder.read(CHUNK_SAMPLES):
                 if decoder.samples > limit:
                     raise AudioTooLong(f"The audio is longer than the {request.max_audio_s:g} s allowed: split it.")
-                progress = _progress(await asyncio.to_thread(stream.feed, pcm), decoder)
+                progress = _progress(await threads.run(stream.feed, pcm), decoder)
                 warnings += progress.warnings
                 if progress.windows:
-                    await asyncio.to_thread(plan.append, progress.windows, progress.channels)
+                    await threads.run(plan.append, progress.windows, progress.channels)
                 yield progress
             await decoder.check_exit()
             if copy:
                 await copy.commit()
-        last = await asyncio.to_thread(stream.finish)
+        last = await threads.run(stream.finish)
         progress = _progress(last, decoder, finished=True)
-        await asyncio.to_thread(plan.finish, progress, decoder.samples, [*warnings, *progress.warnings])
+        await threads.run(plan.finish, progress, decoder.samples, [*warnings, *progress.warnings])
         yield progress
 
     async def _mp3_copy(self, request: TranscodeRequest) -> Mp3Copy | None:

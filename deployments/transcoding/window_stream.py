@@ -59,6 +59,7 @@ class WindowStream:
         limits: WindowLimits,
         channels: int | None = None,
         plan: Sequence[Window] = (),
+        held: Sequence[Window] = (),  # windows of the plan whose audio has to be stored again
     ) -> None:
         self._channels = [None] if channels is None else list(range(channels))
         last = {window.channel: window for window in plan}
@@ -66,6 +67,8 @@ class WindowStream:
             _Track(artifacts, channel_prefix(prefix, channel), limits, last.get(channel)) for channel in self._channels
         ]
         self._planned = len(plan)
+        self._held = deque(held)
+        self._ended = False
 
     def feed(self, pcm: bytes) -> list[Window]:
         """Add interleaved PCM; return the next windows, with their audio stored."""
@@ -78,12 +81,17 @@ class WindowStream:
         """End the audio; return the last windows."""
         for track in self._tracks:
             track.finish()
+        self._ended = True
         return self._ready()
 
     def _ready(self) -> list[Window]:
         # A window is next once no track can still plan an earlier one.
         ready: list[Window] = []
-        while True:
+        stored = min(track.stored for track in self._tracks)
+        while self._held and (self._ended or self._held[0].end <= stored):
+            window = self._held.popleft()
+            ready.append(replace(window, end=min(window.end, stored)))
+        while not self._held:
             channel, track = min(zip(self._channels, self._tracks, strict=True), key=lambda pair: pair[1].next_start)
             if not track.closed or track.closed[0].end > track.stored:
                 break

@@ -118,7 +118,7 @@ class Transcriber:
         language, probability = None, 0.0
         while window is not None:
             prefix = channel_prefix(request.pcm_prefix, window.channel)
-            audio = await asyncio.to_thread(read_pcm, self._artifacts, prefix, window.start, window.end)
+            audio = await self._artifacts.threads.run(read_pcm, self._artifacts, prefix, window.start, window.end)
             decode, verdict = await self._decode(request, audio, window, on_start, shares)
             if language is None:
                 language, probability = decode.language, decode.language_probability

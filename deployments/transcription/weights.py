@@ -20,6 +20,7 @@ from faster_whisper.tokenizer import _LANGUAGE_CODES
 from faster_whisper.utils import available_models, download_model
 
 from deployments.errors import ModelUnavailable
+from deployments.storage.writer import sync
 
 log = logging.getLogger(__name__)
 
@@ -108,8 +109,12 @@ def _unpack(model: str, cache: Path) -> Path:
             for companion in companions:
                 shutil.copyfile(companion, staging / companion.name)
             staging.chmod(0o755)
+            # On disk before the rename: what stands at `target` is trusted, also after a power cut.
+            for path in (*staging.iterdir(), staging):
+                sync(path)
             shutil.rmtree(target, ignore_errors=True)  # an incomplete copy
             staging.rename(target)
+            sync(cache)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     return target

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 import orjson
 
+from deployments.errors import StorageUnavailable
 from deployments.storage.artifacts import Artifacts
 from serve_app.errors import StoreUnavailable
 from serve_app.jobs.stream_tail import StreamTail
@@ -83,14 +84,23 @@ class EventStreams:
     async def _replay(self, job: Job, done_event: str, after: str) -> AsyncGenerator[Event, None]:
         # The stream is deleted: segments come from the transcript.
         if job.transcript is not None:
-            key = transcript_key(job.id, job.transcript)
-            for event in await asyncio.to_thread(lambda: list(replay(self._artifacts, key, after))):
+            for event in await self._replayed(job.id, transcript_key(job.id, job.transcript), after):
                 yield event
         if event_order(after) < event_order(done_event):
             body: dict[str, Any] = {"phase": job.phase}
             if job.error:
                 body["error"] = {"code": job.error.code, "message": job.error.message}
             yield Event(done_event, EventKind.DONE, orjson.dumps(body).decode())
+
+    async def _replayed(self, job_id: str, key: str, after: str) -> list[Event]:
+        while True:
+            try:
+                return await self._artifacts.threads.run(lambda: list(replay(self._artifacts, key, after)))
+            except FileNotFoundError:  # purged meanwhile
+                return []
+            except StorageUnavailable as outage:
+                log.warning("job_id=%s transcript read failed, retrying: %s", job_id, outage)
+                await asyncio.sleep(RETRY_S)
 
     @contextmanager
     def _tail(self, job_id: str) -> Iterator[StreamTail]:

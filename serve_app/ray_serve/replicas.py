@@ -56,7 +56,6 @@ from serve_app.store.webhook_outbox import Outbox
 
 VERSION = version("murmuration")
 RUNNER_THREADS = 64
-INGESTION_THREADS = 32
 TRANSCODER_NICENESS = 10  # added to the worker's own
 SWITCH_INTERVAL_S = 0.0005
 
@@ -90,7 +89,7 @@ class IngressReplica:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         pace_replica()  # back-pressure on request bodies
         redis = connect(settings.redis_url, "ingress")
-        artifacts, store = Artifacts(settings.storage), Store(redis)
+        artifacts, store = Artifacts(settings.storage, settings.min_free_bytes), Store(redis)
         self._store = store
         self._events = EventStreams(store, artifacts)
         limits = Quotas(store, TenantLimits(settings.tenant_requests_per_minute, settings.tenant_minutes_per_month))
@@ -175,7 +174,7 @@ class RunnerReplica:
             max_audio_s=settings.max_audio_s,
             max_source_bytes=settings.max_upload_bytes,
         )
-        artifacts = Artifacts(settings.storage)
+        artifacts = Artifacts(settings.storage, settings.min_free_bytes)
         redis = connect(settings.redis_url, "runner")
         store = Store(redis, LeaseRules(settings.lease_s))
         sweeper = Sweeper(store, artifacts, period_s=settings.lease_s / 6, stream_grace_s=settings.stream_grace_s)
@@ -217,10 +216,8 @@ class IngestionReplica(Ingestion):
     def __init__(self, settings: Settings) -> None:
         prepare_replica(settings)
         allowed = AllowList.parse(settings.fetch_allow)
-        # The default pool is small, and a slow storage holds a thread of it for each download.
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(INGESTION_THREADS, "ingestion"))
         http = SafeHttp(allowed, min_rate=settings.fetch_min_rate)
-        super().__init__(Artifacts(settings.storage), http, Buckets(allowed))
+        super().__init__(Artifacts(settings.storage, settings.min_free_bytes), http, Buckets(allowed))
 
 
 class TranscoderReplica(Transcoder):
@@ -231,7 +228,7 @@ class TranscoderReplica(Transcoder):
         # Transcription has priority over decoding; ffmpeg inherits this.
         os.nice(TRANSCODER_NICENESS)
         program = find_ffmpeg()
-        super().__init__(Artifacts(settings.storage), program.path, program.version)
+        super().__init__(Artifacts(settings.storage, settings.min_free_bytes), program.path, program.version)
 
 
 class TranscriberReplica(Transcriber):
@@ -239,7 +236,11 @@ class TranscriberReplica(Transcriber):
 
     def __init__(self, settings: Settings, model: str) -> None:
         prepare_replica(settings)
-        super().__init__(Artifacts(settings.storage), load(engine_config(settings, model)), settings.tenant_weights)
+        super().__init__(
+            Artifacts(settings.storage, settings.min_free_bytes),
+            load(engine_config(settings, model)),
+            settings.tenant_weights,
+        )
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Load, for the policy in autoscaling.py."""

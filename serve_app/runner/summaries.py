@@ -80,7 +80,7 @@ class Summaries:
                 return
             state, message, wait_s = await self._attempt(http, job, job.spec.summary)
             if not await self._store.summaries.note(job_id, state, message, wait_s):  # purged meanwhile
-                await asyncio.to_thread(self._artifacts.delete, summary_key(job_id))
+                await self._artifacts.threads.run(self._artifacts.delete, summary_key(job_id))
             log.info("job_id=%s summary %s %s", job_id, state, message)
         except StoreUnavailable as outage:
             log.warning("job_id=%s Redis unavailable, summary will be retried when its hold expires: %s", job_id, outage)
@@ -90,7 +90,7 @@ class Summaries:
         try:
             async with asyncio.timeout(REPLY_S):
                 text = await self._complete(http, job, prompt_id)
-            await asyncio.to_thread(self._artifacts.put, summary_key(job.id), text.encode())
+            await self._artifacts.threads.run(self._artifacts.put, summary_key(job.id), text.encode())
         except StoreUnavailable:
             raise
         except Exception as error:  # counts as an attempt: one that is not noted would be repeated for ever

@@ -77,6 +77,9 @@ class Sweeper:
                         removed += 1
         if removed:
             log.warning("removed %d orphaned folders", removed)
+        unfinished = await self._artifacts.threads.run(self._artifacts.delete_unfinished, min_age_s)
+        if unfinished:
+            log.warning("removed %d files that writers left unfinished", unfinished)
         return removed
 
     async def _jobs_exist(self, ids: list[str]) -> list[bool]:

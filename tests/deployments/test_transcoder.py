@@ -240,6 +240,26 @@ async def test_a_transcode_that_goes_on_with_another_planner_loses_and_repeats_n
     assert [window.index for window in windows] == list(range(len(windows)))
 
 
+@pytest.mark.parametrize("lost", ["pcm/00000.s16le", "pcm/00001.s16le"])
+async def test_windows_whose_audio_was_lost_wait_until_it_is_stored_again(
+    artifacts: Artifacts, ffmpeg: str, ten_minutes: bytes, lost: str
+) -> None:
+    artifacts.put("source/it", ten_minutes)
+    first = await windows_until(artifacts, ffmpeg, request(), 7)
+    artifacts.delete(lost)
+    windows: list[Window] = []
+    async for progress in Transcoder(artifacts, ffmpeg).windows(request()):
+        for window in progress.windows:
+            assert len(read_pcm(artifacts, "pcm", window.start, window.end)) == window.end - window.start
+        windows += progress.windows
+    assert windows[: len(first)] == first
+    assert [window.index for window in windows] == list(range(len(windows)))
+    artifacts.delete(lost)
+    again = await run(artifacts, ffmpeg, ten_minutes)
+    assert windows_of(again) == windows
+    assert len(again) > 1
+
+
 async def test_parts_of_two_plans_are_not_mixed(artifacts: Artifacts, ffmpeg: str, ten_minutes: bytes) -> None:
     artifacts.put("source/it", ten_minutes)
     await windows_until(artifacts, ffmpeg, request(longest_s=6.0), 70)
@@ -290,3 +310,12 @@ async def test_a_decode_that_hangs_fails_the_health_check_but_a_slow_caller_does
         reading.cancel()
         await asyncio.wait([reading])
     await transcoder.check_health()
+
+
+async def test_a_gap_in_the_timestamps_takes_no_space(artifacts: Artifacts, ffmpeg: str, tmp_path: Path) -> None:
+    gap_s = 200
+    shift = f"asetpts='if(gte(T,2),PTS+{gap_s}/TB,PTS)'"
+    source = make(ffmpeg, tmp_path / "a.mka", "-f", "lavfi", "-i", "sine=440:duration=4", "-af", shift, "-c:a", "libopus")
+    await run(artifacts, ffmpeg, source.read_bytes())
+    sizes = sorted(artifacts.sizes("pcm").values())
+    assert sum(sizes) < 2 * 2 * 60 * SAMPLE_RATE + 1_000_000 < gap_s * 2 * SAMPLE_RATE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
@@ -77,7 +78,8 @@ class Routes:
     ) -> wire.JobList:
         """List the caller's jobs, newest first."""
         page, following = await self._jobs.page(principal, limit=limit, cursor=cursor)
-        return wire.JobList(jobs=[await render_job(job, self._jobs.results) for job in page], next_cursor=following)
+        jobs = await asyncio.gather(*(render_job(job, self._jobs.results) for job in page))
+        return wire.JobList(jobs=jobs, next_cursor=following)
 
     async def get(self, principal: CanRead, job_id: JobId) -> wire.Job:
         """Read a job: its phase, progress, error and artifacts."""
@@ -110,7 +112,8 @@ class Routes:
             message = f"There is no format {format!r}: use {formats}."
             raise RequestError("invalid_request", message, (("format", "unknown"),))
         transcript = await self._jobs.transcript(principal, job_id)
-        return Response(FORMATS[format].render(transcript), media_type=FORMATS[format].content_type)
+        text = await asyncio.to_thread(FORMATS[format].render, transcript)
+        return Response(text, media_type=FORMATS[format].content_type)
 
     async def artifact(
         self,
@@ -120,7 +123,7 @@ class Routes:
         byte_range: ByteRange = None,
     ) -> Response:
         """Read a file of a job, whole or a range of its bytes."""
-        return file_response(self._jobs.results, await self._jobs.artifact(principal, job_id, name), byte_range)
+        return await file_response(self._jobs.results, await self._jobs.artifact(principal, job_id, name), byte_range)
 
     async def cancel(self, principal: CanWrite, job_id: JobId) -> wire.Job:
         """Cancel a job: at once while it waits, within one window while it runs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import orjson
@@ -115,8 +116,9 @@ async def render(job: Job, results: Results) -> Payload:
     """Webhook body: subtitles if requested and completed, else the job."""
     transcript = await results.transcript_or_none(job)
     if transcript is not None and (subtitles := FORMATS.get(subtitle_format(job))):
-        return Payload(subtitles.render(transcript).encode(), subtitles.content_type.partition(";")[0])
-    return Payload(orjson.dumps(from_job(job, transcript)))
+        text = await asyncio.to_thread(subtitles.render, transcript)
+        return Payload(text.encode(), subtitles.content_type.partition(";")[0])
+    return Payload(await asyncio.to_thread(lambda: orjson.dumps(from_job(job, transcript))))
 
 
 def message_of(problem: RequestError) -> str:
