@@ -90,15 +90,15 @@ async def transcribe(stored: Artifacts, engine: ScriptedEngine, request: Transcr
     return await Transcriber(stored, engine).transcribe(request)
 
 
-async def queued() -> None:
+async def queued(stored: Artifacts) -> None:
     """Return when all requests so far wait for the engine: one thread reads their audio, in order."""
     await asyncio.sleep(0)
-    await asyncio.to_thread(int)
+    await stored.threads.run(int)
 
 
 @pytest.fixture
-async def one_reader_thread() -> None:
-    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+def one_reader_thread(artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(artifacts.threads, "_pool", ThreadPoolExecutor(1))
 
 
 async def test_a_decode_has_its_share_of_the_batchs_time(stored: Artifacts, one_reader_thread: None) -> None:
@@ -127,7 +127,7 @@ async def test_windows_of_several_jobs_share_a_batch(stored: Artifacts, one_read
     engine.gate.clear()
     transcriber = Transcriber(stored, engine)
     tasks = [asyncio.create_task(transcriber.transcribe(request(window(i, i + 1), f"job-{i}"))) for i in range(5)]
-    await queued()
+    await queued(stored)
     engine.gate.set()
     results = await asyncio.gather(*tasks)
     # The first starts at once, alone or with those submitted in the same turn; the rest share the next batch.
@@ -144,7 +144,7 @@ async def test_clips_of_different_kinds_share_no_batch(stored: Artifacts, one_re
     warm = DecodeOptions(temperature=0.4)
     options = [DecodeOptions(), warm, DecodeOptions(language="de"), warm]
     tasks = [asyncio.create_task(transcriber.transcribe(request(window(i, i + 1), "job", o))) for i, o in enumerate(options)]
-    await queued()
+    await queued(stored)
     engine.gate.set()
     await asyncio.gather(*tasks)
     assert all(len({clip.strategy for clip in batch}) == 1 for batch in engine.batches)
@@ -285,7 +285,7 @@ async def test_an_engine_failure_affects_only_its_window(stored: Artifacts, one_
     engine.gate.clear()
     transcriber = Transcriber(stored, engine)
     tasks = [asyncio.create_task(transcriber.transcribe(request(window(i, i + 1), f"job-{i}"))) for i in range(5)]
-    await queued()
+    await queued(stored)
     engine.gate.set()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     texts = [r.segments[0].text if isinstance(r, WindowResult) else type(r) for r in results]
@@ -298,7 +298,7 @@ async def test_a_cancelled_request_leaves_the_queue(stored: Artifacts, one_reade
     engine.gate.clear()
     transcriber = Transcriber(stored, engine)
     tasks = [asyncio.create_task(transcriber.transcribe(request(window(i, i + 1), f"job-{i}"))) for i in range(3)]
-    await queued()
+    await queued(stored)
     tasks[1].cancel()
     await asyncio.wait([tasks[1]])
     assert (await transcriber.stats())["dropped"] == 1
@@ -330,8 +330,8 @@ async def test_a_waiting_window_yields_nothing_and_leaves_with_its_reader(
     assert await anext(first) == DecodeStarted()
     second = transcriber.stream(request(window(2, 3)))
     waiting = asyncio.ensure_future(anext(second))
-    await queued()  # it has begun to read
-    await queued()  # it has read
+    await queued(stored)  # it has begun to read
+    await queued(stored)  # it has read
     assert not waiting.done()
     waiting.cancel()
     await asyncio.wait([waiting])
@@ -378,7 +378,7 @@ async def test_a_batch_that_found_no_memory_makes_all_later_ones_smaller(stored:
     engine.gate.clear()
     transcriber = Transcriber(stored, engine)
     tasks = [asyncio.create_task(transcriber.transcribe(request(window(i, i + 1), f"job-{i}"))) for i in range(18)]
-    await queued()
+    await queued(stored)
     engine.gate.set()
     results = await asyncio.gather(*tasks)
     assert [result.segments[0].text for result in results] == [str(i + 1) for i in range(18)]
