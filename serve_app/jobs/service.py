@@ -16,7 +16,7 @@ from serve_app.errors import RequestError, not_found
 from serve_app.jobs.event_stream import EventStreams
 from serve_app.jobs.model_catalog import ModelCatalog
 from serve_app.jobs.quotas import Quotas
-from serve_app.jobs.removal import delete_audio, delete_job, purge_results
+from serve_app.jobs.removal import check_audio, delete_audio, delete_job, purge_results
 from serve_app.jobs.results import Artifact, Results
 from serve_app.jobs.spec_rules import SpecRules
 from serve_app.jobs.submission import Draft, checked_key
@@ -190,6 +190,7 @@ class Jobs:
         """Requeue a failed job from its checkpoint."""
         job = await self.get_undeleted(principal, job_id)
         await self._quotas.check_minutes(principal)
+        await check_audio(self._store, job)
         if not await self._store.jobs.retry(job_id):
             why = f"it has had its {job.attempts} attempts" if job.phase is Phase.FAILED else f"it is {job.phase}"
             why = "it is private, and its recording is gone" if job.phase is Phase.FAILED and job.spec.private else why

@@ -172,7 +172,13 @@ class RunnerReplica:
         artifacts = Artifacts(settings.storage)
         redis = connect(settings.redis_url, "runner")
         store = Store(redis, LeaseRules(settings.lease_s))
-        sweeper = Sweeper(store, artifacts, period_s=settings.lease_s / 6, stream_grace_s=settings.stream_grace_s)
+        sweeper = Sweeper(
+            store,
+            artifacts,
+            period_s=settings.lease_s / 6,
+            stream_grace_s=settings.stream_grace_s,
+            audio_ttl_s=settings.audio_ttl_s,
+        )
         stages = ServeStages(ingestion, transcoder, transcribers)
         self._runner = Runner(f"runner-{uuid4().hex[:8]}", store, stages, artifacts, sweeper, self._limits)
         http = SafeHttp(AllowList.parse(settings.fetch_allow))

@@ -84,6 +84,8 @@ class Summaries:
             log.info("job_id=%s summary %s %s", job_id, state, message)
         except StoreUnavailable as outage:
             log.warning("job_id=%s Redis unavailable, summary will be retried when its hold expires: %s", job_id, outage)
+        except Exception:
+            log.exception("job_id=%s summary failed, retrying when its hold expires", job_id)
 
     async def _attempt(self, http: httpx.AsyncClient, job: Job, prompt_id: str) -> tuple[SummaryState, str, float]:
         """State, error and delay of the next attempt."""

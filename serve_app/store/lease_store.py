@@ -1,4 +1,4 @@
-"""Claims, commits under a fencing token, due times for the sweeper."""
+"""Claims, and commits under a fencing token."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from serve_app.models.job import JobError, Phase
 from serve_app.models.lease import AttemptCost, Claim, Commit, CommitOutcome, LeaseRules, LeaseState
 from serve_app.store.connection import execute
 from serve_app.store.scripts import Scripts, key
-
-SWEEP_LIMIT = 100  # jobs of one kind in one sweep
 
 
 class LeaseStore:
@@ -89,32 +87,6 @@ class LeaseStore:
     async def reap(self) -> int:
         """Requeue jobs whose lease expired; returns how many."""
         return int(await self._scripts.run("reap", self._rules.max_stalls, self._rules.max_losses))
-
-    async def expired(self) -> list[str]:
-        """Ids of jobs past their TTL."""
-        return await self._due("expiry", 0.0)
-
-    async def private_ended(self, grace_s: float) -> list[str]:
-        """Ids of unsettled private jobs that ended `grace_s` ago."""
-        return await self._due("private", grace_s)
-
-    async def private_settled(self, job_id: str) -> None:
-        """Record that a private job's audio is deleted for good."""
-        await execute(self._redis.zrem(key("private"), job_id))
-
-    async def drop_old_streams(self, grace_s: float) -> int:
-        """Delete event streams of jobs that ended `grace_s` ago."""
-        ids = await self._due("ended", grace_s)
-        if ids:
-            await execute(self._redis.delete(*(key(f"events:{job_id}") for job_id in ids)))
-            await execute(self._redis.zrem(key("ended"), *ids))
-        return len(ids)
-
-    async def _due(self, name: str, grace_s: float) -> list[str]:
-        seconds, micros = await execute(self._redis.time())
-        top = (seconds - grace_s) * 1000 + micros // 1000
-        ids = await execute(self._redis.zrangebyscore(key(name), "-inf", top, 0, SWEEP_LIMIT))
-        return [job_id.decode() for job_id in ids]
 
     @property
     def _lease_ms(self) -> int:

@@ -53,6 +53,7 @@ def to_job(fields: Mapping[str, str]) -> Job:
         ttl_s=int(fields["ttl_ms"]) / 1000,
         setbacks=int(fields["stalls"]) + int(fields["losses"]),
         audio_declared_s=_number(fields, "audio_declared_s"),
+        audio_deleted_at=_seconds(fields, "audio_deleted_at"),
         summary_state=SummaryState(fields.get("summary_state", "waiting")) if spec.summary else None,
         summary_error=fields.get("summary_error") or None,
         summary_tries=int(fields.get("summary_tries", 0)),

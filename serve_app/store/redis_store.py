@@ -1,6 +1,6 @@
 """class Store: the state in Redis, divided by consumer."""
 
-# Keys (all with PREFIX of scripts.py; those of webhooks and API keys are in webhook_outbox.py and api_keys.py):
+# Keys (all with PREFIX of scripts.py; others are in webhook_outbox.py, api_keys.py and upkeep_store.py):
 #   job:ID                            hash, one job                    file:ID, file_jobs:ID      shared source and its jobs
 #   events:ID                         stream, events of one job        once:HASH                  idempotency keys
 #   index:TENANT/OWNER                ids by order of creation         seq, stamp, token          counters
@@ -8,7 +8,7 @@
 #   wait:TENANT                       queue by urgency and order       bucket:TENANT              token bucket (rate limit)
 #   tenants, weights, finish, clock   start-time fair queueing         used:TENANT                audio a month
 #   running, claimed, pace            per tenant                       leases, delayed, expiry,
-#   shared:WORKER                     lost worker had several jobs     ended, private, summaries  ids by due time
+#   shared:WORKER                     lost worker had several jobs     ended, audio, private, summaries  ids by due time
 # Channels: `work` (a job was queued), `wake` (a stream grew), `cancel` (stop a running job).
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from serve_app.store.scripts import Scripts
 from serve_app.store.stats import StatsReader
 from serve_app.store.summary_queue import SummaryQueue
 from serve_app.store.tenant_usage import TenantUsage
+from serve_app.store.upkeep_store import UpkeepStore
 
 
 class Store:
@@ -37,7 +38,8 @@ class Store:
         self.events = EventLog(redis)
         self.summaries = SummaryQueue(scripts)
         self.usage = TenantUsage(redis, scripts)
-        self.stats = StatsReader(redis, self.jobs)
+        self.upkeep = UpkeepStore(redis, scripts)
+        self.stats = StatsReader(scripts)
 
     async def ping(self) -> None:
         await execute(self._redis.ping())

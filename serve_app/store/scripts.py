@@ -18,17 +18,20 @@ def key(name: str) -> str:
     return PREFIX + name
 
 
+LIBRARIES = ("lib", "lib_deliveries", "lib_removal")
+
+
 @cache
 def source(name: str) -> str:
-    # lib.lua goes in front of every script.
-    return (SCRIPTS / "lib.lua").read_text() + (SCRIPTS / f"{name}.lua").read_text()
+    # The libraries go in front of every script.
+    return "".join((SCRIPTS / f"{part}.lua").read_text() for part in (*LIBRARIES, name))
 
 
 class Scripts:
     # State that changes together changes in one script.
 
     def __init__(self, redis: Redis) -> None:
-        names = (path.stem for path in SCRIPTS.glob("*.lua") if path.stem != "lib")
+        names = (path.stem for path in SCRIPTS.glob("*.lua") if path.stem not in LIBRARIES)
         self._scripts = {name: redis.register_script(source(name)) for name in names}
 
     async def run(self, name: str, *arguments: Any) -> Any:

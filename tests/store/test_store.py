@@ -73,13 +73,13 @@ async def test_ended_private_jobs_are_listed_until_they_are_settled(store: Store
     for spec in (JobSpec("base", private=True), SPEC):
         await submitted(store, spec=spec)
     claims = [await claimed(store), await claimed(store)]
-    assert await store.leases.private_ended(0.0) == []
+    assert await store.upkeep.private_ended(0.0) == []
     for claim in claims:
         await store.leases.finish(claim, Phase.COMPLETED)
-    assert await store.leases.private_ended(0.0) == [claims[0].job_id]
-    assert await store.leases.private_ended(60.0) == []
-    await store.leases.private_settled(claims[0].job_id)
-    assert await store.leases.private_ended(0.0) == []
+    assert await store.upkeep.private_ended(0.0) == [claims[0].job_id]
+    assert await store.upkeep.private_ended(60.0) == []
+    await store.upkeep.private_settled(claims[0].job_id)
+    assert await store.upkeep.private_ended(0.0) == []
 
 
 async def test_a_private_flag_inside_a_users_string_does_not_make_a_job_private(store: Store) -> None:
@@ -87,7 +87,7 @@ async def test_a_private_flag_inside_a_users_string_does_not_make_a_job_private(
     spec = JobSpec("base", prompt=hidden, metadata={"private": "1", "a": hidden})
     job_id = await submitted(store, spec=spec)
     await store.leases.finish(await claimed(store), Phase.FAILED, JobError("internal", "It failed."))
-    assert await store.leases.private_ended(0.0) == []
+    assert await store.upkeep.private_ended(0.0) == []
     assert await store.jobs.retry(job_id), "a private job is not retried"
 
 
@@ -229,7 +229,7 @@ async def test_a_failed_job_without_its_stream_is_retried_from_the_start(store: 
     claim = await claimed(store)
     await store.leases.commit(claim, window(0, "a"))
     await store.leases.finish(claim, Phase.FAILED, JobError("internal", "It failed."))
-    await store.leases.drop_old_streams(0)
+    await store.upkeep.drop_old_streams(0)
     assert await store.jobs.retry(job_id) is True
     job = await store.jobs.get(job_id)
     assert job
@@ -317,17 +317,19 @@ async def test_a_deleted_job_leaves_no_trace(store: Store) -> None:
     assert await store.jobs.get(job_id) is None
     assert not await store.events.exists(job_id)
     assert await store.jobs.page("owner", "t", limit=10) == ([], None)
-    assert await store.leases.expired() == []
+    assert await store.upkeep.expire() == 0
 
 
 async def test_results_expire_and_streams_are_dropped(store: Store) -> None:
     job_id = uuid4().hex
     await store.jobs.submit(job_id, "owner", "t", SPEC, ttl_s=0)
     await store.leases.finish(await claimed(store), Phase.COMPLETED)
-    assert await store.leases.expired() == [job_id]
-    assert await store.leases.drop_old_streams(3600) == 0
-    assert await store.leases.drop_old_streams(0) == 1
+    assert await store.upkeep.drop_old_streams(3600) == 0
+    assert await store.upkeep.drop_old_streams(0) == 1
     assert not await store.events.exists(job_id)
+    assert await store.upkeep.expire() == 1
+    assert await store.jobs.get(job_id) is None
+    assert await store.upkeep.removals() == [f"jobs/{job_id}"]
 
 
 async def test_a_tenant_that_weighs_more_has_more_turns(store: Store) -> None:
@@ -464,6 +466,7 @@ async def test_a_job_to_be_deleted_when_ended_is_hidden_and_sends_no_webhook(sto
     assert (await store.jobs.page("owner", "t", limit=10))[0] == []
     await store.leases.finish(claim, Phase.CANCELLED)
     assert (await store.stats.read()).webhooks == 0
-    assert await store.leases.expired() == [job_id]
     assert await store.jobs.delete_when_ended(job_id) is False
+    assert await store.upkeep.expire() == 1
+    assert await store.jobs.get(job_id) is None
     assert await store.jobs.delete_when_ended("nothing") is None

@@ -287,6 +287,7 @@ class Jobs(RuleBasedStateMachine):
         if gone:
             del self.jobs[job_id]
             self.keys = {digest: held for digest, held in self.keys.items() if held.job_id != job_id}
+            self.run(self.store.upkeep.removed(f"jobs/{job_id}"))
             assert not self.traces(job_id)
 
     def traces(self, job_id: str) -> list[str]:
@@ -323,7 +324,8 @@ class Jobs(RuleBasedStateMachine):
 
     @invariant()
     def every_end_has_its_webhook_queued_once(self) -> None:
-        queued = sorted(self.raw.zrange(f"{PREFIX}webhooks", 0, -1))
+        queued = sorted(str(i) for tenant in TENANTS for i in self.raw.zrange(f"{PREFIX}webhooks:{tenant}", 0, -1))
+        assert set(self.raw.zrange(f"{PREFIX}webhooks", 0, -1)) == {self.jobs[i.partition(":")[0]].tenant for i in queued}
         ended = {i: self.run(self.store.jobs.get(i)) for i, job in self.jobs.items() if job.phase in FINAL and job.webhook}
         assert queued == sorted(f"{i}:{job.done_event}" for i, job in ended.items() if job)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -127,12 +128,17 @@ async def with_transcript(job: Job, results: Results) -> dict[str, Any]:
 
 async def render(job: Job, results: Results) -> Payload:
     """Webhook body: the whole transcript object."""
+    # In a thread: the transcript of a whole day takes long, and the Runner's loop must go on.
+    return Payload(await asyncio.to_thread(_webhook_body, job, await results.transcript_or_none(job)))
+
+
+def _webhook_body(job: Job, transcript: Transcript | None) -> bytes:
     body = {
         "type": f"transcript.{STATUS[job.phase.state]}",
         "timestamp": moment(job.completed_at),
-        "data": await with_transcript(job, results),
+        "data": from_job(job, transcript),
     }
-    return Payload(orjson.dumps(body))
+    return orjson.dumps(body)
 
 
 def error(problem: RequestError) -> Response:

@@ -184,6 +184,11 @@ end
 -- Id of a webhook delivery. A retried job ends again, with another event.
 local function delivery(id, done_event) return id .. ':' .. done_event end
 
+local function queue_delivery(tenant, name, due)
+  redis.call('ZADD', key('webhooks:' .. tenant), due, name)
+  redis.call('ZADD', key('webhooks'), 'LT', due, tenant)
+end
+
 -- Add a job's transcribed audio to its tenant's month, without what was charged at an earlier end.
 local function charge_usage(id, tenant, t)
   local done_s, counted_ms = unpack(redis.call('HMGET', job_key(id), 'audio_done_s', 'counted_ms'))
@@ -218,7 +223,7 @@ local function finish(id, phase, code, message)
     redis.call('HSET', job_key(id), 'summary_state', 'pending')
     redis.call('ZADD', key('summaries'), t, id)
   end
-  if redis.call('HGET', job_key(id), 'webhook') == '1' then redis.call('ZADD', key('webhooks'), t, delivery(id, event)) end
+  if redis.call('HGET', job_key(id), 'webhook') == '1' then queue_delivery(tenant, delivery(id, event), t) end
   count('jobs_' .. phase)
   local started_at, total_s, cancelling, ttl_ms, erasing = unpack(redis.call('HMGET', job_key(id),
     'started_at', 'audio_total_s', 'cancelling', 'ttl_ms', 'erasing'))
@@ -228,6 +233,7 @@ local function finish(id, phase, code, message)
   if phase == 'cancelled' then observe('cancel_ms', t - tonumber(cancelling or t)) end
   redis.call('ZADD', key('expiry'), erasing and t or t + tonumber(ttl_ms), id)
   redis.call('ZADD', key('ended'), t, id)
+  redis.call('ZADD', key('audio'), t, id)
   if is_private(id) then redis.call('ZADD', key('private'), t, id) end
 end
 

@@ -6,7 +6,7 @@ local phase, attempts, max_attempts, done_event, deleted_at = unpack(
 )
 if not phase then return false end
 if phase ~= 'failed' or deleted_at or tonumber(attempts) >= tonumber(max_attempts) or is_private(id) then return 0 end
-redis.call('ZREM', key('webhooks'), delivery(id, done_event))
+retract_delivery(id)
 redis.call('ZREM', key('expiry'), id)
 redis.call('ZREM', key('ended'), id)
 redis.call('HDEL', job_key(id), 'completed_at', 'error_code', 'error_message', 'done_event', 'model')

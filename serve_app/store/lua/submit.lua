@@ -17,7 +17,9 @@ local file = ARGV[14]
 if file ~= '' then
   if ARGV[15] ~= '' then
     redis.call('HSET', key('file:' .. file), 'record', ARGV[15], 'made_at', now())
-  elseif redis.call('EXISTS', key('file:' .. file)) == 0 or redis.call('HEXISTS', key('file:' .. file), 'deleted_at') == 1 then
+  elseif redis.call('EXISTS', key('file:' .. file)) == 0
+    or redis.call('HEXISTS', key('file:' .. file), 'deleted_at') == 1
+    or redis.call('HEXISTS', key('file:' .. file), 'source_deleted_at') == 1 then
     return { 'gone', '' }
   end
   redis.call('SADD', key('file_jobs:' .. file), id)
