@@ -69,7 +69,7 @@ class Sweeper:
                     await self._upkeep.step_down(ROLE, self._name)
 
     async def sweep(self) -> None:
-        """Do every kind of upkeep once but that of orphans, whoever leads."""
+        """Do all upkeep but that of orphans once, whoever leads."""
         await self._reap()
         for step in self._steps().values():
             await step()
@@ -151,7 +151,7 @@ class Sweeper:
         await self._upkeep.removed(prefix)
 
     async def _guarded(self, work: Awaitable[None], due: DueList, member: str, grace_s: float = 0.0) -> None:
-        """Await the work on one member of a list; if it fails, it is due again later and the others go on."""
+        # Work on one member of a list that fails is due again later, and the others go on.
         try:
             await work
         except StoreUnavailable:

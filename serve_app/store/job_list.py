@@ -29,7 +29,7 @@ class ListedIds:
 
 
 async def list_jobs(run: Run, index: str, query: JobQuery) -> ListedIds:
-    """One job more than the page has, if there is one. Raises RequestError where too many lie within both times."""
+    """Jobs of a page and one more. Raises RequestError where too many lie within both times."""
     groups = [(state,) for state in query.states] if query.order is SortBy.STATE else [query.states]
     listed, offset = ListedIds(), query.offset
     for states in groups:

@@ -51,7 +51,8 @@ class StatsReader:
                 return stats
 
     async def recent(self) -> Stats:
-        """Statistics that are at most FRESH_S old, read once for all who ask at the same time."""
+        """Statistics that are at most FRESH_S old."""
+        # Read once for all that ask at the same time.
         async with self._lock:
             if self._latest is None or time.monotonic() - self._latest[0] > FRESH_S:
                 stats = await self.read()

@@ -27,33 +27,34 @@ class DueList(StrEnum):
 
 
 class UpkeepStore:
-    """Each script looks at what is due itself: a job that was retried since is left alone."""
+    # Each script looks itself at what is due: a job that was retried since is left alone. Those that work through a list
+    # return how many members they dealt with; there may be more if these are SWEEP_LIMIT.
 
     def __init__(self, redis: Redis, scripts: Scripts) -> None:
         self._redis = redis
         self._run = scripts.run
 
     async def lead(self, role: str, name: str, hold_s: float) -> bool:
-        """Take or renew the leadership for `hold_s`. False while another has it."""
+        """Take or renew the leadership. False while another has it."""
         return bool(await self._run("lead", role, name, int(hold_s * 1000)))
 
     async def step_down(self, role: str, name: str) -> None:
         await self._run("step_down", role, name)
 
     async def drop_old_streams(self, grace_s: float) -> int:
-        """Delete event streams of jobs that ended `grace_s` ago; returns how many, SWEEP_LIMIT if there may be more."""
+        """Delete event streams of jobs that ended `grace_s` ago."""
         return int(await self._run("drop_streams", int(grace_s * 1000), SWEEP_LIMIT))
 
     async def drop_audio(self, ttl_s: float) -> int:
-        """Have audio of jobs deleted that ended `ttl_s` ago (0: keep it); returns as drop_old_streams does."""
+        """Have audio deleted of jobs that ended `ttl_s` ago; 0 for none."""
         return int(await self._run("drop_audio", int(ttl_s * 1000), SWEEP_LIMIT))
 
     async def expire(self) -> int:
-        """Delete or purge jobs past their TTL; returns as drop_old_streams does."""
+        """Delete or purge jobs past their TTL."""
         return int(await self._run("expire", SWEEP_LIMIT))
 
     async def expire_deliveries(self) -> int:
-        """Delete logs of deliveries past their time; returns as drop_old_streams does."""
+        """Delete old logs of deliveries."""
         return int(await self._run("expire_deliveries", SWEEP_LIMIT))
 
     async def private_ended(self, grace_s: float) -> list[str]:
@@ -64,7 +65,7 @@ class UpkeepStore:
         return [job_id.decode() for job_id in ids]
 
     async def private_settled(self, job_id: str) -> None:
-        """Record that a private job's URL and audio are deleted for good."""
+        """Record that a job's URL and audio are deleted."""
         await self._run("settle", DueList.PRIVATE, job_id)
         await execute(self._redis.set(key("rewrite_wanted"), 1))
 
@@ -73,7 +74,7 @@ class UpkeepStore:
         return [prefix.decode() for prefix in await self._run("removals_due", SWEEP_LIMIT)]
 
     async def removed(self, *prefixes: str) -> None:
-        """Record that prefixes are deleted from the storage."""
+        """Record that they are deleted."""
         for prefix in prefixes:
             await self._run("settle", DueList.REMOVALS, prefix)
 
@@ -81,12 +82,13 @@ class UpkeepStore:
         return await execute(self._redis.zscore(key(DueList.REMOVALS), prefix)) is not None
 
     async def postpone(self, due: DueList, member: str, grace_s: float = 0.0) -> float:
-        """Make a failed member due later, each time twice as late; returns the seconds."""
+        """Make a failed member due later (exponential back-off); returns the seconds."""
         arguments = [int(grace_s * 1000), int(POSTPONE_S * 1000), int(LONGEST_POSTPONE_S * 1000)]
         return int(await self._run("postpone", due, member, *arguments)) / 1000
 
     async def jobs_keep_files(self, ids: Sequence[str]) -> list[bool]:
-        """Whether each job exists with its results. A purged one's folder can only have been written by a straggler."""
+        """Whether each job exists with its results."""
+        # The folder of a purged job can only have been written by a straggler.
         async with self._redis.pipeline(transaction=False) as pipe:
             for job_id in ids:
                 pipe.hmget(key(f"job:{job_id}"), "tenant", "purged_at")
@@ -102,8 +104,8 @@ class UpkeepStore:
         return [bool(reply) for reply in replies]
 
     async def rewrite_log(self, every_s: float) -> bool:
-        """Have Redis rewrite its append-only file if private jobs were settled; False if it refuses."""
-        # Commands stay in the file until it is rewritten, those that stored a private job's URL too.
+        """Rewrite the append-only file if private jobs were settled. False if Redis refuses."""
+        # Until then, it holds the commands that stored their URLs.
         if not await execute(self._redis.exists(key("rewrite_wanted"))):
             return True
         if not await execute(self._redis.set(key("rewrite_wait"), 1, nx=True, px=int(every_s * 1000))):

@@ -53,8 +53,9 @@ end
 
 -- Continue after the previous page, within the filter's bounds.
 local function resume_after(last)
-  if descending and (high == '+inf' or last < tonumber(string.sub(high, 2))) then high = '(' .. integer(last) end
-  if not descending and (low == '-inf' or last >= tonumber(low)) then low = '(' .. integer(last) end
+  local bound = string.gsub(descending and high or low, '%(', '')
+  if descending and (high == '+inf' or last < tonumber(bound)) then high = '(' .. integer(last) end
+  if not descending and (low == '-inf' or last >= tonumber(bound)) then low = '(' .. integer(last) end
 end
 
 -- Up to `most` rows of a status index in the order of the listing.
