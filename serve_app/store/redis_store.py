@@ -8,7 +8,8 @@
 #   wait:TENANT                       queue by urgency and order       bucket:TENANT              token bucket (rate limit)
 #   tenants, weights, finish, clock   start-time fair queueing         used:TENANT                audio a month
 #   running, claimed, pace            per tenant                       leases, delayed, expiry,
-#   shared:WORKER                     lost worker had several jobs     ended, audio, private, summaries  ids by due time
+#   shared:WORKER                     lost worker had several jobs     ended, audio, private      ids by due time
+#   summaries:TENANT, summaries       jobs to summarise, tenants by turn
 # Channels: `work` (a job was queued), `wake` (a stream grew), `cancel` (stop a running job).
 
 from __future__ import annotations

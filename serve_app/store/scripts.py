@@ -18,7 +18,7 @@ def key(name: str) -> str:
     return PREFIX + name
 
 
-LIBRARIES = ("lib", "lib_deliveries", "lib_removal")
+LIBRARIES = ("lib", "lib_turns", "lib_deliveries", "lib_removal")
 
 
 @cache

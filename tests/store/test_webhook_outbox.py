@@ -146,6 +146,17 @@ async def test_an_index_entry_ends_with_its_delivery(store: Store, outbox: Outbo
     assert await raw.exists(key(f"delivery:{due.id}")) == await raw.zcard(key("deliveries:t/me")) == 0
 
 
+async def test_the_log_of_a_delivery_keeps_its_last_attempts(store: Store, outbox: Outbox) -> None:
+    await ended(store)
+    (due,) = await outbox.take(10, 60.0)
+    for number in range(1000):
+        await outbox.note(due, "me", URL, Attempt(float(number), 500, None), DeliveryState.PENDING, 60.0)
+    delivery = await outbox.get(due.id, "t")
+    assert delivery
+    assert 100 < len(delivery.attempts) < 500
+    assert [attempt.at for attempt in delivery.attempts] == [float(n) for n in range(1000)][-len(delivery.attempts) :]
+
+
 async def test_a_delivery_whose_job_has_expired_cannot_be_made_again(store: Store, outbox: Outbox) -> None:
     await ended(store, ttl_s=0)
     (due,) = await outbox.take(10, 60.0)

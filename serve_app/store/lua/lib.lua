@@ -184,9 +184,10 @@ end
 -- Id of a webhook delivery. A retried job ends again, with another event.
 local function delivery(id, done_event) return id .. ':' .. done_event end
 
-local function queue_delivery(tenant, name, due)
-  redis.call('ZADD', key('webhooks:' .. tenant), due, name)
-  redis.call('ZADD', key('webhooks'), 'LT', due, tenant)
+-- Add a member to a list in which tenants take turns, see lib_turns.lua.
+local function queue_in_turn(list, tenant, member, due)
+  redis.call('ZADD', key(list .. ':' .. tenant), due, member)
+  redis.call('ZADD', key(list), 'LT', due, tenant)
 end
 
 -- Add a job's transcribed audio to its tenant's month, without what was charged at an earlier end.
@@ -221,9 +222,9 @@ local function finish(id, phase, code, message)
   redis.call('HSET', job_key(id), 'done_event', event)
   if phase == 'completed' and redis.call('HEXISTS', job_key(id), 'summary') == 1 then
     redis.call('HSET', job_key(id), 'summary_state', 'pending')
-    redis.call('ZADD', key('summaries'), t, id)
+    queue_in_turn('summaries', tenant, id, t)
   end
-  if redis.call('HGET', job_key(id), 'webhook') == '1' then queue_delivery(tenant, delivery(id, event), t) end
+  if redis.call('HGET', job_key(id), 'webhook') == '1' then queue_in_turn('webhooks', tenant, delivery(id, event), t) end
   count('jobs_' .. phase)
   local started_at, total_s, cancelling, ttl_ms, erasing = unpack(redis.call('HMGET', job_key(id),
     'started_at', 'audio_total_s', 'cancelling', 'ttl_ms', 'erasing'))

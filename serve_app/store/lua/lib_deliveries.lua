@@ -1,11 +1,4 @@
--- Deliveries of webhooks. Prepended to every script, after lib.lua.
--- `webhooks:TENANT` holds a tenant's deliveries by due time; `webhooks` holds the tenants by the time from which their next
--- delivery may be taken, so that taking the lowest first is round robin.
-
-local function unqueue_delivery(tenant, name)
-  redis.call('ZREM', key('webhooks:' .. tenant), name)
-  if redis.call('EXISTS', key('webhooks:' .. tenant)) == 0 then redis.call('ZREM', key('webhooks'), tenant) end
-end
+-- Deliveries of webhooks. Prepended to every script, after lib_turns.lua.
 
 local function job_of(name) return string.match(name, '^[^:]+') end
 
@@ -16,7 +9,7 @@ local function is_current(name)
 end
 
 local function forget_delivery(name, tenant, owner)
-  unqueue_delivery(tenant, name)
+  leave_turns('webhooks', tenant, name)
   redis.call('DEL', key('delivery:' .. name))
   redis.call('ZREM', key('deliveries:' .. tenant .. '/' .. owner), name)
   redis.call('ZREM', key('delivery_expiry'), name)
@@ -31,7 +24,7 @@ local function retract_delivery(id)
   local name = delivery(id, done_event)
   local state = redis.call('HGET', key('delivery:' .. name), 'state')
   if state and state ~= 'pending' then
-    unqueue_delivery(tenant, name)
+    leave_turns('webhooks', tenant, name)
     redis.call('HSET', job_key(id), 'earlier_ends', (earlier and earlier .. ' ' or '') .. done_event)
   else
     forget_delivery(name, tenant, owner)
@@ -47,7 +40,7 @@ local function close_deliveries(id, keep)
     local name = delivery(id, event)
     local record = key('delivery:' .. name)
     if keep then
-      unqueue_delivery(tenant, name)
+      leave_turns('webhooks', tenant, name)
       if redis.call('HGET', record, 'state') == 'pending' then redis.call('HSET', record, 'state', 'dead') end
     else
       forget_delivery(name, tenant, owner)

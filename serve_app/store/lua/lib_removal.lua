@@ -1,9 +1,9 @@
--- Removal of jobs' records, events and files. Prepended to every script, after lib.lua and lib_deliveries.lua.
+-- Removal of jobs' records, events and files. Prepended to every script, after lib_deliveries.lua.
 -- `removals` holds prefixes in the storage that are to be deleted, by due time. A script that makes files superfluous adds
 -- them there, so that they are deleted whichever process dies. Folders as in models/storage_paths.py.
 
 -- Lists of job ids by time.
-local DUE_LISTS = { 'expiry', 'ended', 'summaries', 'private', 'audio' }
+local DUE_LISTS = { 'expiry', 'ended', 'private', 'audio' }
 
 local function remove_files(prefix, due) redis.call('ZADD', key('removals'), due, prefix) end
 
@@ -25,6 +25,7 @@ local function delete_job(id, keep_deliveries, due)
   shelve(id, nil)
   local unused_file = release_file(id, file)
   close_deliveries(id, keep_deliveries)
+  leave_turns('summaries', tenant, id)
   if once and redis.call('HGET', key('once:' .. once), 'job') == id then redis.call('DEL', key('once:' .. once)) end
   redis.call('ZREM', index_key(tenant, owner), id)
   unlink_ghost(id)
@@ -42,7 +43,8 @@ local function purge_job(id, keep_ms, due)
   redis.call('HSET', job_key(id), 'purged_at', t)
   redis.call('HDEL', job_key(id), 'transcript', 'error_code', 'error_message', 'language')
   redis.call('UNLINK', key('events:' .. id))
-  for _, list in ipairs({ 'ended', 'summaries', 'audio' }) do redis.call('ZREM', key(list), id) end
+  for _, list in ipairs({ 'ended', 'audio' }) do redis.call('ZREM', key(list), id) end
+  leave_turns('summaries', tenant, id)
   redis.call('ZREM', index_key(tenant, owner), id)
   redis.call('ZADD', key('expiry'), t + keep_ms, id)
   shelve(id, phase .. ':purged')

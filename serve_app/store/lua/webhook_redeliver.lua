@@ -4,5 +4,5 @@ local record = key('delivery:' .. ARGV[1])
 if redis.call('HGET', record, 'owner') ~= ARGV[2] .. '/' .. ARGV[3] then return false end
 if not is_current(ARGV[1]) then return 0 end
 redis.call('HSET', record, 'tries', 0, 'state', 'pending')
-queue_delivery(ARGV[2], ARGV[1], now())
+queue_in_turn('webhooks', ARGV[2], ARGV[1], now())
 return 1
