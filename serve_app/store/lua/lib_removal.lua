@@ -1,4 +1,4 @@
--- Removal of jobs' records, events and files. Prepended to every script, after lib_deliveries.lua.
+-- Removal of jobs' records, events and files. Prepended to scripts that call it, after lib_deliveries.lua.
 -- `removals` holds prefixes in the storage that are to be deleted, by due time. A script that makes files superfluous adds
 -- them there, so that they are deleted whichever process dies. Folders as in models/storage_paths.py.
 
