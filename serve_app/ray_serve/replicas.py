@@ -89,7 +89,7 @@ class IngressReplica:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         pace_replica()  # back-pressure on request bodies
         redis = connect(settings.redis_url, "ingress")
-        artifacts, store = Artifacts(settings.storage), Store(redis)
+        artifacts, store = Artifacts(settings.storage), Store(redis, replicas=settings.redis_replicas)
         self._store = store
         self._events = EventStreams(store, artifacts)
         limits = Quotas(store, TenantLimits(settings.tenant_requests_per_minute, settings.tenant_minutes_per_month))
@@ -171,7 +171,7 @@ class RunnerReplica:
         )
         artifacts = Artifacts(settings.storage)
         redis = connect(settings.redis_url, "runner")
-        store = Store(redis, LeaseRules(settings.lease_s))
+        store = Store(redis, LeaseRules(settings.lease_s), settings.redis_replicas)
         sweeper = Sweeper(
             store,
             artifacts,

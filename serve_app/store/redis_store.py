@@ -7,10 +7,13 @@
 #   made:, ended:T/O/DIALECT:SHELF    ids by time, for listings        metrics                    counters and histograms
 #   wait:TENANT                       queue by urgency and order       bucket:TENANT              token bucket (rate limit)
 #   tenants, weights, finish, clock   start-time fair queueing         used:TENANT                audio a month
-#   running, claimed, pace            per tenant                       leases, delayed, expiry,
-#   shared:WORKER                     lost worker had several jobs     ended, audio, private      ids by due time
+#   running, claimed, pace, kept      per tenant                       leases, delayed, expiry,
+#   held, held:TENANT                 reserved audio, by job           ended, audio, private      ids by due time
+#   making_room, total_weight         sharing of running jobs          worker_jobs, idle          leases, last idle claim
+#   claim:REQUEST                     claim, to repeat a lost reply    shared:WORKER              lost worker had others
+#   reaped                            last search for expired leases
 #   summaries:TENANT, summaries       jobs to summarise, tenants by turn
-# Channels: `work` (a job was queued), `wake` (a stream grew), `cancel` (stop a running job).
+# Channels: `work` (a job was queued: the worker to wake, or all), `wake` (a stream grew), `cancel` (stop a running job).
 
 from __future__ import annotations
 
@@ -31,9 +34,9 @@ from serve_app.store.upkeep_store import UpkeepStore
 class Store:
     """All parts over one client. Every method raises StoreUnavailable."""
 
-    def __init__(self, redis: Redis, rules: LeaseRules | None = None) -> None:
+    def __init__(self, redis: Redis, rules: LeaseRules | None = None, replicas: int = 0) -> None:
         self._redis = redis
-        scripts = Scripts(redis)
+        scripts = Scripts(redis, replicas)
         self.jobs = JobStore(redis, scripts)
         self.leases = LeaseStore(redis, scripts, rules or LeaseRules())
         self.events = EventLog(redis)

@@ -9,43 +9,52 @@ from typing import Any
 
 from redis.asyncio import Redis
 
+from serve_app.errors import StoreUnavailable
 from serve_app.store.connection import execute
 
 PREFIX = "murmur:{q}:"  # the hash tag keeps all keys in one cluster slot
 SCRIPTS = Path(__file__).parent / "lua"
+LIBRARIES = ("lib", "lib_minutes", "lib_queue", "lib_sharing", "lib_turns", "lib_stop", "lib_deliveries", "lib_removal")
+DEFINED = re.compile(r"^local (?:function )?(\w+)", re.MULTILINE)
+WAIT_S = 5.0  # for replicas
 
 
 def key(name: str) -> str:
     return PREFIX + name
 
 
-FUNCTION = re.compile(r"^local function (\w+)", re.MULTILINE)
-LIBRARIES = ("lib", "lib_turns", "lib_deliveries", "lib_removal")
-
-
 @cache
 def source(name: str) -> str:
-    """A script behind the libraries whose functions it calls."""
-    # Each function that is defined costs a call time, so the frequent scripts go without those for upkeep.
-    text = _read(name)
-    for library in reversed(LIBRARIES):  # each calls those before it
-        code = _read(library)
-        if any(re.search(rf"\b{function}\b", text) for function in FUNCTION.findall(code)):
-            text = code + text
+    # Behind those blocks of the libraries that it needs: each call runs all of its text.
+    text = (SCRIPTS / f"{name}.lua").read_text()
+    blocks = "\n".join((SCRIPTS / f"{library}.lua").read_text() for library in LIBRARIES).split("\n\n")
+    for block in reversed(blocks):
+        if DEFINED.findall(block) and re.search(rf"\b({'|'.join(DEFINED.findall(block))})\b", text):
+            text = f"{block}\n\n{text}"
     return text
-
-
-def _read(name: str) -> str:
-    return (SCRIPTS / f"{name}.lua").read_text()
 
 
 class Scripts:
     # State that changes together changes in one script.
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, replicas: int = 0) -> None:
+        self._redis = redis
+        self._replicas = replicas
         names = (path.stem for path in SCRIPTS.glob("*.lua") if path.stem not in LIBRARIES)
         self._scripts = {name: redis.register_script(source(name)) for name in names}
 
     async def run(self, name: str, *arguments: Any) -> Any:
         """Reply of a script to its ARGV. Raises StoreUnavailable."""
         return await execute(self._scripts[name](keys=[PREFIX], args=arguments))
+
+    async def run_durably(self, name: str, *arguments: Any) -> Any:
+        """Run a script, then wait until as many replicas as configured have its writes, else raise StoreUnavailable."""
+        if not self._replicas:
+            return await self.run(name, *arguments)
+        async with self._redis.pipeline(transaction=False) as pipe:  # WAIT is about its own connection's writes
+            await self._scripts[name](keys=[PREFIX], args=arguments, client=pipe)
+            pipe.execute_command("WAIT", self._replicas, int(WAIT_S * 1000))
+            reply, replicas = await execute(pipe.execute())
+        if replicas < self._replicas:
+            raise StoreUnavailable(f"{replicas} of {self._replicas} replicas of Redis have the write")
+        return reply

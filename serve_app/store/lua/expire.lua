@@ -15,7 +15,8 @@ for _, id in ipairs(ids) do
   )
   local keep_ms = record_ttl_ms(spec)
   if not tenant or not owner then
-    unlink_ghost(id)
+    unlink_ghost(id, tenant)
+    unlink_record(id)
     remove_files('jobs/' .. id, t)
   elseif not completed_at then
     redis.call('ZREM', key('expiry'), id)

@@ -1,4 +1,4 @@
--- Deliveries of webhooks. Prepended to scripts that call it, after lib_turns.lua.
+-- Deliveries of webhooks.
 local function job_of(name) return string.match(name, '^[^:]+') end
 
 -- Whether a delivery is of the job's last end.

@@ -1,4 +1,4 @@
--- Removal of jobs' records, events and files. Prepended to scripts that call it, after lib_deliveries.lua.
+-- Removal of jobs' records, events and files.
 -- `removals` holds prefixes in the storage that are to be deleted, by due time. A script that makes files superfluous adds
 -- them there, so that they are deleted whichever process dies. Folders as in models/storage_paths.py.
 
@@ -7,8 +7,7 @@ local DUE_LISTS = { 'expiry', 'ended', 'private', 'audio' }
 
 local function remove_files(prefix, due) redis.call('ZADD', key('removals'), due, prefix) end
 
--- Unlink a job that has no record, and what may be left of it.
-local function unlink_ghost(id)
+local function unlink_record(id)
   redis.call('UNLINK', job_key(id), key('events:' .. id))
   for _, list in ipairs(DUE_LISTS) do redis.call('ZREM', key(list), id) end
 end
@@ -21,14 +20,17 @@ end
 -- Delete an ended job and everything about it, the log of its deliveries too unless `keep_deliveries`; its files at `due`.
 -- Returns the id of its file if no other job needs that file.
 local function delete_job(id, keep_deliveries, due)
-  local tenant, owner, once, file = unpack(redis.call('HMGET', job_key(id), 'tenant', 'owner', 'once', 'file'))
+  local tenant, owner, once, file, purged_at = unpack(
+    redis.call('HMGET', job_key(id), 'tenant', 'owner', 'once', 'file', 'purged_at')
+  )
   shelve(id, nil)
+  if not purged_at then forget_kept(tenant) end
   local unused_file = release_file(id, file)
   close_deliveries(id, keep_deliveries)
   leave_turns('summaries', tenant, id)
   if once and redis.call('HGET', key('once:' .. once), 'job') == id then redis.call('DEL', key('once:' .. once)) end
   redis.call('ZREM', index_key(tenant, owner), id)
-  unlink_ghost(id)
+  unlink_record(id)
   remove_job_files(id, unused_file, due)
   redis.call('PUBLISH', key('wake'), id)
   return unused_file
@@ -39,6 +41,7 @@ end
 local function purge_job(id, keep_ms, due)
   local t = now()
   local tenant, owner, phase, file = unpack(redis.call('HMGET', job_key(id), 'tenant', 'owner', 'phase', 'file'))
+  forget_kept(tenant)
   redis.call('HSETNX', job_key(id), 'deleted_at', t)
   redis.call('HSET', job_key(id), 'purged_at', t)
   redis.call('HDEL', job_key(id), 'transcript', 'error_code', 'error_message', 'language')

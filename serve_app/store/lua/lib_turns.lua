@@ -1,4 +1,4 @@
--- Lists in which tenants take turns: webhooks and summaries. Prepended to scripts that call it, after lib.lua.
+-- Lists in which tenants take turns: webhooks and summaries.
 -- `LIST:TENANT` holds a tenant's members by due time; `LIST` holds the tenants by the time from which they may be served next,
 -- so that serving the lowest first is round robin.
 

@@ -7,6 +7,7 @@ for i = 4, #ARGV do
       for _, order in ipairs({ 'made', 'ended' }) do redis.call('ZREM', shelf_key(order, ARGV[2], shelf), ARGV[i]) end
     end
     unlink_ghost(ARGV[i])
+    unlink_record(ARGV[i])
   end
 end
 return 1
