@@ -122,7 +122,7 @@ def _add_health(api: FastAPI, store: Store, version: str, devices: Mapping[str, 
     )
     async def metrics() -> Response:
         """Read metrics of jobs, queues, webhooks and decoding, for Prometheus."""
-        return PlainTextResponse(exposition(await store.stats.read()), media_type=CONTENT_TYPE_LATEST)
+        return PlainTextResponse(exposition(await store.stats.recent()), media_type=CONTENT_TYPE_LATEST)
 
     unready: Responses = {503: {"model": Readiness, "description": "Redis cannot be reached."}}
 

@@ -95,16 +95,18 @@ class Results:
     @staticmethod
     def audio(job: Job) -> Artifact | None:
         """Decoded audio of a completed job as 16 kHz WAV."""
-        if job.transcript is None or job.audio_total_s is None or job.spec.private:
+        if job.transcript is None or job.audio_total_s is None or job.spec.private or job.audio_gone:
             return None
         size = WAV_HEADER_BYTES + round(job.audio_total_s * SAMPLE_RATE) * SAMPLE_BYTES * (job.audio_channels or 1)
         return Artifact(AUDIO, pcm_prefix(job.id), "audio/wav", size, job.audio_channels)
 
     async def file(self, job: Job, name: str) -> Artifact:
-        """Raises RequestError `not_found`."""
+        """Raises RequestError `not_found`, or `gone` for audio that was deleted before the results."""
         for file in await self.files(job):
             if file.name == name:
                 return file
+        if job.audio_gone and name in (SOURCE, AUDIO):
+            raise RequestError("gone", "The recording was deleted: only the results are kept.")
         raise RequestError("not_found", "The job has no such artifact.")
 
     async def summary(self, job: Job) -> str | None:

@@ -89,7 +89,8 @@ class IngressReplica:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         pace_replica()  # back-pressure on request bodies
         redis = connect(settings.redis_url, "ingress")
-        artifacts, store = Artifacts(settings.storage, settings.min_free_bytes), Store(redis)
+        artifacts = Artifacts(settings.storage, settings.min_free_bytes)
+        store = Store(redis, replicas=settings.redis_replicas)
         self._store = store
         self._events = EventStreams(store, artifacts)
         limits = Quotas(store, TenantLimits(settings.tenant_requests_per_minute, settings.tenant_minutes_per_month))
@@ -176,8 +177,14 @@ class RunnerReplica:
         )
         artifacts = Artifacts(settings.storage, settings.min_free_bytes)
         redis = connect(settings.redis_url, "runner")
-        store = Store(redis, LeaseRules(settings.lease_s))
-        sweeper = Sweeper(store, artifacts, period_s=settings.lease_s / 6, stream_grace_s=settings.stream_grace_s)
+        store = Store(redis, LeaseRules(settings.lease_s), settings.redis_replicas)
+        sweeper = Sweeper(
+            store,
+            artifacts,
+            period_s=settings.lease_s / 6,
+            stream_grace_s=settings.stream_grace_s,
+            audio_ttl_s=settings.audio_ttl_s,
+        )
         stages = ServeStages(ingestion, transcoder, transcribers)
         self._runner = Runner(f"runner-{uuid4().hex[:8]}", store, stages, artifacts, sweeper, self._limits)
         http = SafeHttp(AllowList.parse(settings.fetch_allow))

@@ -121,7 +121,8 @@ class Runner:
             pass
 
     async def _claim(self) -> bool:
-        claiming = asyncio.ensure_future(self._store.leases.claim(self._name, self._limits.tenant_jobs))
+        free = self._limits.jobs - len(self._running)
+        claiming = asyncio.ensure_future(self._store.leases.claim(self._name, self._limits.tenant_jobs, free))
         try:
             claim = await asyncio.shield(claiming)
         except asyncio.CancelledError:
@@ -135,7 +136,8 @@ class Runner:
         return claim is not None
 
     def _on_message(self, channel: str, job_id: str) -> None:
-        self._wake.set()
+        if channel == "cancel" or job_id in ("", self._name):  # `work` names the Runner to wake, or none for all
+            self._wake.set()
         if channel == "cancel" and job_id in self._running:
             self._running[job_id].stop(StopReason.CANCELLED)
 

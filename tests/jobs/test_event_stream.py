@@ -62,7 +62,7 @@ async def test_a_reader_that_left_resumes_while_the_job_runs(app: App, sample: P
 
 async def test_a_deleted_stream_is_replayed_from_the_transcript(app: App, sample: Path) -> None:
     events = await app.follow(job_id := await app.submit(sample, MANY_WINDOWS))
-    await app.store.leases.drop_old_streams(0.0)
+    await app.store.upkeep.drop_old_streams(0.0)
     assert not await app.store.events.exists(job_id)
     replayed = [e for e in events if e.kind in (EventKind.SEGMENT, EventKind.DONE)]
     assert await app.follow(job_id) == replayed

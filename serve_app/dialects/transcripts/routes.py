@@ -124,9 +124,17 @@ def from_job(job: Job, transcript: Transcript | None) -> dict[str, Any]:
 
 async def render(job: Job, results: Results) -> Payload:
     """Webhook body: the whole transcript object."""
-    transcript = await results.transcript_or_none(job)
-    body = {"type": f"transcript.{STATUS[job.phase.state]}", "timestamp": moment(job.completed_at)}
-    return Payload(await asyncio.to_thread(lambda: orjson.dumps({**body, "data": from_job(job, transcript)})))
+    # In a thread: the transcript of a whole day takes long, and the Runner's loop must go on.
+    return Payload(await asyncio.to_thread(_webhook_body, job, await results.transcript_or_none(job)))
+
+
+def _webhook_body(job: Job, transcript: Transcript | None) -> bytes:
+    body = {
+        "type": f"transcript.{STATUS[job.phase.state]}",
+        "timestamp": moment(job.completed_at),
+        "data": from_job(job, transcript),
+    }
+    return orjson.dumps(body)
 
 
 def error(problem: RequestError) -> Response:
