@@ -17,7 +17,7 @@ from uuid import uuid4
 import orjson
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, precondition, rule
 from redis import Redis
 
 from serve_app.local.valkey import Valkey
@@ -96,7 +96,7 @@ class Jobs(RuleBasedStateMachine):
         self.valkey = Valkey(Path(self.folder.name), Path(self.folder.name))
         self.jobs: dict[str, Known] = {}
         self.keys: dict[str, Reservation] = {}
-        self.job_count = 0
+        self.job_count = self.steps = 0
         self.workers: dict[int, str] = {}
         self.shared: set[str] = set()
         self.used_ms: Counter[str] = Counter()
@@ -264,7 +264,7 @@ class Jobs(RuleBasedStateMachine):
         for _ in range(times):
             self.commit_once(claim, skip, size)
 
-    def commit_once(self, claim: Claim, skip: int, size: int) -> None:
+    def commit_once(self, claim: Claim, skip: int, size: int) -> CommitOutcome:
         job = self.held(claim)
         known = self.jobs.get(claim.job_id)
         until = (known.until if known else 0) + 1 + skip
@@ -286,6 +286,7 @@ class Jobs(RuleBasedStateMachine):
             exhausted = job.hold_ms is not None and need_ms > job.hold_ms and self.fitted(job, need_ms) < need_ms
             assert (outcome is CommitOutcome.EXHAUSTED) == exhausted
             assert outcome is not CommitOutcome.YIELD or self.may_yield(job)
+        return outcome
 
     def may_yield(self, job: Known) -> bool:
         """Whether a job that waits has more right to the place of a running one."""
@@ -429,6 +430,50 @@ class Jobs(RuleBasedStateMachine):
                 traces.append(key)
         return traces
 
+    # The rules above take any claim and any job; most are stale or queued. These take those that something can happen to.
+
+    @rule(tenant=st.sampled_from(TENANTS), priority=st.sampled_from(Priority), cap=st.sampled_from([0, 0, 2]))
+    def submit_and_claim(self, tenant: str, priority: Priority, cap: int) -> None:
+        self.submit(tenant, priority, None)
+        self.claim(cap, "w1", 1, repeats=False)
+
+    @precondition(lambda self: self.running())
+    @rule(pick=st.integers(0, 9), times=st.integers(1, 4), yields=st.booleans())
+    def work(self, pick: int, times: int, yields: bool) -> None:
+        """Commit windows of a running job, and give it back if it must make room."""
+        claim = self.pick_running(pick)
+        for _ in range(times):
+            outcome = self.commit_once(claim, 0, 1)
+            if outcome is CommitOutcome.YIELD and yields:
+                self.give_back(claim, delayed=False, cost=AttemptCost.NOTHING)
+                return
+            if outcome is CommitOutcome.EXHAUSTED:
+                self.finish(claim, Phase.FAILED, partial=True)
+                return
+
+    @precondition(lambda self: self.running())
+    @rule(pick=st.integers(0, 9), phase=st.sampled_from([Phase.COMPLETED, Phase.FAILED, Phase.CANCELLED]))
+    def end(self, pick: int, phase: Phase) -> None:
+        self.finish(self.pick_running(pick), phase, partial=True)
+
+    @precondition(lambda self: self.running())
+    @rule(pick=st.integers(0, 9), cost=st.sampled_from(AttemptCost), dies=st.booleans())
+    def interrupt(self, pick: int, cost: AttemptCost, dies: bool) -> None:
+        if dies:
+            self.worker_dies(self.pick_running(pick))
+        else:
+            self.give_back(self.pick_running(pick), delayed=False, cost=cost)
+
+    @precondition(lambda self: any(job.phase in FINAL for job in self.jobs.values()))
+    @rule(pick=st.integers(0, 9))
+    def retry_ended(self, pick: int) -> None:
+        ended = [job_id for job_id, job in self.jobs.items() if job.phase in FINAL]
+        self.retry(ended[pick % len(ended)], cancelled=True)
+
+    def pick_running(self, pick: int) -> Claim:
+        claims = [Claim(job_id, job.token) for job_id, job in self.jobs.items() if job.token]
+        return claims[pick % len(claims)]
+
     @rule()
     def server_restarts(self) -> None:
         self.stop()
@@ -460,6 +505,9 @@ class Jobs(RuleBasedStateMachine):
 
     @invariant()
     def every_job_is_on_the_shelf_of_its_state(self) -> None:
+        self.steps += 1
+        if self.steps % 4:  # it takes most of the time
+            return
         for tenant in TENANTS:
             for state in State:
                 listed = self.run(
@@ -514,5 +562,5 @@ class Jobs(RuleBasedStateMachine):
 
 TestJobs = Jobs.TestCase
 TestJobs.settings = settings(
-    max_examples=15, stateful_step_count=40, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=15, stateful_step_count=45, deadline=None, database=None, suppress_health_check=list(HealthCheck)
 )
