@@ -9,6 +9,7 @@
 #   tenants, weights, finish, clock   start-time fair queueing         used:TENANT                audio a month
 #   running, claimed, pace            per tenant                       leases, delayed, expiry,
 #   shared:WORKER                     lost worker had several jobs     ended, private, summaries  ids by due time
+#   runners, probe, installation      see heartbeats.py, installation.py
 # Channels: `work` (a job was queued), `wake` (a stream grew), `cancel` (stop a running job).
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from redis.asyncio import Redis
 from serve_app.models.lease import LeaseRules
 from serve_app.store.connection import execute
 from serve_app.store.event_log import EventLog
+from serve_app.store.heartbeats import Heartbeats
 from serve_app.store.job_store import JobStore
 from serve_app.store.lease_store import LeaseStore
 from serve_app.store.scripts import Scripts
@@ -35,12 +37,10 @@ class Store:
         self.jobs = JobStore(redis, scripts)
         self.leases = LeaseStore(redis, scripts, rules or LeaseRules())
         self.events = EventLog(redis)
+        self.heartbeats = Heartbeats(redis)
         self.summaries = SummaryQueue(scripts)
         self.usage = TenantUsage(redis, scripts)
         self.stats = StatsReader(redis, self.jobs)
-
-    async def ping(self) -> None:
-        await execute(self._redis.ping())
 
     async def close(self) -> None:
         await execute(self._redis.aclose())
