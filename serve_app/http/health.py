@@ -1,4 +1,4 @@
-"""Routes of health: liveness, and readiness, which proves each part that a job needs."""
+"""Routes of health: liveness and readiness."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Readiness(BaseModel):
 
 
 class CachedProbe:
-    """Result of a probe: a fresh one for `ttl_s`, at most one under way, bounded in time."""
+    """Result of a probe, kept for `ttl_s`; at most one runs."""
 
     def __init__(self, probe: Probe, ttl_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._probe = probe
@@ -74,8 +74,6 @@ class CachedProbe:
 
 
 class Readings:
-    """Probes of all parts."""
-
     def __init__(
         self,
         store: Store,
@@ -135,7 +133,7 @@ class Readings:
 
 
 def free_bytes(uri: str) -> int | None:
-    """Free disk space of a local storage; None for an object store, which has no end."""
+    """Free disk space of a local storage, else None."""
     if not uri.startswith("file://"):
         return None
     folder = Path(unquote(urlsplit(uri).path))
@@ -145,8 +143,6 @@ def free_bytes(uri: str) -> int | None:
 
 
 def add_health(api: FastAPI, readings: Readings, version: str, devices: Mapping[str, str], tag: str) -> None:
-    """Add `/healthz` and `/readyz`, which need no key."""
-
     @api.get("/healthz", tags=[tag], summary="Check liveness", response_description="The process runs.")
     async def healthz() -> Health:
         """Answer while the process runs, with the device and compute type of each model as far as known."""

@@ -42,7 +42,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def _prepare_child() -> None:
-    """Make the server's files private, and stop it when the thread that started it ends (Linux only)."""
+    """Make files private; stop with the thread that started this process (Linux only)."""
     os.umask(0o077)
     # An orphaned server would write into the same files as the next one.
     if LIBC:
@@ -90,8 +90,7 @@ class Valkey:
         return self._process.pid if self._process and self._process.poll() is None else None
 
     def start(self, abandoned: Callable[[], bool] = lambda: False) -> None:
-        """Start and wait, however long it takes, until the data is loaded. Raises ValkeyFailed if the process ends,
-        DiskFull if that is for lack of space."""
+        """Start and wait until the data is loaded. Raises ValkeyFailed, DiskFull."""
         self._data.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._data.chmod(0o700)
         self._socket.unlink(missing_ok=True)
@@ -147,7 +146,8 @@ class Valkey:
         return True
 
     def rotate_log(self) -> None:
-        """Rename a large log to `.log.1`, replacing the previous one; the server opens its log for each line."""
+        """Rename a large log to `.log.1`."""
+        # The server opens its log for each line.
         if self.log.is_file() and self.log.stat().st_size > LOG_BYTES:
             self.log.replace(self.log.with_suffix(".log.1"))
 

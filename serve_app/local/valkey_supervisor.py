@@ -19,7 +19,7 @@ REMINDER_S = 60.0  # between two log lines on a full disk
 
 
 class ValkeySupervisor:
-    """Keeps a Valkey running; `check` is called every CHECK_S."""
+    """Call `check` every CHECK_S."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class ValkeySupervisor:
         return self.valkey.url
 
     def check(self) -> None:
-        """Restart it if it has died, unless its disk is full or a failed restart was a moment ago."""
+        """Restart it if it has died."""
         now = self._clock()
         if now >= self._next_disk_check:
             self._next_disk_check = now + DISK_CHECK_S

@@ -22,7 +22,7 @@ REPLY_S = 20.0
 
 
 class Pool(BlockingConnectionPool):
-    """Pool whose connections are opened anew once one of them turns out to lead to a replica or to another node."""
+    """Pool that reconnects once a connection turns out to lead to a replica."""
 
     @classmethod
     def following(cls, url: str, **options: Any) -> Pool:
@@ -81,8 +81,7 @@ def connect(url: str, name: str | None = None) -> Redis:
 
 
 async def execute(command: Any, reply_s: float | None = None) -> Any:
-    """Await a Redis command. Raises StoreUnavailable if the server is unreachable, refuses its work or is slower than
-    `reply_s` (REPLY_S)."""
+    """Await a Redis command for `reply_s` (REPLY_S). Raises StoreUnavailable."""
     limit_s = REPLY_S if reply_s is None else reply_s
     try:
         async with asyncio.timeout(limit_s):

@@ -1,4 +1,4 @@
-"""Signs of life: of Redis, by a small write, and of Runners."""
+"""Heartbeats of Runners, and a probe write."""
 
 # Keys: `runners`, workers by the time of their last heartbeat; `probe`, written to see whether writes are accepted.
 
@@ -19,11 +19,11 @@ class Heartbeats:
         self._redis = redis
 
     async def probe(self) -> None:
-        """Write a key, as a replica, a full server or one without disk refuses."""
+        """Write a key. Raises StoreUnavailable."""
         await execute(self._redis.set(key("probe"), 1, ex=60), PROBE_REPLY_S)
 
     async def beat(self, worker: str) -> None:
-        """Record that a Runner lives; forget those that are silent."""
+        """Record that a Runner lives."""
         now = await self._now()
         async with self._redis.pipeline(transaction=False) as pipe:
             pipe.zadd(key("runners"), {worker: now})

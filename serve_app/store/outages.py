@@ -1,4 +1,4 @@
-"""Errors of Redis that pass by themselves or that an operator mends, as StoreUnavailable with the remedy."""
+"""Errors of Redis as StoreUnavailable, with the remedy."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ FOREIGN = ("unknown command", "DB index is out of range", "SELECT is not allowed
 
 
 def code_of(error: RedisError) -> str | None:
-    """Code of a server's reply, one of AWAY or MISCONFIGURED."""
+    """One of AWAY or MISCONFIGURED."""
     if any(text in str(error) for text in FORBIDDEN):
         return "NOPERM"
     status = getattr(error, "status_code", None)
@@ -66,7 +66,7 @@ def code_of(error: RedisError) -> str | None:
 
 
 def outage(error: RedisError) -> StoreUnavailable | None:
-    """StoreUnavailable for an error that is not the caller's; None for one that is."""
+    """None for an error that is a fault of the caller."""
     if isinstance(error, RedisConnectionError) and isinstance(error.__cause__, RedisError):
         error = error.__cause__  # redis-py wraps what a server replies to a new connection
     code = code_of(error)
