@@ -1,6 +1,7 @@
 """Pairing of a Redis with its storage: both carry one id."""
 
-# No service must work on the half of another: a service deletes what its Redis does not know from the storage, and fails jobs whose recordings are not there.
+# No service must work on the half of another: a service deletes what its Redis does not know from the storage, and fails
+# jobs whose recordings are not there.
 
 from __future__ import annotations
 
