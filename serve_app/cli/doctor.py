@@ -137,10 +137,11 @@ def _device(settings: Settings) -> Finding:
 
 def _weights(settings: Settings, model: str) -> Finding:
     try:
-        from deployments.transcription.weights import locate
+        from deployments.transcription.weights import languages, locate
 
         directory = locate(model, str(settings.cache_dir))
-    except (ModelUnavailable, ImportError) as error:
+        languages(directory)  # reads what a download that broke off lacks
+    except (ModelUnavailable, ImportError, OSError, ValueError) as error:
         return Finding(f"weights of {model}", False, str(error))
     return Finding(f"weights of {model}", True, str(directory))
 

@@ -31,9 +31,9 @@ from serve_app.store.tenant_usage import TenantUsage
 class Store:
     """All parts over one client. Every method raises StoreUnavailable."""
 
-    def __init__(self, redis: Redis, rules: LeaseRules | None = None) -> None:
+    def __init__(self, redis: Redis, rules: LeaseRules | None = None, replicas: int = 0) -> None:
         self._redis = redis
-        scripts = Scripts(redis)
+        scripts = Scripts(redis, replicas)
         self.jobs = JobStore(redis, scripts)
         self.leases = LeaseStore(redis, scripts, rules or LeaseRules())
         self.events = EventLog(redis)

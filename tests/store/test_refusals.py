@@ -34,10 +34,11 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from benchmarks.lib.harness import free_port
 from serve_app.errors import StoreMisconfigured, StoreUnavailable
 from serve_app.local.valkey import Valkey
 from serve_app.models.job import JobSpec
-from serve_app.store import connection, event_log
+from serve_app.store import connection, event_log, scripts
 from serve_app.store.connection import connect
 from serve_app.store.outages import outage
 from serve_app.store.redis_store import Store
@@ -226,6 +227,32 @@ async def test_a_listener_notices_a_suspended_server_and_connects_again(
         assert await messages.get()
     listening.cancel()
     await asyncio.wait([listening])
+    await store.close()
+
+
+async def test_a_job_is_accepted_only_once_the_replicas_have_it(
+    servers: Callable[[str], Valkey], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    primary, replica = servers("primary"), servers("replica")
+    port, admin, follower = free_port(), Redis.from_url(primary.url), Redis.from_url(replica.url)
+    await admin.config_set("repl-diskless-sync-delay", 0)
+    await admin.config_set("protected-mode", "no")
+    await admin.config_set("bind", "127.0.0.1")
+    await admin.config_set("port", port)
+    await follower.replicaof("127.0.0.1", str(port))
+    assert await admin.wait(1, 30_000) == 1
+    store = Store(connect(primary.url), replicas=1)
+    await store.jobs.submit("kept", "me", "t", SPEC, ttl_s=60)
+    assert await follower.exists("murmur:{q}:job:kept")
+    monkeypatch.setattr(scripts, "CONFIRM_MS", 100)
+    assert replica.pid
+    os.kill(replica.pid, signal.SIGSTOP)
+    with pytest.raises(StoreUnavailable, match="0 of 1 replicas confirmed"):
+        await store.jobs.submit("unconfirmed", "me", "t", SPEC, ttl_s=60)
+    os.kill(replica.pid, signal.SIGCONT)
+    await store.jobs.submit("later", "me", "t", SPEC, ttl_s=60)
+    for redis in (admin, follower):
+        await redis.aclose()
     await store.close()
 
 
