@@ -120,9 +120,8 @@ async def render(job: Job, results: Results) -> Payload:
 
 def _webhook_payload(job: Job, transcript: Transcript | None) -> Payload:
     if transcript is not None and (subtitles := FORMATS.get(subtitle_format(job))):
-        text = await asyncio.to_thread(subtitles.render, transcript)
-        return Payload(text.encode(), subtitles.content_type.partition(";")[0])
-    return Payload(await asyncio.to_thread(lambda: orjson.dumps(from_job(job, transcript))))
+        return Payload(subtitles.render(transcript).encode(), subtitles.content_type.partition(";")[0])
+    return Payload(orjson.dumps(from_job(job, transcript)))
 
 
 def message_of(problem: RequestError) -> str:
