@@ -9,7 +9,7 @@
 #   tenants, weights, finish, clock   start-time fair queueing         used:TENANT                audio a month
 #   running, claimed, pace, kept      per tenant                       leases, delayed, expiry,
 #   held, held:TENANT                 reserved audio, by job           ended, audio, private      ids by due time
-#   making_room, total_weight         sharing of running jobs          worker_jobs, idle          leases, last idle claim
+#   making_room, share                sharing of running jobs          worker_jobs, idle          leases, last idle claim
 #   claim:REQUEST                     claim, to repeat a lost reply    shared:WORKER              lost worker had others
 #   reaped                            last search for expired leases
 #   summaries:TENANT, summaries       jobs to summarise, tenants by turn
