@@ -7,9 +7,10 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from serve_app.models.job import JobError, Phase
+from serve_app.models.job import JobError, JobWarning, Phase
 from serve_app.models.lease import AttemptCost, Claim, Commit, CommitOutcome, LeaseRules, LeaseState
 from serve_app.store.connection import execute
+from serve_app.store.records import CHANNEL, WARNING
 from serve_app.store.scripts import Scripts, key
 
 SWEEP_LIMIT = 100  # jobs of one kind in one sweep
@@ -35,7 +36,7 @@ class LeaseStore:
                 pipe.hset(key("weights"), mapping={tenant: str(weight) for tenant, weight in weights.items()})
             await execute(pipe.execute())
 
-    async def claim(self, worker: str, tenant_cap: int = 0) -> Claim | None:
+    async def claim(self, worker: str, tenant_cap: int = 0, free: int = 1) -> Claim | None:  # noqa: ARG002
         reply = await self._scripts.run("claim", worker, self._lease_ms, tenant_cap)
         return Claim(reply[0].decode(), int(reply[1])) if reply else None
 
@@ -71,13 +72,29 @@ class LeaseStore:
         eta_s = "" if progress.eta_s is None else progress.eta_s
         arguments: list[Any] = [commit.window, commit.end_s, progress.audio_done_s, eta_s]
         arguments += [commit.language or "", commit.device, progress.dump()]
-        arguments += [commit.decodes, int(commit.fill * 1000), *commit.segments]
+        arguments += [commit.decodes, int(commit.fill * 1000)]
+        arguments += ["" if commit.channel is None else commit.channel, commit.state.until]
+        arguments += [CHANNEL.dump_json(commit.state), WARNING.dump_json(commit.warning) if commit.warning else ""]
+        arguments += commit.segments
         return CommitOutcome((await self._scripts.run("commit", claim.job_id, claim.token, *arguments)).decode())
 
-    async def finish(self, claim: Claim, phase: Phase, error: JobError | None = None, language: str | None = None) -> bool:
+    async def finish(
+        self,
+        claim: Claim,
+        phase: Phase,
+        error: JobError | None = None,
+        language: str | None = None,
+        *,
+        partial: bool = False,  # the transcript of a job that did not complete was stored under this claim
+    ) -> bool:
         """End the job, as cancelled if a cancel was requested."""
         code, message = (error.code, error.message) if error else ("", "")
-        return bool(await self._scripts.run("finish", claim.job_id, claim.token, phase, code, message, language or ""))
+        arguments = [phase, code, message, language or "", int(partial or phase is Phase.COMPLETED)]
+        return bool(await self._scripts.run("finish", claim.job_id, claim.token, *arguments))
+
+    async def warn(self, claim: Claim, warning: JobWarning) -> bool:
+        """Add a warning to the job, unless it has the same already."""
+        return bool(await self._scripts.run("warn", claim.job_id, claim.token, WARNING.dump_json(warning)))
 
     async def give_back(
         self, claim: Claim, *, delay_s: float = 0.0, cost: AttemptCost = AttemptCost.NOTHING, model: str = ""

@@ -8,10 +8,22 @@ from dataclasses import replace
 from pydantic import TypeAdapter
 
 from serve_app.models.file import File
-from serve_app.models.job import Checkpoint, Job, JobError, JobSpec, Phase, SummaryState
+from serve_app.models.job import (
+    ChannelCheckpoint,
+    Checkpoint,
+    Job,
+    JobError,
+    JobSpec,
+    JobWarning,
+    Phase,
+    SummaryState,
+)
 
 SPEC = TypeAdapter(JobSpec)
 FILE = TypeAdapter(File)
+CHANNEL = TypeAdapter(ChannelCheckpoint)
+WARNING = TypeAdapter(JobWarning)
+WARNINGS = TypeAdapter(tuple[JobWarning, ...])
 
 
 def _seconds(fields: Mapping[str, str], name: str) -> float | None:
@@ -22,11 +34,18 @@ def _number(fields: Mapping[str, str], name: str) -> float | None:
     return float(fields[name]) if name in fields else None
 
 
+def _channels(fields: Mapping[str, str]) -> dict[int | None, ChannelCheckpoint]:
+    states = {name[8:]: value for name, value in fields.items() if name.startswith("channel:")}
+    return {int(name) if name else None: CHANNEL.validate_json(value) for name, value in states.items()}
+
+
 def to_job(fields: Mapping[str, str]) -> Job:
     error = JobError(fields["error_code"], fields["error_message"]) if "error_code" in fields else None
     language = fields.get("language")
     spec = SPEC.validate_json(fields["spec"])
-    checkpoint = Checkpoint(int(fields["next_window"]), int(fields["segments"]), float(fields["end_s"]), language)
+    checkpoint = Checkpoint(
+        int(fields["next_window"]), int(fields["segments"]), float(fields["end_s"]), language, _channels(fields)
+    )
     return Job(
         id=fields["id"],
         owner=fields["owner"],
@@ -56,6 +75,8 @@ def to_job(fields: Mapping[str, str]) -> Job:
         summary_state=SummaryState(fields.get("summary_state", "waiting")) if spec.summary else None,
         summary_error=fields.get("summary_error") or None,
         summary_tries=int(fields.get("summary_tries", 0)),
+        partial="partial" in fields,
+        warnings=WARNINGS.validate_json(f"[{fields.get('warnings', '')}]"),
         audio_channels=int(fields["audio_channels"]) if "audio_channels" in fields else None,
     )
 

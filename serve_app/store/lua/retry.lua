@@ -9,7 +9,8 @@ if phase ~= 'failed' or deleted_at or tonumber(attempts) >= tonumber(max_attempt
 redis.call('ZREM', key('webhooks'), delivery(id, done_event))
 redis.call('ZREM', key('expiry'), id)
 redis.call('ZREM', key('ended'), id)
-redis.call('HDEL', job_key(id), 'completed_at', 'error_code', 'error_message', 'done_event', 'model')
+redis.call('HDEL', job_key(id), 'completed_at', 'error_code', 'error_message', 'done_event', 'model', 'transcript',
+  'partial')
 redis.call('HSET', job_key(id), 'stalls', 0, 'losses', 0)
 redis.call('XDEL', key('events:' .. id), done_event)
 if redis.call('XLEN', key('events:' .. id)) == 0 then
