@@ -10,10 +10,11 @@ from typing import Any, NoReturn
 
 import orjson
 
+from batching.types import Transcript
 from deployments.storage.artifacts import Artifacts
 from serve_app.errors import StoreUnavailable
 from serve_app.jobs.stream_tail import StreamTail
-from serve_app.jobs.transcript_file import replay
+from serve_app.jobs.transcript_file import replay, transcript_of
 from serve_app.models.event import Event, EventKind, event_order
 from serve_app.models.job import Job
 from serve_app.models.storage_paths import transcript_key
@@ -85,6 +86,11 @@ class EventStreams:
             if job.error:
                 body["error"] = {"code": job.error.code, "message": job.error.message}
             yield Event(done_event, EventKind.DONE, orjson.dumps(body).decode())
+
+    async def transcript_so_far(self, job: Job) -> Transcript:
+        """Transcript of the segments that are in the stream."""
+        events = [event async for event in segments_of(self._store, job.id)]
+        return await asyncio.to_thread(transcript_of, events, job.audio_done_s)
 
     @contextmanager
     def _tail(self, job_id: str) -> Iterator[StreamTail]:

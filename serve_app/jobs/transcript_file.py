@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import orjson
 
@@ -11,19 +14,60 @@ from batching.types import Transcript
 from deployments.storage.artifacts import Artifacts
 from serve_app.models.event import SEGMENT, Event, EventKind, event_order
 
+BUFFER_BYTES = 256 << 10
 
-async def write_transcript(artifacts: Artifacts, key: str, events: AsyncIterator[Event], duration_s: float) -> str | None:
-    """Store the segments of a job. Returns the language with the most speech."""
+
+@dataclass(frozen=True, slots=True)
+class StoredTranscript:
+    segments: int
+    language: str | None  # with the most speech
+
+
+async def write_transcript(
+    artifacts: Artifacts, key: str, events: AsyncIterator[Event], duration_s: float
+) -> StoredTranscript:
+    """Store the segments of a job. Raises StorageUnavailable."""
     seconds: Counter[str] = Counter()
-    with artifacts.writer(key) as writer:
+    segments, buffer = 0, bytearray()
+    async with _writing(artifacts, key) as write:
         async for event in events:
             if event.kind is EventKind.SEGMENT:
                 segment = orjson.loads(event.data)
+                segments += 1
                 seconds[segment.get("language", "")] += segment["end"] - segment["start"]
-                writer.write(f'{{"event":"{event.id}","segment":{event.data}}}\n'.encode())
+                buffer += f'{{"event":"{event.id}","segment":{event.data}}}\n'.encode()
+            if len(buffer) >= BUFFER_BYTES:
+                await write(bytes(buffer))
+                buffer.clear()
         language = max(seconds, key=lambda code: seconds[code], default="") or None
-        writer.write(orjson.dumps({"language": language, "duration_s": duration_s}) + b"\n")
-    return language
+        buffer += orjson.dumps({"language": language, "duration_s": duration_s}) + b"\n"
+        await write(bytes(buffer))
+    return StoredTranscript(segments, language)
+
+
+@asynccontextmanager
+async def _writing(artifacts: Artifacts, key: str) -> AsyncIterator[Callable[[bytes], Awaitable[object]]]:
+    """Write an artifact, in threads."""
+    writer = await asyncio.to_thread(artifacts.writer, key)
+    try:
+        await asyncio.to_thread(writer.__enter__)
+        yield lambda data: asyncio.to_thread(writer.write, data)
+    except BaseException as error:
+        await asyncio.to_thread(writer.__exit__, type(error), error, error.__traceback__)
+        raise
+    await asyncio.to_thread(writer.__exit__, None, None, None)
+
+
+def transcript_of(events: Iterable[Event], duration_s: float) -> Transcript:
+    """Transcript of a job's segment events so far; channels are merged by time."""
+    seconds: dict[str, float] = {}
+    segments = [SEGMENT.validate_json(event.data) for event in events]
+    for segment in segments:
+        code = segment.language or ""
+        seconds[code] = seconds.get(code, 0.0) + segment.end - segment.start
+    if any(segment.channel is not None for segment in segments):
+        segments.sort(key=lambda segment: segment.start)
+    return Transcript(tuple(segments), max(seconds, key=seconds.__getitem__, default="") or None, duration_s)
 
 
 def read_transcript(artifacts: Artifacts, key: str) -> Transcript:

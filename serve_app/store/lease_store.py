@@ -96,6 +96,10 @@ class LeaseStore:
         """Add a warning to the job, unless it has the same already."""
         return bool(await self._scripts.run("warn", claim.job_id, claim.token, WARNING.dump_json(warning)))
 
+    async def restart(self, claim: Claim) -> bool:
+        """Drop what was committed: segments, checkpoint and warnings."""
+        return bool(await self._scripts.run("restart", claim.job_id, claim.token))
+
     async def give_back(
         self, claim: Claim, *, delay_s: float = 0.0, cost: AttemptCost = AttemptCost.NOTHING, model: str = ""
     ) -> bool:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from redis.asyncio import Redis
 
 from serve_app.models.lease import LeaseRules
-from serve_app.store.connection import execute
+from serve_app.store.connection import Client, execute
 from serve_app.store.event_log import EventLog
 from serve_app.store.job_store import JobStore
 from serve_app.store.lease_store import LeaseStore
@@ -31,13 +31,19 @@ class Store:
 
     def __init__(self, redis: Redis, rules: LeaseRules | None = None) -> None:
         self._redis = redis
+        self._rules = rules or LeaseRules()
         scripts = Scripts(redis)
         self.jobs = JobStore(redis, scripts)
-        self.leases = LeaseStore(redis, scripts, rules or LeaseRules())
+        self.leases = LeaseStore(redis, scripts, self._rules)
         self.events = EventLog(redis)
         self.summaries = SummaryQueue(scripts)
         self.usage = TenantUsage(redis, scripts)
         self.stats = StatsReader(redis, self.jobs)
+
+    def reopen(self) -> Store:
+        """Store with connections of its own, for another event loop."""
+        assert isinstance(self._redis, Client)
+        return Store(self._redis.reopen(), self._rules)
 
     async def ping(self) -> None:
         await execute(self._redis.ping())
