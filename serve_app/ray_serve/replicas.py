@@ -44,6 +44,7 @@ from serve_app.models.lease import LeaseRules
 from serve_app.ray_serve.autoscaling import LOAD
 from serve_app.ray_serve.patches import bind_to_loopback, pace_replica, serve_request_id
 from serve_app.ray_serve.stages import ServeStages
+from serve_app.runner.deadlines import DeadlineRules
 from serve_app.runner.runner import Runner, RunnerLimits
 from serve_app.runner.summaries import Summaries, SummaryModel
 from serve_app.runner.sweeper import Sweeper
@@ -163,6 +164,7 @@ class RunnerReplica:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(RUNNER_THREADS, "runner"))
         self._limits = RunnerLimits(
             jobs=settings.runner_jobs,
+            tenant_downloads=settings.tenant_downloads,
             windows=settings.windows_in_flight,
             tenant_jobs=settings.tenant_running_jobs,
             weights=settings.tenant_weights,
@@ -174,7 +176,8 @@ class RunnerReplica:
         store = Store(redis, LeaseRules(settings.lease_s))
         sweeper = Sweeper(store, artifacts, period_s=settings.lease_s / 6, stream_grace_s=settings.stream_grace_s)
         stages = ServeStages(ingestion, transcoder, transcribers)
-        self._runner = Runner(f"runner-{uuid4().hex[:8]}", store, stages, artifacts, sweeper, self._limits)
+        deadlines = DeadlineRules.for_downloads(settings.max_upload_bytes, settings.fetch_min_rate)
+        self._runner = Runner(f"runner-{uuid4().hex[:8]}", store, stages, artifacts, sweeper, self._limits, deadlines)
         http = SafeHttp(AllowList.parse(settings.fetch_allow))
         webhooks = WebhookSender(Outbox(redis), store, Results(artifacts), http, renderers(), settings.webhook_retries_s)
         self._starting = asyncio.get_running_loop().create_task(self._runner.start())

@@ -38,6 +38,11 @@ class DeadlineRules:
     progress_s: float = 600.0  # between two messages of the Transcoder
     fetch_s: float = 86_400.0  # a whole download: the Ingestion ends slow ones itself
 
+    @classmethod
+    def for_downloads(cls, max_bytes: int, min_rate: int) -> DeadlineRules:
+        """Rules for downloads of at most `max_bytes` and at least `min_rate` bytes per second (0 for any)."""
+        return cls(fetch_s=600.0 + max_bytes / min_rate) if min_rate else cls()
+
 
 @dataclass(slots=True)
 class _Pace:
