@@ -124,11 +124,13 @@ class Runner:
         claiming = every(IDLE_S, self._claim_jobs, "job queue", self._wake)
         listening = self._store.events.listen("work", "cancel", on_message=self._on_message)
         self._loops = [asyncio.create_task(loop) for loop in (claiming, listening, self._sweeper.run())]
+        for loop in self._loops:
+            loop.add_done_callback(_log_end)
 
     @property
     def healthy(self) -> bool:
         """Whether all background loops and the lease thread run."""
-        return self._keeper.healthy and not any(loop.done() for loop in self._loops)
+        return not self._loops or (self._keeper.healthy and not any(loop.done() for loop in self._loops))
 
     async def stop(self) -> None:
         """Stop claiming, and give back unfinished jobs."""
@@ -270,6 +272,11 @@ class Runner:
             await lease.give_back(delay_s=delay_s, cost=_cost(error))
         else:
             await lease.finish(Phase.FAILED, reason, partial=await attempt.write_partial())
+
+
+def _log_end(loop: asyncio.Task[None]) -> None:
+    if not loop.cancelled() and (error := loop.exception()):
+        log.error("background loop ended, the Runner counts as unhealthy and is replaced", exc_info=error)
 
 
 def _cost(error: BaseException) -> AttemptCost:

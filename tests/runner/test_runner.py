@@ -302,6 +302,36 @@ async def test_a_runner_stops_although_redis_fails_during_a_claim(app: App, monk
         await stopping
 
 
+async def test_a_background_loop_that_ends_is_logged_and_makes_the_runner_unhealthy(
+    store: Store, artifacts: Artifacts, ffmpeg: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def listen(*_: object, **__: object) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(store.events, "listen", listen)
+    async with open_app(store, artifacts, ffmpeg) as app:
+        while "ValueError: a bug" not in caplog.text:
+            await asyncio.sleep(0)
+        assert not app.runner.healthy
+
+
+async def test_a_job_that_cannot_be_settled_is_logged_and_left_to_its_lease(
+    app: App, sample: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    failed = asyncio.Event()
+
+    async def finish(*_: object, **__: object) -> bool:
+        failed.set()
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(app.store.leases, "finish", finish)
+    job_id = await app.submit(sample)
+    await failed.wait()
+    while app.runner.jobs:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    assert f"job_id={job_id}" in caplog.text
+
+
 async def test_no_more_windows_are_in_flight_than_allowed(
     store: Store, artifacts: Artifacts, ffmpeg: str, sample: Path
 ) -> None:

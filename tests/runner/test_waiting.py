@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.exceptions import RayTaskError
 
 from deployments.errors import StageUnavailable, StorageFull, StorageUnavailable
 from deployments.messages import TranscodeProgress, TranscodeRequest
@@ -15,10 +17,18 @@ from serve_app.errors import StoreUnavailable
 from serve_app.models.event import EventKind
 from serve_app.models.job import JobSpec, Phase
 from serve_app.models.lease import CommitOutcome
+from serve_app.ray_serve.stages import _as_work_error
 from tests.lib.app import ME, App
 
 ONCE = JobSpec("fake", segment_duration=6.0, max_attempts=1)
 OUTAGES = [StoreUnavailable("gone"), StorageUnavailable("gone"), StorageFull("full"), StageUnavailable("gone")]
+
+
+@pytest.mark.parametrize("error", OUTAGES[1:], ids=lambda error: type(error).__name__)
+def test_an_outage_of_a_stage_crosses_processes_as_itself(error: Exception) -> None:
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), copy.message) == (type(error), str(error))
+    assert type(_as_work_error(RayTaskError("transcribe", "", error))) is type(error)
 
 
 async def completed_once(app: App, job_id: str) -> None:
