@@ -303,16 +303,17 @@ async def test_a_runner_stops_although_redis_fails_during_a_claim(app: App, monk
 
 
 async def test_a_background_loop_that_ends_is_logged_and_makes_the_runner_unhealthy(
-    store: Store, artifacts: Artifacts, ffmpeg: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    app: App, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def listen(*_: object, **__: object) -> None:
         raise ValueError("a bug")
 
-    monkeypatch.setattr(store.events, "listen", listen)
-    async with open_app(store, artifacts, ffmpeg) as app:
-        while "ValueError: a bug" not in caplog.text:
-            await asyncio.sleep(0)
-        assert not app.runner.healthy
+    await app.runner.stop()
+    monkeypatch.setattr(app.store.events, "listen", listen)
+    await app.runner.start()
+    while "ValueError: a bug" not in caplog.text:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    assert not app.runner.healthy
 
 
 async def test_a_job_that_cannot_be_settled_is_logged_and_left_to_its_lease(
