@@ -161,7 +161,7 @@ class Job:
     created_at: float
     started_at: float | None
     completed_at: float | None  # time of the end, whatever it was
-    attempts: int
+    attempts: int  # since the last commit
     checkpoint: Checkpoint
     audio_done_s: float  # seconds of audio transcribed
     audio_total_s: float | None  # length once all is decoded

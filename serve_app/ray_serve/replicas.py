@@ -90,7 +90,7 @@ class IngressReplica:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         pace_replica()  # back-pressure on request bodies
         redis = connect(settings.redis_url, "ingress")
-        artifacts, store = Artifacts(settings.storage), Store(redis)
+        artifacts, store = Artifacts(settings.storage), Store(redis, replicas=settings.redis_replicas)
         self._store = store
         self._events = EventStreams(store, artifacts)
         limits = Quotas(store, TenantLimits(settings.tenant_requests_per_minute, settings.tenant_minutes_per_month))
@@ -173,7 +173,7 @@ class RunnerReplica:
         )
         artifacts = Artifacts(settings.storage)
         redis = connect(settings.redis_url, "runner")
-        store = Store(redis, LeaseRules(settings.lease_s))
+        store = Store(redis, LeaseRules(settings.lease_s), settings.redis_replicas)
         sweeper = Sweeper(store, artifacts, period_s=settings.lease_s / 6, stream_grace_s=settings.stream_grace_s)
         stages = ServeStages(ingestion, transcoder, transcribers)
         deadlines = DeadlineRules.for_downloads(settings.max_upload_bytes, settings.fetch_min_rate)

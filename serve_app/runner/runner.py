@@ -166,7 +166,8 @@ class Runner:
         return claim is not None
 
     def _on_message(self, channel: str, job_id: str) -> None:
-        self._wake.set()
+        if channel == "cancel" or job_id in ("", self._name):  # `work` names the Runner to wake, or none for all
+            self._wake.set()
         if channel == "cancel" and job_id in self._running:
             self._running[job_id].stop(StopReason.CANCELLED)
 

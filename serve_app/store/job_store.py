@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from serve_app.models.file import File
 from serve_app.models.job import Job, JobSpec, Phase, State
 from serve_app.models.lease import Claim
 from serve_app.models.listing import JobPage, JobQuery, SortBy
-from serve_app.models.submission import IdempotencyRecord, SubmitOutcome, SubmitResult
+from serve_app.models.submission import IdempotencyRecord, RetryOutcome, SubmitOutcome, SubmitResult
 from serve_app.store.connection import execute
 from serve_app.store.records import FILE, SPEC, to_file, to_job, with_position
 from serve_app.store.scripts import Scripts, key
@@ -28,6 +29,7 @@ class JobStore:
     def __init__(self, redis: Redis, scripts: Scripts) -> None:
         self._redis = redis
         self._run = scripts.run
+        self._run_durably = scripts.run_durably
 
     async def submit(
         self,
@@ -39,6 +41,8 @@ class JobStore:
         ttl_s: float,
         queue_limit: int = 0,
         quota_s: float = 0.0,
+        reserve_s: float | None = None,  # length of the audio where it is known
+        kept_limit: int = 0,
         idempotency: IdempotencyRecord | None = None,
         file: File | None = None,
     ) -> SubmitResult:
@@ -48,7 +52,8 @@ class JobStore:
         arguments = [spec.priority.urgency, spec.max_attempts, int(ttl_s * 1000), SPEC.dump_json(spec), queue_limit]
         arguments += [webhook, digest, fingerprint, int(quota_s * 1000), spec.dialect]
         arguments += [spec.file or "", FILE.dump_json(file) if file else "", spec.summary or "", int(spec.private)]
-        outcome, created_id, *new = await self._run("submit", job_id, owner, tenant, *arguments)
+        arguments += ["" if reserve_s is None else math.ceil(reserve_s * 1000), kept_limit]
+        outcome, created_id, *new = await self._run_durably("submit", job_id, owner, tenant, *arguments)
         job = _job(dict(zip(new[0][::2], new[0][1::2], strict=True))) if new else None
         job = with_position(job, *new[1:3]) if job else None
         return SubmitResult(SubmitOutcome(outcome.decode()), created_id.decode(), (await self._with_files([job]))[0])
@@ -99,8 +104,12 @@ class JobStore:
         phase = await self._run("cancel", job_id)
         return Phase(phase.decode()) if phase else None
 
-    async def retry(self, job_id: str) -> bool | None:
-        return _flag(await self._run("retry", job_id))
+    async def retry(
+        self, job_id: str, phases: Collection[Phase] = (Phase.FAILED,), *, queue_limit: int = 0, quota_s: float = 0.0
+    ) -> RetryOutcome | None:
+        """Requeue a job that ended in one of `phases`, from its checkpoint."""
+        outcome = await self._run("retry", job_id, ",".join(phases), queue_limit, int(quota_s * 1000))
+        return RetryOutcome(outcome.decode()) if outcome else None
 
     async def mark_deleted(self, job_id: str) -> bool | None:
         """Hide an ended job from listings."""

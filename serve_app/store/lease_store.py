@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from secrets import randbits
 from typing import Any
+from uuid import uuid4
 
 from redis.asyncio import Redis
 
@@ -36,8 +38,10 @@ class LeaseStore:
                 pipe.hset(key("weights"), mapping={tenant: str(weight) for tenant, weight in weights.items()})
             await execute(pipe.execute())
 
-    async def claim(self, worker: str, tenant_cap: int = 0, free: int = 1) -> Claim | None:  # noqa: ARG002
-        reply = await self._scripts.run("claim", worker, self._lease_ms, tenant_cap)
+    # `free`: places of the worker. While one has more than this claim fills, no running job makes room for others.
+    async def claim(self, worker: str, tenant_cap: int = 0, free: int = 1) -> Claim | None:
+        # redis-py sends the same arguments again if the reply is lost, and so gets the same claim.
+        reply = await self._scripts.run("claim", worker, self._lease_ms, tenant_cap, uuid4().hex, randbits(16), free)
         return Claim(reply[0].decode(), int(reply[1])) if reply else None
 
     async def renew(self, claim: Claim) -> LeaseState:
@@ -67,17 +71,20 @@ class LeaseStore:
         return bool(await self._scripts.run("phase", claim.job_id, claim.token, "", *pairs))
 
     async def commit(self, claim: Claim, commit: Commit) -> CommitOutcome:
-        """Append a window's segments and move the checkpoint; idempotent by window."""
-        progress = commit.progress
+        """Append a window's segments and move the checkpoint; idempotent by place in the audio."""
+        progress, channel = commit.progress, "" if commit.channel is None else commit.channel
         eta_s = "" if progress.eta_s is None else progress.eta_s
-        arguments: list[Any] = [commit.window, commit.end_s, progress.audio_done_s, eta_s]
-        arguments += [commit.language or "", commit.device, progress.dump()]
-        arguments += [commit.decodes, int(commit.fill * 1000)]
-        arguments += ["" if commit.channel is None else commit.channel, commit.state.until]
-        arguments += [CHANNEL.dump_json(commit.state), WARNING.dump_json(commit.warning) if commit.warning else ""]
+        arguments: list[Any] = [channel, commit.state.until, CHANNEL.dump_json(commit.state), commit.window, commit.end_s]
+        arguments += [progress.audio_done_s, eta_s, commit.language or "", commit.device, progress.dump()]
+        arguments += [commit.decodes, int(commit.fill * 1000), WARNING.dump_json(commit.warning) if commit.warning else ""]
         arguments += commit.segments
         return CommitOutcome((await self._scripts.run("commit", claim.job_id, claim.token, *arguments)).decode())
 
+    async def warn(self, claim: Claim, warning: JobWarning) -> bool:
+        """Add a warning to the job, unless it has the same already."""
+        return bool(await self._scripts.run("warn", claim.job_id, claim.token, WARNING.dump_json(warning)))
+
+    # `partial`: the transcript of a job that did not complete was stored under this claim.
     async def finish(
         self,
         claim: Claim,
@@ -85,16 +92,12 @@ class LeaseStore:
         error: JobError | None = None,
         language: str | None = None,
         *,
-        partial: bool = False,  # the transcript of a job that did not complete was stored under this claim
+        partial: bool = False,
     ) -> bool:
         """End the job, as cancelled if a cancel was requested."""
         code, message = (error.code, error.message) if error else ("", "")
-        arguments = [phase, code, message, language or "", int(partial or phase is Phase.COMPLETED)]
-        return bool(await self._scripts.run("finish", claim.job_id, claim.token, *arguments))
-
-    async def warn(self, claim: Claim, warning: JobWarning) -> bool:
-        """Add a warning to the job, unless it has the same already."""
-        return bool(await self._scripts.run("warn", claim.job_id, claim.token, WARNING.dump_json(warning)))
+        arguments = [phase, code, message, language or "", int(partial)]
+        return bool(await self._scripts.run_durably("finish", claim.job_id, claim.token, *arguments))
 
     async def restart(self, claim: Claim) -> bool:
         """Drop what was committed: segments, checkpoint and warnings."""
@@ -109,7 +112,7 @@ class LeaseStore:
 
     async def reap(self) -> int:
         """Requeue jobs whose lease expired; returns how many."""
-        return int(await self._scripts.run("reap", self._rules.max_stalls, self._rules.max_losses))
+        return int(await self._scripts.run("reap", self._rules.max_stalls, self._rules.max_losses, self._lease_ms))
 
     async def expired(self) -> list[str]:
         """Ids of jobs past their TTL."""

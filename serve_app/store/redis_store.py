@@ -7,9 +7,12 @@
 #   made:, ended:T/O/DIALECT:SHELF    ids by time, for listings        metrics                    counters and histograms
 #   wait:TENANT                       queue by urgency and order       bucket:TENANT              token bucket (rate limit)
 #   tenants, weights, finish, clock   start-time fair queueing         used:TENANT                audio a month
-#   running, claimed, pace            per tenant                       leases, delayed, expiry,
-#   shared:WORKER                     lost worker had several jobs     ended, private, summaries  ids by due time
-# Channels: `work` (a job was queued), `wake` (a stream grew), `cancel` (stop a running job).
+#   running, claimed, pace, kept      per tenant                       leases, delayed, expiry,
+#   held, held:TENANT                 reserved audio, by job           ended, private, summaries  ids by due time
+#   making_room, total_weight         sharing of running jobs          worker_jobs, idle          leases, last idle claim
+#   claim:REQUEST                     claim, to repeat a lost reply    shared:WORKER              lost worker had others
+#   reaped                            last search for expired leases
+# Channels: `work` (a job was queued: the worker to wake, or all), `wake` (a stream grew), `cancel` (stop a running job).
 
 from __future__ import annotations
 
@@ -29,10 +32,10 @@ from serve_app.store.tenant_usage import TenantUsage
 class Store:
     """All parts over one client. Every method raises StoreUnavailable."""
 
-    def __init__(self, redis: Redis, rules: LeaseRules | None = None) -> None:
+    def __init__(self, redis: Redis, rules: LeaseRules | None = None, replicas: int = 0) -> None:
         self._redis = redis
-        self._rules = rules or LeaseRules()
-        scripts = Scripts(redis)
+        self._rules, self._replicas = rules or LeaseRules(), replicas
+        scripts = Scripts(redis, replicas)
         self.jobs = JobStore(redis, scripts)
         self.leases = LeaseStore(redis, scripts, self._rules)
         self.events = EventLog(redis)
@@ -43,7 +46,7 @@ class Store:
     def reopen(self) -> Store:
         """Store with connections of its own, for another event loop."""
         assert isinstance(self._redis, Client)
-        return Store(self._redis.reopen(), self._rules)
+        return Store(self._redis.reopen(), self._rules, self._replicas)
 
     async def ping(self) -> None:
         await execute(self._redis.ping())

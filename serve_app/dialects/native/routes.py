@@ -23,10 +23,11 @@ from serve_app.http.request_ids import Traced
 from serve_app.http.sse import last_event_id, stream
 from serve_app.http.uploads import read_json
 from serve_app.jobs.submission import Draft
-from serve_app.models.job import JobSpec
+from serve_app.models.job import JobSpec, Phase
 
 # Media types of a body that is the recording itself.
 RAW = ("audio/", "video/", "application/octet-stream")
+RETRIED = (Phase.FAILED, Phase.CANCELLED)
 
 
 class Routes:
@@ -130,8 +131,8 @@ class Routes:
         return await render_job(await self._jobs.cancel(principal, job_id), self._jobs.results)
 
     async def retry(self, principal: CanWrite, job_id: JobId) -> wire.Job:
-        """Queue a failed job again while it has attempts left; it resumes after its last committed window."""
-        return await render_job(await self._jobs.retry(principal, job_id), self._jobs.results)
+        """Queue a failed or cancelled job again while it has attempts left; it resumes after its last committed window."""
+        return await render_job(await self._jobs.retry(principal, job_id, RETRIED), self._jobs.results)
 
     async def delete(
         self,

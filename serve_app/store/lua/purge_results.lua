@@ -8,6 +8,7 @@ local tenant, owner, completed_at, deleted_at, purged_at, phase, file = unpack(
 if not tenant then return false end
 if not completed_at or purged_at or (ARGV[2] == '1' and not deleted_at) then return 0 end
 local t = now()
+forget_kept(tenant)
 redis.call('HSETNX', job_key(id), 'deleted_at', t)
 redis.call('HSET', job_key(id), 'purged_at', t)
 redis.call('HDEL', job_key(id), 'transcript', 'error_code', 'error_message', 'language')

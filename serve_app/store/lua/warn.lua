@@ -1,8 +1,4 @@
--- ARGV: id, token, warning. Returns 1, or 0 if the lease is lost.
-local id = ARGV[1]
-if not holds(id, ARGV[2]) then return 0 end
-local warnings = redis.call('HGET', job_key(id), 'warnings') or ''
-if not warnings:find(ARGV[3], 1, true) then
-  redis.call('HSET', job_key(id), 'warnings', warnings == '' and ARGV[3] or warnings .. ',' .. ARGV[3])
-end
+-- ARGV: id, token, warning (JSON). Adds a warning to a running job. Returns 1, or 0 if the lease is lost.
+if not holds(ARGV[1], ARGV[2]) then return 0 end
+add_warning(ARGV[1], ARGV[3])
 return 1
