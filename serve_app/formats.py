@@ -60,14 +60,18 @@ def _tsv(transcript: Transcript) -> str:
     return "start\tend\ttext\n" + "".join(rows)
 
 
-def _json(transcript: Transcript) -> str:
-    document = {
+def json_document(transcript: Transcript) -> dict[str, object]:
+    """Fields of the JSON format, for orjson."""
+    return {
         "language": transcript.language,
         "duration_s": transcript.duration_s,
         "text": transcript.text,
         "segments": [orjson.Fragment(dump_segment(s)) for s in transcript.segments],
     }
-    return orjson.dumps(document).decode()
+
+
+def _json(transcript: Transcript) -> str:
+    return orjson.dumps(json_document(transcript)).decode()
 
 
 FORMATS = {

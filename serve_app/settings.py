@@ -101,7 +101,9 @@ class Settings(BaseSettings):
     fetch_min_rate: int = Field(
         16_384, ge=0, description="Lowest rate of a download over a minute, in bytes per second; slower ones are ended."
     )
-    tenant_downloads: int = Field(8, ge=0, description="Maximum concurrent downloads per tenant; 0 for no limit.")
+    tenant_downloads: int = Field(
+        8, ge=0, description="Maximum concurrent downloads per tenant and Runner replica; 0 for no limit."
+    )
     public_url: str = Field("", description="Base URL for links in responses; empty for that of the request.")
     summary_base_url: str = Field(
         "", description="Base URL of an OpenAI-compatible API that writes summaries; empty disables them."

@@ -48,6 +48,11 @@ LONG_FILES = {"test_fuzzed", "test_koldan_states", "test_store_model_based", "te
 SHORT_WAITS_S = {
     "runner.IDLE_S": 0.1,
     "runner.LONGEST_DELAY_S": 0.2,
+    "runner.OUTAGE_DELAY_S": 0.2,
+    "downloads.PAUSE_S": 0.2,
+    "patience.PAUSE_S": 0.05,
+    "window_decoder.MODEL_AWAY_S": 0.2,
+    "window_decoder.RETRY_S": 0.1,
     "summaries.IDLE_S": 0.1,
     "webhook_sender.IDLE_S": 0.1,
 }

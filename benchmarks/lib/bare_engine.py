@@ -26,7 +26,7 @@ from deployments.transcoding.stage import Transcoder
 from deployments.transcription.engines import load
 from deployments.transcription.engines.base import EngineConfig
 from deployments.transcription.stage import Transcriber
-from serve_app.runner.channel_state import DecodeTask, decode_with_language_retry
+from serve_app.runner.channel_state import decode_with_language_retry
 
 CONCURRENT_JOBS, WINDOWS_IN_FLIGHT = 32, 16
 
@@ -55,7 +55,7 @@ class BareEngine:
             planned: asyncio.Queue[Window | None] = asyncio.Queue()
             planning = asyncio.create_task(self._plan(name, planned))
             slots = asyncio.Semaphore(WINDOWS_IN_FLIGHT)
-            decoding: dict[Window, DecodeTask] = {}
+            decoding: dict[Window, asyncio.Task[WindowResult]] = {}
             while window := await planned.get():
                 await slots.acquire()
                 task = asyncio.create_task(self._decode(name, window, options, tuple(decoding.values())))
@@ -81,7 +81,7 @@ class BareEngine:
             planned.put_nowait(None)
 
     async def _decode(
-        self, name: str, window: Window, options: DecodeOptions, earlier: Sequence[DecodeTask]
+        self, name: str, window: Window, options: DecodeOptions, earlier: Sequence[asyncio.Task[WindowResult]]
     ) -> WindowResult:
         def decode(likely_language: str | None) -> Awaitable[WindowResult]:
             with_language = replace(options, likely_language=likely_language)

@@ -10,11 +10,12 @@ from typing import Any, NoReturn
 
 import orjson
 
+from batching.types import Transcript
 from deployments.errors import StorageUnavailable
 from deployments.storage.artifacts import Artifacts
 from serve_app.errors import StoreUnavailable
 from serve_app.jobs.stream_tail import StreamTail
-from serve_app.jobs.transcript_file import replay
+from serve_app.jobs.transcript_file import replay, transcript_of
 from serve_app.models.event import Event, EventKind, event_order
 from serve_app.models.job import Job
 from serve_app.models.storage_paths import transcript_key
@@ -101,6 +102,11 @@ class EventStreams:
             except StorageUnavailable as outage:
                 log.warning("job_id=%s transcript read failed, retrying: %s", job_id, outage)
                 await asyncio.sleep(RETRY_S)
+
+    async def transcript_so_far(self, job: Job) -> Transcript:
+        """Transcript of the segments that are in the stream."""
+        events = [event async for event in segments_of(self._store, job.id)]
+        return await asyncio.to_thread(transcript_of, events, job.audio_done_s)
 
     @contextmanager
     def _tail(self, job_id: str) -> Iterator[StreamTail]:

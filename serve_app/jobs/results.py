@@ -7,7 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from batching.types import SAMPLE_RATE, Transcript
 from deployments.storage.artifacts import Artifacts
@@ -40,6 +40,13 @@ class Artifact:
     channels: int | None = None  # of AUDIO: channels that were transcribed separately
 
 
+@dataclass(frozen=True, slots=True)
+class TranscriptSoFar:
+    transcript: Transcript
+    partial: bool  # the recording goes on after it
+    final: bool  # the job has ended
+
+
 class Results:
     """Reader of results; callers check who may read them."""
 
@@ -50,6 +57,10 @@ class Results:
 
     async def transcript(self, job: Job) -> Transcript:
         """Transcript of a completed job. Raises RequestError `conflict`."""
+        return await self.stored_transcript(replace(job, transcript=None) if job.partial else job)
+
+    async def stored_transcript(self, job: Job) -> Transcript:
+        """Transcript of an ended job, partial unless it is completed. Raises RequestError `conflict`."""
         if job.transcript is None:
             state = "has failed" if job.phase is Phase.FAILED else f"is {job.phase}"
             raise RequestError("conflict", f"There is no transcript: the job {state}.")
@@ -59,7 +70,7 @@ class Results:
             raise not_found() from None
 
     async def transcript_or_none(self, job: Job) -> Transcript | None:
-        return None if job.transcript is None else await self.transcript(job)
+        return None if job.transcript is None or job.partial else await self.transcript(job)
 
     async def files(self, job: Job) -> list[Artifact]:
         """Artifacts that exist now."""
@@ -95,7 +106,7 @@ class Results:
     @staticmethod
     def audio(job: Job) -> Artifact | None:
         """Decoded audio of a completed job as 16 kHz WAV."""
-        if job.transcript is None or job.audio_total_s is None or job.spec.private or job.audio_gone:
+        if job.transcript is None or job.partial or job.audio_total_s is None or job.spec.private or job.audio_gone:
             return None
         size = WAV_HEADER_BYTES + round(job.audio_total_s * SAMPLE_RATE) * SAMPLE_BYTES * (job.audio_channels or 1)
         return Artifact(AUDIO, pcm_prefix(job.id), "audio/wav", size, job.audio_channels)

@@ -17,12 +17,12 @@ from serve_app.jobs.event_stream import EventStreams
 from serve_app.jobs.model_catalog import ModelCatalog
 from serve_app.jobs.quotas import Quotas
 from serve_app.jobs.removal import check_audio, delete_audio, delete_job, purge_results
-from serve_app.jobs.results import Artifact, Results
+from serve_app.jobs.results import Artifact, Results, TranscriptSoFar
 from serve_app.jobs.spec_rules import SpecRules
 from serve_app.jobs.submission import Draft, checked_key
 from serve_app.models.event import Event, event_order
 from serve_app.models.file import File
-from serve_app.models.job import Job, JobSpec, Phase
+from serve_app.models.job import Job, JobSpec, Phase, State
 from serve_app.models.listing import JobPage, JobQuery
 from serve_app.models.principal import Principal
 from serve_app.models.submission import RetryOutcome, SubmitOutcome
@@ -256,6 +256,16 @@ class Jobs:
 
     async def transcript(self, principal: Principal, job_id: str) -> Transcript:
         return await self.results.transcript(await self.get_undeleted(principal, job_id))
+
+    async def transcript_so_far(self, principal: Principal, job_id: str) -> TranscriptSoFar:
+        """Transcript of a job, also of one that runs or has failed. Raises RequestError `conflict` if there is no text."""
+        job = await self.get_undeleted(principal, job_id)
+        if job.transcript is not None:
+            return TranscriptSoFar(await self.results.stored_transcript(job), job.partial, final=True)
+        transcript = await self._events.transcript_so_far(job)
+        if not transcript.segments and job.phase.state is not State.RUNNING:
+            await self.results.transcript(job)
+        return TranscriptSoFar(transcript, partial=True, final=job.phase.final)
 
     async def artifact(self, principal: Principal, job_id: str, name: str) -> Artifact:
         return await self.results.file(await self.get_undeleted(principal, job_id), name)

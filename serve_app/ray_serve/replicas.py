@@ -46,6 +46,7 @@ from serve_app.models.lease import LeaseRules
 from serve_app.ray_serve.autoscaling import LOAD
 from serve_app.ray_serve.patches import bind_to_loopback, pace_replica, serve_request_id
 from serve_app.ray_serve.stages import ServeStages
+from serve_app.runner.deadlines import DeadlineRules
 from serve_app.runner.loops import every
 from serve_app.runner.runner import Runner, RunnerLimits
 from serve_app.runner.summaries import Summaries, SummaryModel
@@ -178,6 +179,7 @@ class RunnerReplica:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(RUNNER_THREADS, "runner"))
         self._limits = RunnerLimits(
             jobs=settings.runner_jobs,
+            tenant_downloads=settings.tenant_downloads,
             windows=settings.windows_in_flight,
             tenant_jobs=settings.tenant_running_jobs,
             weights=settings.tenant_weights,
@@ -196,7 +198,8 @@ class RunnerReplica:
         )
         stages = ServeStages(ingestion, transcoder, transcribers)
         self._name, self._heartbeats = f"runner-{uuid4().hex[:8]}", store.heartbeats
-        self._runner = Runner(self._name, store, stages, artifacts, sweeper, self._limits)
+        deadlines = DeadlineRules.for_downloads(settings.max_upload_bytes, settings.fetch_min_rate)
+        self._runner = Runner(self._name, store, stages, artifacts, sweeper, self._limits, deadlines)
         http = SafeHttp(AllowList.parse(settings.fetch_allow))
         webhooks = WebhookSender(Outbox(redis), store, Results(artifacts), http, renderers(), settings.webhook_retries_s)
         self._starting = asyncio.get_running_loop().create_task(self._runner.start())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
 from ray.exceptions import RayActorError, RayTaskError
@@ -19,6 +19,7 @@ from deployments.messages import (
     TranscribeRequest,
     WindowResult,
 )
+from serve_app.runner.stages import ignore_start
 
 
 class ServeStages:
@@ -46,7 +47,9 @@ class ServeStages:
             # Ray does not stop a generator whose consumer has left.
             plans.cancel()
 
-    async def transcribe(self, model: str, request: TranscribeRequest) -> WindowResult:
+    async def transcribe(
+        self, model: str, request: TranscribeRequest, on_start: Callable[[], None] = ignore_start
+    ) -> WindowResult:
         """See Transcriber.transcribe."""
         if model not in self._transcribers:
             raise ModelUnavailable(f"The model {model!r} is no longer offered here: use {', '.join(self._transcribers)}.")
@@ -57,6 +60,7 @@ class ServeStages:
                 if isinstance(message, WindowResult):
                     return message
                 started = True
+                on_start()
         except StageLost as error:
             raise (StageDied(error.message) if started else error) from error
         finally:

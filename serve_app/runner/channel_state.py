@@ -1,20 +1,28 @@
-"""State of a job's channels, and their language detection."""
+"""State of a job's channels: place in the audio, end of the text, language detection."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-import orjson
-
 from batching.language_vote import CERTAIN, LanguageVote
+from batching.types import Window
+from batching.windows import remainder
+from deployments.errors import EngineFailed, PoisonPill
 from deployments.messages import WindowResult
-from serve_app.jobs.event_stream import segments_of
-from serve_app.models.job import Job
-from serve_app.store.redis_store import Store
+from serve_app.models.job import ChannelCheckpoint, Job
 
-DecodeTask = asyncio.Task[WindowResult]
+
+@dataclass(frozen=True, slots=True)
+class WindowFailure:
+    """A window that was given up."""
+
+    error: EngineFailed | PoisonPill
+
+
+Decoded = WindowResult | WindowFailure
+DecodeTask = asyncio.Task[Decoded]
 Decode = Callable[[str | None], Awaitable[WindowResult]]  # decodes a window, given the likely language
 
 
@@ -22,53 +30,93 @@ Decode = Callable[[str | None], Awaitable[WindowResult]]  # decodes a window, gi
 class ChannelState:
     # A vote for each channel: one side of a call may be an interpreter.
 
-    end_s: float  # end of the text
     vote: LanguageVote
+    until: int = 0  # samples before this one are committed
+    dispatched_until: int = 0  # samples before this one are committed or in flight
+    end_s: float = 0.0  # end of the text
+    votes: dict[str, float] = field(default_factory=dict)  # all that were counted: seconds by language
     undetermined: list[DecodeTask] = field(default_factory=list)  # in flight, in order, until a language is detected
 
-    def dispatched(self, task: DecodeTask) -> None:
+    def rest_of(self, window: Window) -> Window | None:
+        """The part of a window that is neither committed nor in flight; None if there is none."""
+        # A resumed job may be planned anew, with other borders. Speech decides: a window that overlaps the one before, where
+        # speech runs on across a cut, begins earlier than its speech.
+        since = self.dispatched_until
+        if not window.speech or window.speech[0].start >= since:
+            return window if window.joined else replace(window, start=max(window.start, since))
+        rest = remainder(window, since, margin_s=0.0)
+        return replace(rest, joined=False) if rest else None
+
+    def dispatched(self, window: Window, task: DecodeTask) -> None:
+        self.dispatched_until = _end(window)
         if self.vote.first is None:
             self.undetermined.append(task)
 
-    def decoded(self, result: WindowResult) -> None:
+    def decoded(self, window: Window, result: Decoded) -> None:
         # Called in order of windows; the first with text determines the likely language.
+        self.until = _end(window)
+        language = result.language if isinstance(result, WindowResult) and result.segments else None
         if self.vote.first is None:
             self.undetermined.pop(0)
-            if result.segments and result.language:
-                self.vote.first = result.language
+            if language:
+                self.vote.first = language
                 self.undetermined.clear()
+        if isinstance(result, WindowResult) and language:
+            weight = window.speech_s * result.language_probability
+            self.vote.count(window.index, language, weight)
+            self.votes[language] = self.votes.get(language, 0.0) + weight
+
+    @property
+    def checkpoint(self) -> ChannelCheckpoint:
+        return ChannelCheckpoint(self.until, self.end_s, dict(self.votes))
+
+
+def _end(window: Window) -> int:
+    # The silence after it belongs to no window, and words after a cut to the next.
+    return window.speech[-1].end if window.speech else window.end
 
 
 class ChannelStates:
     """State of each separate channel of a job, or of the mix (None)."""
 
     def __init__(self, job: Job, windows_in_flight: int) -> None:
-        self._job = job
+        self._requested = job.spec.language
         self._windows_in_flight = windows_in_flight
-        self._states: dict[int | None, ChannelState] = {}
-        if not job.spec.channels:
-            self._states[None] = self._new(job.checkpoint.end_s, job.checkpoint.language)
-
-    async def restore(self, store: Store) -> None:
-        """Restore separate channels from the event stream; the checkpoint has the mix only."""
-        if not self._job.spec.channels or not self._job.checkpoint.segments:
-            return
-        async for event in segments_of(store, self._job.id):
-            segment = orjson.loads(event.data)
-            self._states[segment["channel"]] = self._new(segment["end"], segment.get("language"))
+        self._states = {channel: self._restored(state) for channel, state in job.checkpoint.channels.items()}
 
     def of(self, channel: int | None) -> ChannelState:
-        return self._states.setdefault(channel, self._new())
+        if channel not in self._states:
+            self._states[channel] = self._restored(ChannelCheckpoint())
+        return self._states[channel]
 
     @property
     def end_s(self) -> float:
         return max((state.end_s for state in self._states.values()), default=0.0)
 
-    def _new(self, end_s: float = 0.0, language: str | None = None) -> ChannelState:
-        return ChannelState(end_s, LanguageVote(self._job.spec.language or language, end_s, self._windows_in_flight))
+    @property
+    def language(self) -> str | None:
+        """The language with the most speech so far."""
+        votes: dict[str, float] = {}
+        for state in self._states.values():
+            for language, weight in state.votes.items():
+                votes[language] = votes.get(language, 0.0) + weight
+        return _heaviest(votes)
+
+    def _restored(self, state: ChannelCheckpoint) -> ChannelState:
+        lag = self._windows_in_flight
+        vote = LanguageVote(self._requested or _heaviest(state.votes), 0.0, lag)
+        for language, weight in state.votes.items():
+            vote.count(-lag, language, weight)  # counts at once
+        return ChannelState(vote, state.until, state.until, state.end_s, dict(state.votes))
 
 
-async def decode_with_language_retry(decode: Decode, likely: str | None, earlier: Sequence[DecodeTask]) -> WindowResult:
+def _heaviest(votes: Mapping[str, float]) -> str | None:
+    return max(votes, key=votes.__getitem__, default=None)
+
+
+async def decode_with_language_retry(
+    decode: Decode, likely: str | None, earlier: Sequence[asyncio.Task[WindowResult] | DecodeTask]
+) -> WindowResult:
     """Decode a window; if its language detection is uncertain, decode again in the language of the `earlier` windows in
     flight, so that the text does not depend on their pace."""
     result = await decode(likely)
@@ -78,10 +126,10 @@ async def decode_with_language_retry(decode: Decode, likely: str | None, earlier
     return replace(result, language_probability=0.0) if first == result.language else await decode(first)
 
 
-async def _first_language(earlier: Sequence[DecodeTask]) -> str | None:
+async def _first_language(earlier: Sequence[asyncio.Task[WindowResult] | DecodeTask]) -> str | None:
     for task in earlier:
         await asyncio.wait([task])  # unlike `await task`, a cancel here does not cancel the other window
         result = task.result()
-        if result.segments and result.language:
+        if isinstance(result, WindowResult) and result.segments and result.language:
             return result.language
     return None

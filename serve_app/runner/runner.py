@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -14,37 +14,46 @@ from deployments.errors import (
     EngineFailed,
     ModelUnavailable,
     PoisonPill,
-    SourceNotFound,
     StageDied,
     StageLost,
     StageUnavailable,
+    StorageFull,
+    StorageUnavailable,
     WorkError,
 )
-from deployments.messages import FetchRequest
 from deployments.storage.artifacts import Artifacts
 from serve_app.errors import StoreUnavailable
-from serve_app.jobs.event_stream import segments_of
-from serve_app.jobs.removal import delete_audio, delete_url
-from serve_app.jobs.transcript_file import write_transcript
+from serve_app.jobs.removal import delete_audio
 from serve_app.models.job import Job, JobError, Phase
 from serve_app.models.lease import AttemptCost, Claim, LeaseState
-from serve_app.models.storage_paths import transcript_key
+from serve_app.runner.attempt import Attempt
+from serve_app.runner.deadlines import DeadlineRules, TimedStages
+from serve_app.runner.downloads import Downloads, Postponed
+from serve_app.runner.lease import Lease, LeaseLost
+from serve_app.runner.lease_keeper import LeaseKeeper
 from serve_app.runner.loops import every
-from serve_app.runner.pipeline import CancelRequested, LeaseLost, Pipeline, Stages
+from serve_app.runner.patience import Patience
+from serve_app.runner.pipeline import CancelRequested, ShareUsed
+from serve_app.runner.stages import Stages
 from serve_app.runner.sweeper import Sweeper
+from serve_app.runner.window_decoder import ModelAway
 from serve_app.store.redis_store import Store
 
 log = logging.getLogger(__name__)
 
 LONGEST_DELAY_S = 60.0
+OUTAGE_DELAY_S = 60.0
 IDLE_S = 1.0  # claims are attempted this often without a notification
+POSTPONED_S = 0.5  # a refused download keeps its slot for so long, so that a long queue of them costs few claims
 
 
 @dataclass(frozen=True, slots=True)
 class RunnerLimits:
     """Limits of one Runner."""
 
-    jobs: int = 8  # at once
+    jobs: int = 8  # at once, beside those that are downloaded
+    downloads: int = 64  # at once
+    tenant_downloads: int = 8  # of one tenant, 0 for no cap
     windows: int = 8  # in flight, of each job
     tenant_jobs: int = 0  # running jobs of a tenant, over all Runners; 0 for no cap
     weights: Mapping[str, float] = field(default_factory=dict)  # scheduling weights of tenants
@@ -63,6 +72,7 @@ class _Running:
     claim: Claim
     work: asyncio.Task[None] | None = None
     stopped: StopReason | None = None  # the first reason counts
+    downloading: bool = False  # takes no slot
 
     def stop(self, reason: StopReason) -> None:
         if self.stopped is None and self.work:
@@ -74,14 +84,24 @@ class Runner:
     """Worker that pulls jobs. Several run side by side, on any node."""
 
     def __init__(
-        self, name: str, store: Store, stages: Stages, artifacts: Artifacts, sweeper: Sweeper, limits: RunnerLimits
+        self,
+        name: str,
+        store: Store,
+        stages: Stages,
+        artifacts: Artifacts,
+        sweeper: Sweeper,
+        limits: RunnerLimits,
+        deadlines: DeadlineRules | None = None,
     ) -> None:
         self._name = name
         self._store = store
-        self._stages = stages
+        self._stages = TimedStages(stages, deadlines)
         self._artifacts = artifacts
         self._sweeper = sweeper
         self._limits = limits
+        self._patience = Patience()
+        self._downloads = Downloads(limits.downloads, limits.tenant_downloads)
+        self._keeper = LeaseKeeper(store, self._on_lease)
         self._running: dict[str, _Running] = {}  # by job id
         self._serving: set[asyncio.Task[None]] = set()
         self._loops: list[asyncio.Task[None]] = []
@@ -90,21 +110,32 @@ class Runner:
 
     @property
     def jobs(self) -> int:
-        return len(self._running)
+        """Slots in use."""
+        return sum(not running.downloading for running in self._running.values())
+
+    @property
+    def free(self) -> int:
+        """Jobs that may be claimed now: none while the storage is full."""
+        return 0 if self._patience.storage_full else max(self._limits.jobs - self.jobs, 0)
 
     async def start(self) -> None:
         self._weights_set = False
+        self._patience.ending = False
+        self._keeper.start()
         claiming = every(IDLE_S, self._claim_jobs, "job queue", self._wake)
         listening = self._store.events.listen("work", "cancel", on_message=self._on_message)
         self._loops = [asyncio.create_task(loop) for loop in (claiming, listening, self._sweeper.run())]
+        for loop in self._loops:
+            loop.add_done_callback(_log_end)
 
     @property
     def healthy(self) -> bool:
-        """Whether all background loops run."""
-        return not any(loop.done() for loop in self._loops)
+        """Whether all background loops and the lease thread run."""
+        return not self._loops or (self._keeper.healthy and not any(loop.done() for loop in self._loops))
 
     async def stop(self) -> None:
         """Stop claiming, and give back unfinished jobs."""
+        self._patience.ending = True
         loops, self._loops = self._loops, []
         for loop in loops:
             loop.cancel()
@@ -112,17 +143,21 @@ class Runner:
         for running in self._running.values():
             running.stop(StopReason.DRAINED)
         await asyncio.gather(*self._serving, return_exceptions=True)
+        await self._keeper.stop()
 
     async def _claim_jobs(self) -> None:
         if not self._weights_set:
             await self._store.leases.set_weights(self._limits.weights)
             self._weights_set = True
-        while len(self._running) < self._limits.jobs and await self._claim():
+        try:
+            await self._artifacts.threads.run(self._artifacts.require_space)
+        except StorageFull as full:
+            self._patience.found_full(full)
+        while self.free and await self._claim():
             pass
 
     async def _claim(self) -> bool:
-        free = self._limits.jobs - len(self._running)
-        claiming = asyncio.ensure_future(self._store.leases.claim(self._name, self._limits.tenant_jobs, free))
+        claiming = asyncio.ensure_future(self._store.leases.claim(self._name, self._limits.tenant_jobs, self.free))
         try:
             claim = await asyncio.shield(claiming)
         except asyncio.CancelledError:
@@ -141,6 +176,11 @@ class Runner:
         if channel == "cancel" and job_id in self._running:
             self._running[job_id].stop(StopReason.CANCELLED)
 
+    def _on_lease(self, claim: Claim, state: LeaseState) -> None:
+        running = self._running.get(claim.job_id)
+        if running and running.claim == claim:
+            running.stop(StopReason.LEASE_LOST if state is LeaseState.LOST else StopReason.CANCELLED)
+
     def _begin(self, claim: Claim) -> None:
         if stale := self._running.get(claim.job_id):
             # Our own lease expired, as after a suspend of the machine, and we claimed the job again.
@@ -153,112 +193,96 @@ class Runner:
     async def _serve(self, running: _Running) -> None:
         """Work on a job under heartbeats, then settle its outcome."""
         claim = running.claim
-        running.work = asyncio.create_task(self._process(claim))
-        renewing = asyncio.create_task(self._renew(running))
+        lease = Lease(self._store, claim, self._patience)
+        attempt = self._attempt(lease)
+        self._keeper.hold(claim)
+        running.work = asyncio.create_task(attempt.run(lambda job: self._downloading(running, job)))
         try:
             await asyncio.wait([running.work])
-            await self._settle(running, running.work)
-            await delete_audio(self._store, self._artifacts, await self._store.jobs.get(claim.job_id))
-        except StoreUnavailable as outage:
-            log.warning(
-                "job_id=%s Redis unavailable, job will be reclaimed when its lease expires: %s", claim.job_id, outage
-            )
+            with suppress(LeaseLost):
+                await self._settle(running, running.work, lease, attempt)
+            await delete_audio(self._store, self._artifacts, await lease.job())
+        except (StoreUnavailable, StorageUnavailable) as outage:
+            log.warning("job_id=%s outage, job will be reclaimed when its lease expires: %s", claim.job_id, outage)
+        except Exception:  # nobody awaits this task
+            log.exception("job_id=%s could not be settled, job will be reclaimed when its lease expires", claim.job_id)
         finally:
-            renewing.cancel()
+            self._keeper.release(claim)
             if self._running.get(claim.job_id) is running:
                 del self._running[claim.job_id]
             self._wake.set()
 
-    async def _renew(self, running: _Running) -> None:
-        while True:
-            await asyncio.sleep(self._store.leases.lease_s / 3)
-            try:
-                state = await self._store.leases.renew(running.claim)
-            except StoreUnavailable:
-                continue
-            if state is LeaseState.LOST:
-                running.stop(StopReason.LEASE_LOST)
-            elif state is LeaseState.CANCELLING:
-                running.stop(StopReason.CANCELLED)
+    def _attempt(self, lease: Lease) -> Attempt:
+        limits = self._limits
+        return Attempt(
+            self._store,
+            self._stages,
+            self._artifacts,
+            lease,
+            self._patience,
+            max_audio_s=limits.max_audio_s,
+            max_source_bytes=limits.max_source_bytes,
+            windows=limits.windows,
+        )
 
-    async def _settle(self, running: _Running, work: asyncio.Task[None]) -> None:
-        claim = running.claim
+    @contextmanager
+    def _downloading(self, running: _Running, job: Job) -> Iterator[None]:
+        """Leave the slot to another job meanwhile. Raises Postponed if all are taken afterwards."""
+        with self._downloads.place(job.id, job.tenant):
+            running.downloading = True
+            self._wake.set()
+            yield
+        # Its source is stored now: in the queue it takes its turn beside the jobs of other tenants.
+        if self.jobs >= self._limits.jobs:
+            raise Postponed
+        running.downloading = False
+
+    async def _settle(self, running: _Running, work: asyncio.Task[None], lease: Lease, attempt: Attempt) -> None:
         if work.cancelled():
             if running.stopped is StopReason.CANCELLED:
-                await self._store.leases.finish(claim, Phase.CANCELLED)
+                await lease.finish(Phase.CANCELLED, partial=await attempt.write_partial())
             elif running.stopped is StopReason.DRAINED:
-                await self._store.leases.give_back(claim)
+                await lease.give_back()
             return
         error = work.exception()
         if isinstance(error, CancelRequested):
-            await self._store.leases.finish(claim, Phase.CANCELLED)
+            await lease.finish(Phase.CANCELLED, partial=await attempt.write_partial())
+        elif isinstance(error, ShareUsed):
+            await lease.give_back()
+        elif isinstance(error, Postponed):
+            if error.delay_s:
+                await asyncio.sleep(POSTPONED_S)
+            await lease.give_back(delay_s=error.delay_s)
         elif error is not None and not isinstance(error, LeaseLost):
-            await self._fail(claim, error)
+            await self._fail(error, lease, attempt)
 
-    async def _fail(self, claim: Claim, error: BaseException) -> None:
+    async def _fail(self, error: BaseException, lease: Lease, attempt: Attempt) -> None:
         """Continue with a fallback model, retry with back-off, or fail the job."""
-        job = await self._store.jobs.get(claim.job_id)
+        job = await lease.job()
+        job_id = lease.claim.job_id
         if isinstance(error, WorkError):
             reason, transient = JobError(error.code, error.message), error.transient
         else:
-            log.error("job_id=%s failed", claim.job_id, exc_info=error)
+            log.error("job_id=%s failed", job_id, exc_info=error)
             reason = JobError("internal", "The service failed while working on this job: try it again.")
             transient = True
-        lost = isinstance(error, StageLost)
-        if job and job.next_model and _needs_fallback(error, last_attempt=job.attempts >= job.spec.max_attempts):
-            log.warning("job_id=%s model failed, continuing with %s: %s", claim.job_id, job.next_model, reason.message)
-            await self._store.leases.give_back(claim, model=job.next_model)
-        elif job and transient and (lost or job.attempts < job.spec.max_attempts):
-            delay_s = min(2.0 ** (job.attempts + job.setbacks), LONGEST_DELAY_S) * random.uniform(0.75, 1.25)
-            log.warning("job_id=%s attempt failed, retrying in %.1f s: %s", claim.job_id, delay_s, reason.message)
-            await self._store.leases.give_back(claim, delay_s=delay_s, cost=_cost(error))
+        if job and job.next_model and isinstance(error, EngineFailed | ModelUnavailable | PoisonPill | ModelAway):
+            log.warning("job_id=%s model failed, continuing with %s: %s", job_id, job.next_model, reason.message)
+            await lease.give_back(model=job.next_model)
+        elif isinstance(error, StoreUnavailable | StorageUnavailable | StageUnavailable):
+            log.warning("job_id=%s outage goes on, job goes back to the queue at no cost: %s", job_id, error)
+            await lease.give_back(delay_s=OUTAGE_DELAY_S * random.uniform(0.75, 1.25))
+        elif job and transient and (isinstance(error, StageLost) or job.attempts < job.spec.max_attempts):
+            delay_s = min(2.0 ** min(job.attempts + job.setbacks, 10), LONGEST_DELAY_S) * random.uniform(0.75, 1.25)
+            log.warning("job_id=%s attempt failed, retrying in %.1f s: %s", job_id, delay_s, reason.message)
+            await lease.give_back(delay_s=delay_s, cost=_cost(error))
         else:
-            await self._store.leases.finish(claim, Phase.FAILED, reason)
-
-    async def _process(self, claim: Claim) -> None:
-        job = await self._store.jobs.get(claim.job_id)
-        if job is None:
-            raise LeaseLost
-        await self._ingest(job)
-        if job.spec.private and not await delete_url(self._store, job, claim):
-            raise LeaseLost
-        if not await self._store.leases.enter(claim, Phase.TRANSCODING):
-            raise LeaseLost
-        pipeline = Pipeline(
-            self._store,
-            self._stages,
-            claim,
-            job,
-            max_audio_s=self._limits.max_audio_s,
-            in_flight=self._limits.windows,
-        )
-        duration_s = await pipeline.run()
-        # Checks the lease before the transcript is written: a worker that was suspended must not store a stale one.
-        if not await self._store.leases.note_audio(claim, done_s=duration_s):
-            raise LeaseLost
-        key = transcript_key(job.id, claim.token)
-        language = await write_transcript(self._artifacts, key, segments_of(self._store, job.id), duration_s)
-        if not await self._store.leases.finish(claim, Phase.COMPLETED, language=language):
-            raise LeaseLost
-
-    async def _ingest(self, job: Job) -> None:
-        """Fetch the source; an upload is stored already."""
-        key = job.source
-        if job.spec.url is not None:
-            max_bytes, spec = self._limits.max_source_bytes, job.spec
-            request = FetchRequest(job.spec.url, key, max_bytes, spec.user_agent, spec.drive, job.tenant)
-            stored = await self._stages.fetch(request)
-            if spec.file is not None:
-                await self._store.jobs.file_stored(spec.file, stored.size)
-        elif await asyncio.to_thread(self._artifacts.size, key) is None:
-            raise SourceNotFound("The uploaded file is no longer there: send it again.")
+            await lease.finish(Phase.FAILED, reason, partial=await attempt.write_partial())
 
 
-def _needs_fallback(error: BaseException, *, last_attempt: bool) -> bool:
-    # A model without a replica at the moment gets all attempts first.
-    return isinstance(error, EngineFailed | ModelUnavailable | PoisonPill) or (
-        last_attempt and isinstance(error, StageUnavailable)
-    )
+def _log_end(loop: asyncio.Task[None]) -> None:
+    if not loop.cancelled() and (error := loop.exception()):
+        log.error("background loop ended, the Runner counts as unhealthy and is replaced", exc_info=error)
 
 
 def _cost(error: BaseException) -> AttemptCost:

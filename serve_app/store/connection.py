@@ -62,7 +62,15 @@ def _may_pass(error: Exception) -> bool:
     return not isinstance(error, AuthenticationError | AuthorizationError)
 
 
-def connect(url: str, name: str | None = None) -> Redis:
+class Client(Redis):
+    address: tuple[str, str | None]  # URL, and name of the connections
+
+    def reopen(self) -> Client:
+        """Client of the same server for another event loop: connections belong to one."""
+        return connect(*self.address)
+
+
+def connect(url: str, name: str | None = None) -> Client:
     """Client with a bounded, blocking pool that reconnects with back-off."""
     pool = Pool.following(
         url,
@@ -77,7 +85,10 @@ def connect(url: str, name: str | None = None) -> Redis:
         retry=_Retry(ExponentialBackoff(cap=1.0, base=0.05), 6),
         retry_on_error=[RedisConnectionError],
     )
-    return Redis.from_pool(pool)
+    client = Client(connection_pool=pool)
+    client.auto_close_connection_pool = True
+    client.address = (url, name)
+    return client
 
 
 async def execute(command: Any, reply_s: float | None = None) -> Any:

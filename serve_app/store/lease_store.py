@@ -97,6 +97,10 @@ class LeaseStore:
         arguments = [phase, code, message, language or "", int(partial)]
         return bool(await self._scripts.run("finish", claim.job_id, claim.token, *arguments))
 
+    async def restart(self, claim: Claim) -> bool:
+        """Drop what was committed: segments, checkpoint and warnings."""
+        return bool(await self._scripts.run("restart", claim.job_id, claim.token))
+
     async def give_back(
         self, claim: Claim, *, delay_s: float = 0.0, cost: AttemptCost = AttemptCost.NOTHING, model: str = ""
     ) -> bool:

@@ -21,7 +21,7 @@ from __future__ import annotations
 from redis.asyncio import Redis
 
 from serve_app.models.lease import LeaseRules
-from serve_app.store.connection import execute
+from serve_app.store.connection import Client, execute
 from serve_app.store.event_log import EventLog
 from serve_app.store.heartbeats import Heartbeats
 from serve_app.store.job_store import JobStore
@@ -38,15 +38,21 @@ class Store:
 
     def __init__(self, redis: Redis, rules: LeaseRules | None = None, replicas: int = 0) -> None:
         self._redis = redis
+        self._rules, self._replicas = rules or LeaseRules(), replicas
         scripts = Scripts(redis, replicas)
         self.jobs = JobStore(redis, scripts)
-        self.leases = LeaseStore(redis, scripts, rules or LeaseRules())
+        self.leases = LeaseStore(redis, scripts, self._rules)
         self.events = EventLog(redis)
         self.heartbeats = Heartbeats(redis)
         self.summaries = SummaryQueue(scripts)
         self.usage = TenantUsage(redis, scripts)
         self.upkeep = UpkeepStore(redis, scripts)
         self.stats = StatsReader(scripts)
+
+    def reopen(self) -> Store:
+        """Store with connections of its own, for another event loop."""
+        assert isinstance(self._redis, Client)
+        return Store(self._redis.reopen(), self._rules, self._replicas)
 
     async def close(self) -> None:
         await execute(self._redis.aclose())

@@ -209,7 +209,7 @@ async def test_language(served: Served, site: WebServer) -> None:
 async def test_minimum_confidence(served: Served, site: WebServer) -> None:
     plain = served.app.stages.transcribe
 
-    async def doubtful(model: str, request: TranscribeRequest) -> WindowResult:
+    async def doubtful(model: str, request: TranscribeRequest, on_start: object = None) -> WindowResult:
         result = await plain(model, request)
         segments = tuple(replace(s, confidence=(0.4, 0.6)[n % 2]) for n, s in enumerate(result.segments))
         return replace(result, segments=segments, language_probability=0.9995)

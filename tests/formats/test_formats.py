@@ -10,7 +10,7 @@ import pytest
 from batching.types import Segment, Transcript, Word
 from deployments.storage.artifacts import Artifacts
 from serve_app.formats import FORMATS, clock
-from serve_app.jobs.transcript_file import read_transcript, replay, write_transcript
+from serve_app.jobs.transcript_file import StoredTranscript, read_transcript, replay, write_transcript
 from serve_app.models.event import Event, EventKind, dump_segment
 
 WORDS = (Word("Hello", 0.0, 0.42, 0.98), Word("there.", 0.5, 1.2, 0.91))
@@ -124,13 +124,13 @@ async def test_a_stored_transcript_is_read_back_as_it_was(artifacts: Artifacts) 
         Event("5-1", EventKind.PROGRESS, "{}"),
         segment_event("6-0", TRANSCRIPT.segments[1]),
     ]
-    language = await write_transcript(artifacts, "j1", stream(*events), TRANSCRIPT.duration_s)
-    assert language == "en"
+    stored = await write_transcript(artifacts, "j1", stream(*events), TRANSCRIPT.duration_s)
+    assert stored == StoredTranscript(2, "en")
     assert read_transcript(artifacts, "j1") == TRANSCRIPT
 
 
 async def test_a_transcript_of_silence_is_read_back_as_it_was(artifacts: Artifacts) -> None:
-    assert await write_transcript(artifacts, "j1", stream(), 2.0) is None
+    assert await write_transcript(artifacts, "j1", stream(), 2.0) == StoredTranscript(0, None)
     assert read_transcript(artifacts, "j1") == EMPTY
 
 
@@ -142,7 +142,8 @@ async def test_a_transcript_longer_than_a_chunk_is_read_whole(artifacts: Artifac
 
 async def test_the_language_is_the_one_with_the_most_speech(artifacts: Artifacts) -> None:
     segments = [Segment(0, 0, 1, "a", 1, "en"), Segment(1, 1, 2, "b", 1, "en"), Segment(2, 2, 9, "c", 1, "de")]
-    assert await write_transcript(artifacts, "j1", stream(*(segment_event(f"{s.id}-0", s) for s in segments)), 9.0) == "de"
+    stored = await write_transcript(artifacts, "j1", stream(*(segment_event(f"{s.id}-0", s) for s in segments)), 9.0)
+    assert stored.language == "de"
     assert read_transcript(artifacts, "j1").language == "de"
 
 

@@ -15,7 +15,7 @@ from deployments.storage.artifacts import Artifacts
 from serve_app.jobs import transcript_cache
 from serve_app.jobs.results import Results
 from serve_app.jobs.transcript_cache import PART_BYTES, TranscriptCache
-from serve_app.jobs.transcript_file import read_transcript, write_transcript
+from serve_app.jobs.transcript_file import StoredTranscript, read_transcript, write_transcript
 from serve_app.models.event import Event, EventKind
 from serve_app.models.job import JobSpec
 from serve_app.store.redis_store import Store
@@ -46,7 +46,7 @@ async def store_transcript(artifacts: Artifacts, key: str, segments: int) -> Non
             segment = {"id": n, "start": float(n), "end": n + 1.0, "text": "so it is", "confidence": 0.9, "language": "en"}
             yield Event(f"{n + 1}-0", EventKind.SEGMENT, orjson.dumps(segment).decode())
 
-    assert await write_transcript(artifacts, key, events(), float(segments)) == "en"
+    assert await write_transcript(artifacts, key, events(), float(segments)) == StoredTranscript(segments, "en")
 
 
 async def test_a_long_transcript_is_parsed_once(artifacts: Artifacts, reads: list[str]) -> None:

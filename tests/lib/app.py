@@ -34,7 +34,9 @@ from serve_app.jobs.service import Jobs
 from serve_app.models.event import Event, EventKind
 from serve_app.models.job import Job, JobSpec, Phase
 from serve_app.models.principal import Principal
+from serve_app.runner.deadlines import DeadlineRules
 from serve_app.runner.runner import Runner, RunnerLimits
+from serve_app.runner.stages import ignore_start
 from serve_app.runner.sweeper import Sweeper
 from serve_app.store.redis_store import Store
 from tests.lib.memoized_vad import memoized_vad
@@ -66,18 +68,21 @@ class PlainStages:
             async for planned in plans:
                 yield planned
 
-    def decoding_to(self, words: Sequence[str]) -> Callable[[str, TranscribeRequest], Awaitable[WindowResult]]:
+    def decoding_to(self, words: Sequence[str]) -> Callable[..., Awaitable[WindowResult]]:
         """A `transcribe` that always returns these words."""
 
-        async def decode(_: str, request: TranscribeRequest) -> WindowResult:
+        async def decode(_: str, request: TranscribeRequest, on_start: object = None) -> WindowResult:
             timed = tuple(Word(f" {word}", 0.1 * i, 0.1 * i + 0.1, 0.9) for i, word in enumerate(words))
             segment = Segment(0, 0.0, 0.1 * len(words), " ".join(words), 0.9, "en", timed)
             return WindowResult(request.window.index, (segment,), "en", "cpu")
 
         return decode
 
-    async def transcribe(self, model: str, request: TranscribeRequest) -> WindowResult:
+    async def transcribe(
+        self, model: str, request: TranscribeRequest, on_start: Callable[[], None] = ignore_start
+    ) -> WindowResult:
         await self.gate.acquire()
+        on_start()
         self.used.append(model)
         if model in self.broken:
             raise EngineFailed("The model stumbled.")
@@ -137,13 +142,19 @@ class App:
 
 @asynccontextmanager
 async def open_app(
-    store: Store, artifacts: Artifacts, ffmpeg: str, *, allow: tuple[str, ...] = (), limits: RunnerLimits | None = None
+    store: Store,
+    artifacts: Artifacts,
+    ffmpeg: str,
+    *,
+    allow: tuple[str, ...] = (),
+    limits: RunnerLimits | None = None,
+    deadlines: DeadlineRules | None = None,
 ) -> AsyncIterator[App]:
     """The core with a started Runner."""
     events = EventStreams(store, artifacts)
     stages = PlainStages(artifacts, ffmpeg, allow)
     sweeper = Sweeper(store, artifacts, period_s=0.2, stream_grace_s=3600)
-    runner = Runner("runner", store, stages, artifacts, sweeper, limits or RunnerLimits())
+    runner = Runner("runner", store, stages, artifacts, sweeper, limits or RunnerLimits(), deadlines)
     jobs = Jobs(
         store,
         events,

@@ -13,7 +13,7 @@ import pytest
 from batching.types import Segment
 from deployments.messages import TranscribeRequest, WindowResult
 from serve_app.models.job import JobSpec, Phase
-from serve_app.runner.channel_state import DecodeTask, decode_with_language_retry
+from serve_app.runner.channel_state import decode_with_language_retry
 from tests.lib.app import ME, App
 
 GUARD_S = 10
@@ -31,11 +31,11 @@ class Recording:
         self._alone = alone
         self._turns = [asyncio.Event() for _ in alone]
         self.requests: list[tuple[int, str | None]] = []
-        self.tasks: list[DecodeTask] = []
+        self.tasks: list[asyncio.Task[WindowResult]] = []
         for index in range(len(alone)):
             self.tasks.append(asyncio.create_task(self._window(index, tuple(self.tasks))))
 
-    async def _window(self, index: int, earlier: Sequence[DecodeTask]) -> WindowResult:
+    async def _window(self, index: int, earlier: Sequence[asyncio.Task[WindowResult]]) -> WindowResult:
         async def decode(likely: str | None) -> WindowResult:
             self.requests.append((index, likely))
             await self._turns[index].wait()
@@ -104,7 +104,7 @@ async def test_no_window_waits_for_the_first_and_an_uncertain_one_uses_its_langu
     transcribe_window = app.stages.transcribe
     others, requests = asyncio.Event(), set[tuple[int, str | None]]()
 
-    async def transcribe(model: str, request: TranscribeRequest) -> WindowResult:
+    async def transcribe(model: str, request: TranscribeRequest, on_start: object = None) -> WindowResult:
         index, likely = request.window.index, request.options.likely_language
         requests.add((index, likely))
         if index == 0:

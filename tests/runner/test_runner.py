@@ -130,11 +130,11 @@ async def test_a_missing_upload_fails_with_its_error_code(app: App) -> None:
     assert job.error.code == "source_not_found"
 
 
-async def test_a_transient_engine_failure_is_retried_from_the_checkpoint(app: App, sample: Path) -> None:
-    failures = iter([EngineFailed("The model stumbled.")])
+async def test_an_attempt_that_fails_is_retried_from_the_checkpoint(app: App, sample: Path) -> None:
+    failures = iter([RuntimeError("a crash")])
     app.stages.trouble = lambda request: next(failures, None) if request.window.index == 3 else None
     job = await app.ended(job_id := await app.submit(sample, MANY_WINDOWS))
-    assert (job.phase, job.attempts) == (Phase.COMPLETED, 1)
+    assert (job.phase, next(failures, None)) == (Phase.COMPLETED, None)
     ids = [orjson.loads(e.data)["id"] for e in await app.follow(job_id) if e.kind is EventKind.SEGMENT]
     assert ids == list(range(len(ids)))
     # What was committed before the failure was not decoded again.
@@ -300,6 +300,37 @@ async def test_a_runner_stops_although_redis_fails_during_a_claim(app: App, monk
     failing.set()
     async with asyncio.timeout(10):
         await stopping
+
+
+async def test_a_background_loop_that_ends_is_logged_and_makes_the_runner_unhealthy(
+    app: App, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def listen(*_: object, **__: object) -> None:
+        raise ValueError("a bug")
+
+    await app.runner.stop()
+    monkeypatch.setattr(app.store.events, "listen", listen)
+    await app.runner.start()
+    while "ValueError: a bug" not in caplog.text:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    assert not app.runner.healthy
+
+
+async def test_a_job_that_cannot_be_settled_is_logged_and_left_to_its_lease(
+    app: App, sample: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    failed = asyncio.Event()
+
+    async def finish(*_: object, **__: object) -> bool:
+        failed.set()
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(app.store.leases, "finish", finish)
+    job_id = await app.submit(sample)
+    await failed.wait()
+    while app.runner.jobs:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    assert f"job_id={job_id}" in caplog.text
 
 
 async def test_no_more_windows_are_in_flight_than_allowed(

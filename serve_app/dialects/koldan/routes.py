@@ -131,7 +131,7 @@ class Routes:
         job = await self._jobs.get(principal, job_id)
         if job.purged_at is not None:
             raise RequestError("gone", "The job's result has been purged.")
-        if job.transcript is None:
+        if job.transcript is None or job.partial:
             raise RequestError("not_found", "The job has no result: it is not completed.")
         transcript = await self._jobs.results.transcript(job)
         return await json_response(lambda: from_transcript(job, transcript))

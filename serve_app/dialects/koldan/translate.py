@@ -203,7 +203,7 @@ def _failure(job: Job) -> dict[str, Any] | None:
 def _file(job: Job, file: File | None) -> dict[str, Any]:
     if file is None:
         return {"id": job.spec.file, "isDeleted": True}
-    has_mp3 = job.spec.listening and job.transcript is not None and file.deleted_at is None
+    has_mp3 = job.spec.listening and job.transcript is not None and not job.partial and file.deleted_at is None
     return {
         "id": file.id,
         "name": file.name,

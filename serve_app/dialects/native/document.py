@@ -106,7 +106,11 @@ EVENTS: Described = {
 TRANSCRIPT: Described = {
     "summary": "Read a transcript",
     "responses": {
-        200: {"description": "The transcript.", "content": _transcripts()},
+        200: {
+            "description": "The transcript.",
+            "headers": {"Transcript-Partial": header("`true` where the job ended early or has not ended.")},
+            "content": _transcripts(),
+        },
         **problems(404, 409, 410, 422),
     },
 }

@@ -74,12 +74,13 @@ class DoneEvent(BaseModel):
 
 
 class Transcript(BaseModel):
-    """Transcript of a completed job, with `format=json`."""
+    """Transcript of a job, with `format=json`."""
 
     language: str | None = Field(description="Most frequent language.")
     duration_s: float = Field(description="Length of the decoded audio in seconds.")
     text: str
     segments: list[Segment]
+    partial: bool = Field(description="Whether the job ended early or has not ended.")
 
 
 # Event name -> model of its data.

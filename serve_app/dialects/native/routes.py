@@ -14,7 +14,7 @@ import serve_app.dialects.native.webhooks as webhooks
 import serve_app.dialects.native.wire as wire
 from serve_app.dialects.base import ApiContext, ByteRange, Dialect, IdempotencyKey, JobId, PageSize, validated
 from serve_app.dialects.native.events import from_event
-from serve_app.dialects.native.translate import error, form_options, render, render_job, to_spec
+from serve_app.dialects.native.translate import error, form_options, render, render_job, to_spec, transcript_response
 from serve_app.errors import RequestError
 from serve_app.formats import FORMATS
 from serve_app.http.auth import CanDelete, CanRead, CanWrite
@@ -107,14 +107,16 @@ class Routes:
         job_id: JobId,
         format: Annotated[str, Query(description="Format.", json_schema_extra={"enum": [*FORMATS]})] = "json",
     ) -> Response:
-        """Read the transcript of a completed job: json, text, srt, vtt or tsv."""
+        """Read the transcript: json, text, srt, vtt or tsv. That of a failed or cancelled job is partial, and so is the
+        text so far of a running one, which only json can say."""
         if format not in FORMATS:
             formats = ", ".join(FORMATS)
             message = f"There is no format {format!r}: use {formats}."
             raise RequestError("invalid_request", message, (("format", "unknown"),))
-        transcript = await self._jobs.transcript(principal, job_id)
-        text = await asyncio.to_thread(FORMATS[format].render, transcript)
-        return Response(text, media_type=FORMATS[format].content_type)
+        so_far = await self._jobs.transcript_so_far(principal, job_id)
+        if format != "json" and not so_far.final:
+            raise RequestError("conflict", "The job has not ended: wait for its end, or read the text so far as json.")
+        return await asyncio.to_thread(transcript_response, so_far, format)
 
     async def artifact(
         self,

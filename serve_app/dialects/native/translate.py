@@ -11,7 +11,8 @@ from fastapi.responses import JSONResponse
 import serve_app.dialects.native.wire as wire
 from serve_app.dialects.base import artifact_url, flat, utc, validated
 from serve_app.errors import RequestError
-from serve_app.jobs.results import Artifact, Results
+from serve_app.formats import FORMATS, json_document
+from serve_app.jobs.results import Artifact, Results, TranscriptSoFar
 from serve_app.jobs.webhook_payload import Payload
 from serve_app.models.job import Job, JobSpec
 
@@ -53,6 +54,8 @@ def from_job(job: Job, files: list[Artifact]) -> wire.Job:
         eta_s=job.eta_s,
         device=job.device,
         error=wire.JobError(code=job.error.code, message=job.error.message) if job.error else None,
+        warnings=[wire.JobWarning(code=w.code, message=w.message, start=w.start, end=w.end) for w in job.warnings],
+        partial=job.partial,
         artifacts=[
             wire.Artifact(
                 name=file.name, url=artifact_url(job.id, file.name), content_type=file.content_type, size=file.size
@@ -61,6 +64,16 @@ def from_job(job: Job, files: list[Artifact]) -> wire.Job:
         ],
         metadata=spec.metadata,
     )
+
+
+def transcript_response(so_far: TranscriptSoFar, format_name: str) -> Response:
+    """A transcript; one that is partial says so, in json by a field, else by a header."""
+    shape = FORMATS[format_name]
+    headers = {"Transcript-Partial": "true"} if so_far.partial else {}
+    if format_name == "json":
+        body = orjson.dumps({**json_document(so_far.transcript), "partial": so_far.partial})
+        return Response(body, headers=headers, media_type=shape.content_type)
+    return Response(shape.render(so_far.transcript), headers=headers, media_type=shape.content_type)
 
 
 async def render_job(job: Job, results: Results) -> wire.Job:

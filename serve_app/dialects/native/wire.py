@@ -87,6 +87,15 @@ class JobError(BaseModel):
     message: str = Field(description="One sentence: what was wrong and what to do.")
 
 
+class JobWarning(BaseModel):
+    """Part of the recording whose text is missing or doubtful."""
+
+    code: str = Field(description="Code of the warning, such as `window_failed`.")
+    message: str = Field(description="One sentence.")
+    start: float | None = Field(description="Start of the part, in seconds; null if it is about the whole.")
+    end: float | None = Field(description="End of the part, in seconds.")
+
+
 class Progress(BaseModel):
     """Progress of a job, in seconds of audio."""
 
@@ -121,6 +130,8 @@ JOB: dict[str, Any] = {
     "eta_s": None,
     "device": "cpu",
     "error": None,
+    "warnings": [],
+    "partial": False,
     "artifacts": [
         {
             "name": "transcript.jsonl",
@@ -154,6 +165,8 @@ class Job(BaseModel):
     eta_s: float | None = Field(description="Expected seconds to the end; while queued, to the start.")
     device: str | None = Field(description="Device that the model runs on.")
     error: JobError | None = Field(description="Reason of the failure; null unless the job has failed.")
+    warnings: list[JobWarning] = Field(description="Losses that did not end the job.")
+    partial: bool = Field(description="Whether the job ended early, and its transcript with it.")
     artifacts: list[Artifact] = Field(description="Files of the job so far.")
     metadata: dict[str, str] = Field(description="Metadata of the request.")
 

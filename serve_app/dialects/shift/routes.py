@@ -85,7 +85,7 @@ class Routes:
     ) -> Response:
         """Download an artifact."""
         job = await self._jobs.get_undeleted(principal, job_id)
-        if job.transcript is None or kind not in files_of(job.spec):
+        if job.transcript is None or job.partial or kind not in files_of(job.spec):
             raise RequestError("not_found", "The job has no such artifact.")
         filename, content_type = files_of(job.spec)[kind]
         if kind == "normalizedAudio":
