@@ -207,7 +207,7 @@ class Jobs:
         if outcome is RetryOutcome.SPENT:
             raise await self._quotas.exceeded(principal)
         if outcome is not RetryOutcome.QUEUED:
-            why = f"it has had its {job.attempts} attempts" if job.phase in phases else f"it is {job.phase}"
+            why = f"it has had its {job.spec.max_attempts} attempts" if job.phase in phases else f"it is {job.phase}"
             why = "it is private, and its recording is gone" if job.phase in phases and job.spec.private else why
             raise RequestError("conflict", f"The job cannot be tried again: {why}.")
         return await self.get(principal, job_id)

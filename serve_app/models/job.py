@@ -161,7 +161,7 @@ class Job:
     created_at: float
     started_at: float | None
     completed_at: float | None  # time of the end, whatever it was
-    attempts: int  # since the last commit
+    attempts: int
     checkpoint: Checkpoint
     audio_done_s: float  # seconds of audio transcribed
     audio_total_s: float | None  # length once all is decoded
@@ -185,7 +185,12 @@ class Job:
     audio_declared_s: float | None = None  # length that the container declares
     audio_deleted_at: float | None = None  # when source and decoded audio were deleted before the results
     warnings: tuple[JobWarning, ...] = ()
+    forgiven: int = 0  # attempts before the last commit, which do not count against max_attempts
     partial: bool = False  # the transcript ends before the recording does
+
+    @property
+    def attempts_left(self) -> int:
+        return self.spec.max_attempts - (self.attempts - self.forgiven)
 
     @property
     def language(self) -> str | None:

@@ -49,6 +49,7 @@ def to_job(fields: Mapping[str, str]) -> Job:
         started_at=_seconds(fields, "started_at"),
         completed_at=_seconds(fields, "completed_at"),
         attempts=int(fields["attempts"]),
+        forgiven=int(fields.get("forgiven", 0)),
         checkpoint=_checkpoint(fields),
         audio_done_s=float(fields["audio_done_s"]),
         audio_total_s=_number(fields, "audio_total_s"),

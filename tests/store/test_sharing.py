@@ -75,7 +75,7 @@ async def test_a_short_clip_is_claimed_after_one_commit_of_another_tenants_long_
     assert claim.job_id == running[0].job_id, "it kept its place in its tenant's queue"
     job = await store.jobs.get(claim.job_id)
     assert job
-    assert (job.attempts, job.setbacks, job.checkpoint.next_window) == (1, 0, 2)
+    assert (job.attempts_left, job.setbacks, job.checkpoint.next_window) == (2, 0, 2)
 
 
 async def test_a_tenant_gets_its_share_and_no_more(store: Store) -> None:

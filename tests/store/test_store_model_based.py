@@ -60,6 +60,7 @@ class Known:
     webhook: bool = True
     tokens: list[int] = field(default_factory=list)
     attempts: int = 0
+    forgiven: int = 0
     until: int = 0  # committed audio, in STEP_S
     length_ms: int | None = None
     counted_ms: int = 0
@@ -281,7 +282,7 @@ class Jobs(RuleBasedStateMachine):
         else:
             job.windows += 1
             job.until = until
-            job.stalls, job.losses, job.attempts = 0, 0, 1
+            job.stalls, job.losses, job.forgiven = 0, 0, job.attempts - 1
             need_ms = job.done_ms - job.counted_ms
             exhausted = job.hold_ms is not None and need_ms > job.hold_ms and self.fitted(job, need_ms) < need_ms
             assert (outcome is CommitOutcome.EXHAUSTED) == exhausted
@@ -383,7 +384,7 @@ class Jobs(RuleBasedStateMachine):
         outcome = self.run(self.store.jobs.retry(job_id, phases, quota_s=quota_ms / 1000))
         if job is None:
             assert outcome is None
-        elif job.phase not in phases or job.attempts >= ATTEMPTS or job.deleted:
+        elif job.phase not in phases or job.attempts - job.forgiven >= ATTEMPTS or job.deleted:
             assert outcome is RetryOutcome.REFUSED
         elif quota_ms and not left_ms:
             assert outcome is RetryOutcome.SPENT
@@ -543,7 +544,8 @@ class Jobs(RuleBasedStateMachine):
             record = self.run(self.store.jobs.get(job_id))
             assert record
             assert (record.phase, record.checkpoint.next_window) == (job.phase, job.windows)
-            assert (record.attempts, record.setbacks) == (job.attempts, job.stalls + job.losses)
+            assert (record.attempts, record.forgiven) == (job.attempts, job.forgiven)
+            assert record.setbacks == job.stalls + job.losses
             places = {channel: state.until for channel, state in record.checkpoint.channels.items()}
             assert job.phase is Phase.COMPLETED or places == ({None: job.until} if job.windows else {})
             assert not record.partial or record.phase in (Phase.FAILED, Phase.CANCELLED)

@@ -4,8 +4,9 @@
 -- (committed), `repeated` (committed before), `cancelling` (a cancel was requested) or `lost` (the lease).
 local id, token, place, channel, FIRST_SEGMENT = ARGV[1], ARGV[2], ARGV[4], 'until:' .. ARGV[3], 16
 local holder, cancelling, next_window, committed, first_at, created_at, retried_at, tenant, urgency, claimed_at, yielded,
-  cap, quota_ms, counted_ms = unpack(redis.call('HMGET', job_key(id), 'token', 'cancelling', 'next_window', channel,
-  'first_at', 'created_at', 'retried_at', 'tenant', 'urgency', 'claimed_at', 'yielded', 'cap', 'quota_ms', 'counted_ms'))
+  cap, quota_ms, counted_ms, attempts = unpack(redis.call('HMGET', job_key(id), 'token', 'cancelling', 'next_window', channel,
+  'first_at', 'created_at', 'retried_at', 'tenant', 'urgency', 'claimed_at', 'yielded', 'cap', 'quota_ms', 'counted_ms',
+  'attempts'))
 if holder ~= token then return 'lost' end  -- a lease that ends takes the token along
 if cancelling then return 'cancelling' end
 if place == '0' then
@@ -16,8 +17,8 @@ end
 wake_readers = false
 for i = FIRST_SEGMENT, #ARGV do emit(id, 'segment', ARGV[i]) end
 local texts = #ARGV - FIRST_SEGMENT + 1
--- Progress forgives: attempts and lost workers are counted since the last commit.
-local fields = { 'attempts', 1, 'stalls', 0, 'losses', 0, 'next_window', tonumber(next_window) + 1, 'end_s', ARGV[7],
+-- Progress forgives: attempts before this one and lost workers count no more.
+local fields = { 'forgiven', attempts - 1, 'stalls', 0, 'losses', 0, 'next_window', tonumber(next_window) + 1, 'end_s', ARGV[7],
   'audio_done_s', ARGV[8], 'device', ARGV[11], channel, place, 'channel:' .. ARGV[3], ARGV[5] }
 local function set(name, value) fields[#fields + 1], fields[#fields + 2] = name, value end
 if ARGV[9] ~= '' then set('eta_s', ARGV[9]) end

@@ -3,13 +3,13 @@
 -- (the quota); `refused` if it ended otherwise, has no attempts left, is deleted or is private (its source is gone); nil if
 -- there is none.
 local id, limit, quota_ms = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4])
-local phase, tenant, attempts, max_attempts, done_event, deleted_at, total_s, declared_s, counted_ms = unpack(
+local phase, tenant, attempts, max_attempts, done_event, deleted_at, total_s, declared_s, counted_ms, forgiven = unpack(
   redis.call('HMGET', job_key(id), 'phase', 'tenant', 'attempts', 'max_attempts', 'done_event', 'deleted_at',
-    'audio_total_s', 'audio_declared_s', 'counted_ms')
+    'audio_total_s', 'audio_declared_s', 'counted_ms', 'forgiven')
 )
 if not phase then return false end
 if not FINAL[phase] or not string.find(ARGV[2], phase, 1, true) or deleted_at then return 'refused' end
-if tonumber(attempts) >= tonumber(max_attempts) or is_private(id) then return 'refused' end
+if attempts - (forgiven or 0) >= tonumber(max_attempts) or is_private(id) then return 'refused' end
 if limit > 0 and redis.call('ZCARD', key('wait:' .. tenant)) >= limit then return 'full' end
 if quota_ms > 0 then
   local seconds = total_s or declared_s
