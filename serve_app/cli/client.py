@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -46,7 +47,7 @@ class Client:
         key = os.environ.get("MURMUR_API_KEY")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         timeout = httpx.Timeout(60.0, connect=10.0, write=None)
-        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout, trust_env=False)
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout, trust_env=False, verify=trusted())
 
     def __enter__(self) -> Client:
         return self
@@ -132,6 +133,13 @@ class Client:
         except (orjson.JSONDecodeError, KeyError, TypeError):
             message = f"The server answered {response.status_code}."
         raise (ServerUnavailable if response.status_code == 503 else ServerError)(message)
+
+
+def trusted() -> ssl.SSLContext:
+    # certifi's authorities, this machine's, and those in SSL_CERT_FILE.
+    context = httpx.create_ssl_context(trust_env=False)
+    context.load_default_certs()
+    return context
 
 
 def _form_value(value: Any) -> str:

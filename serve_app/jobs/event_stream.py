@@ -12,6 +12,7 @@ import orjson
 
 from deployments.storage.artifacts import Artifacts
 from serve_app.errors import StoreUnavailable
+from serve_app.jobs.stream_sessions import StreamSessions
 from serve_app.jobs.stream_tail import StreamTail
 from serve_app.jobs.transcript_file import replay
 from serve_app.models.event import Event, EventKind, event_order
@@ -32,13 +33,14 @@ class EventStreams:
     def __init__(self, store: Store, artifacts: Artifacts) -> None:
         self._store = store
         self._artifacts = artifacts
+        self.sessions = StreamSessions(store.keys)
         self._tails: dict[str, StreamTail] = {}
         self._read_slots = asyncio.Semaphore(READS)
         self._background: list[asyncio.Task[NoReturn]] = []
 
     async def start(self) -> None:
-        listening = self._store.events.listen("wake", on_message=self._notify, on_connect=self._notify_all)
-        self._background = [asyncio.create_task(loop) for loop in (listening, self._poll())]
+        listening = self._store.events.listen("wake", "keys", on_message=self._notify, on_connect=self._notify_all)
+        self._background = [asyncio.create_task(loop) for loop in (listening, self._poll(), self.sessions.run())]
 
     async def stop(self) -> None:
         for task in self._background:
@@ -100,8 +102,10 @@ class EventStreams:
             if not tail.readers and self._tails.get(job_id) is tail:
                 del self._tails[job_id]
 
-    def _notify(self, _: str, job_id: str) -> None:
-        if tail := self._tails.get(job_id):
+    def _notify(self, channel: str, name: str) -> None:
+        if channel == "keys":
+            self.sessions.notify(name)
+        elif tail := self._tails.get(name):
             tail.notify()
 
     def _notify_all(self) -> None:

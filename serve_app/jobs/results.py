@@ -11,6 +11,7 @@ from batching.types import SAMPLE_RATE, Transcript
 from deployments.storage.artifacts import Artifacts
 from deployments.storage.pcm import SAMPLE_BYTES, WAV_HEADER_BYTES, wav_chunks
 from serve_app.errors import RequestError, not_found
+from serve_app.jobs.audit import audit
 from serve_app.jobs.transcript_file import read_transcript
 from serve_app.models.job import Job, Phase, SummaryState
 from serve_app.models.storage_paths import (
@@ -45,11 +46,13 @@ class Results:
         self._artifacts = artifacts
         self._cache: OrderedDict[str, Transcript] = OrderedDict()
 
-    async def transcript(self, job: Job) -> Transcript:
+    async def transcript(self, job: Job, *, audited: bool = True) -> Transcript:
         """Transcript of a completed job. Raises RequestError `conflict`."""
         if job.transcript is None:
             state = "has failed" if job.phase is Phase.FAILED else f"is {job.phase}"
             raise RequestError("conflict", f"There is no transcript: the job {state}.")
+        if audited:  # a caller receives it
+            audit("job.read", job.id)
         key = transcript_key(job.id, job.transcript)
         if key in self._cache:
             self._cache.move_to_end(key)
@@ -97,6 +100,7 @@ class Results:
         """Raises RequestError `not_found`."""
         for file in await self.files(job):
             if file.name == name:
+                audit("job.read", job.id)
                 return file
         raise RequestError("not_found", "The job has no such artifact.")
 

@@ -13,6 +13,7 @@ from batching.types import Transcript
 from deployments.ingestion.allow_list import AllowList
 from deployments.storage.artifacts import Artifacts
 from serve_app.errors import RequestError, not_found
+from serve_app.jobs.audit import audit
 from serve_app.jobs.event_stream import EventStreams
 from serve_app.jobs.model_catalog import ModelCatalog
 from serve_app.jobs.quotas import Quotas
@@ -156,14 +157,16 @@ class Jobs:
     async def follow(self, principal: Principal, job_id: str, after: str) -> AsyncGenerator[Event, None]:
         """Events after the event id `after`, up to `done`."""
         await self.get_undeleted(principal, job_id)
-        return self._events.follow(job_id, after)
+        audit("job.read", job_id)
+        return self._events.sessions.guard(principal, self._events.follow(job_id, after))
 
     async def resume(self, principal: Principal, job_id: str, after: str) -> AsyncGenerator[Event, None] | None:
         """Events after the event id `after`, up to `done`; None where there are no more."""
         job = await self.get_undeleted(principal, job_id)
         if job.done_event is not None and event_order(after) >= event_order(job.done_event):
             return None
-        return self._events.follow(job_id, after)
+        audit("job.read", job_id)
+        return self._events.sessions.guard(principal, self._events.follow(job_id, after))
 
     async def cancel(self, principal: Principal, job_id: str) -> Job:
         """Cancel a queued job now, a running one within a window."""
@@ -171,6 +174,7 @@ class Jobs:
         phase_before = await self._store.jobs.cancel(job_id)
         if phase_before in (Phase.COMPLETED, Phase.FAILED):
             raise RequestError("conflict", f"The job has {phase_before}: there is nothing to cancel.")
+        audit("job.cancelled", job_id)
         job = await self.get(principal, job_id)
         await delete_audio(self._store, self._artifacts, job)  # a queued job has no Runner that does it
         return job
@@ -202,10 +206,12 @@ class Jobs:
         if not await self._store.jobs.mark_deleted(job_id):
             why = "It is deleted already." if job.phase.final else "The job has not ended: cancel it first."
             raise RequestError("conflict", why)
+        audit("job.deleted", job_id)
 
     async def delete(self, principal: Principal, job_id: str) -> None:
         await self.get(principal, job_id)
         await delete_job(self._store, self._artifacts, job_id)
+        audit("job.deleted", job_id)
 
     async def delete_when_ended(self, principal: Principal, job_id: str) -> None:
         """Hide a job, cancel it, and delete it for good once it has ended."""
@@ -214,6 +220,7 @@ class Jobs:
             await self._store.jobs.cancel(job_id)
         else:
             await delete_job(self._store, self._artifacts, job_id)
+        audit("job.deleted", job_id)
 
     async def purge_results(self, principal: Principal, job_id: str, *, deleted: bool) -> None:
         """Delete the results of an ended job; with `deleted`, it must be marked as deleted."""
@@ -222,6 +229,7 @@ class Jobs:
             unmarked = "it is purged already" if job.purged_at else "delete it first"
             why = unmarked if job.phase.final else "it has not ended"
             raise RequestError("conflict", f"The job cannot be purged: {why}.")
+        audit("job.deleted", job_id)
 
     async def set_webhook(self, principal: Principal, job_id: str, spec: JobSpec) -> Job:
         """Replace the webhook of a job that has not ended."""

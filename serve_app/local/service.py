@@ -11,7 +11,7 @@ from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.request import ProxyHandler, build_opener
+from urllib.request import HTTPSHandler, ProxyHandler, build_opener
 
 import psutil
 
@@ -29,6 +29,7 @@ from serve_app.local.preflight import (
     start_lock,
     temporary_directory,
 )
+from serve_app.local.tls import check_tls, unverified
 from serve_app.local.valkey import Valkey, ValkeyFailed
 from serve_app.logs import rotate_log
 from serve_app.ray_serve.environment import RAY_ENVIRONMENT, UnsupportedRay, batch_scheduled
@@ -68,13 +69,14 @@ class LocalService:
         self._valkey: Valkey | None = None
         self._backoff_s = VALKEY_CHECK_S
         self._next_check = 0.0
+        self._tls: dict[str, str] = {}
         self.redis_url = settings.redis_url
         self.dashboard_url: str | None = None
 
     @property
     def url(self) -> str:
         host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
-        return f"http://{host}:{self._settings.port}"
+        return f"{'https' if self._settings.tls_cert else 'http'}://{host}:{self._settings.port}"
 
     def __enter__(self) -> LocalService:
         """Start the service. Raises StartError or Interrupted, with nothing left running."""
@@ -125,6 +127,7 @@ class LocalService:
         settings = self._settings
         check_host(settings.host, keyed=settings.keyed, allow_anonymous=settings.allow_anonymous)
         check_port(settings.host, settings.port)
+        self._tls = check_tls(settings)
         self._exit.enter_context(lock_data_dir(settings.data_dir))
         rotate_log(settings.data_dir)
         try:
@@ -204,7 +207,7 @@ class LocalService:
         try:
             serve.start(
                 proxy_location="HeadOnly",
-                http_options={"host": settings.host, "port": settings.port, "request_timeout_s": None},
+                http_options={"host": settings.host, "port": settings.port, "request_timeout_s": None, **self._tls},
                 logging_config=logging_config,
             )
             logging.getLogger("ray.serve").setLevel(logging.ERROR)
@@ -212,7 +215,9 @@ class LocalService:
             target = serve.RunTarget(application, APPLICATION, "/", logging_config)
             serve.run_many([target], wait_for_applications_running=False)
             self._wait_until_running()
-            with build_opener(ProxyHandler({})).open(f"{self.url}/readyz", timeout=30) as response:
+            with build_opener(ProxyHandler({}), HTTPSHandler(context=unverified())).open(
+                f"{self.url}/readyz", timeout=30
+            ) as response:
                 response.read()
         except (RayServeException, RuntimeError, OSError, ray.exceptions.RayError) as error:
             raise StartError(f"the application did not start: {_last_line(error)}") from error

@@ -30,6 +30,7 @@ from deployments.transcription.engines.base import EngineConfig
 from deployments.transcription.stage import Transcriber
 from serve_app.dialects import key_headers, renderers
 from serve_app.dialects.base import ApiContext
+from serve_app.http.audit_log import AuditLog
 from serve_app.http.auth import Auth
 from serve_app.http.jwt_tokens import JwtVerifier, TokenRules
 from serve_app.ingress import create_api
@@ -49,7 +50,6 @@ from serve_app.runner.summaries import Summaries, SummaryModel
 from serve_app.runner.sweeper import Sweeper
 from serve_app.runner.webhook_sender import WebhookSender
 from serve_app.settings import Settings
-from serve_app.store.api_keys import ApiKeys
 from serve_app.store.connection import connect
 from serve_app.store.redis_store import Store
 from serve_app.store.webhook_outbox import Outbox
@@ -90,6 +90,7 @@ class IngressReplica:
         pace_replica()  # back-pressure on request bodies
         redis = connect(settings.redis_url, "ingress")
         artifacts, store = Artifacts(settings.storage), Store(redis)
+        self._settings = settings
         self._store = store
         self._events = EventStreams(store, artifacts)
         limits = Quotas(store, TenantLimits(settings.tenant_requests_per_minute, settings.tenant_minutes_per_month))
@@ -106,11 +107,12 @@ class IngressReplica:
         )
         tokens = JwtVerifier(token_rules(settings)) if settings.jwt_issuer else None
         self._auth = Auth(
-            ApiKeys(redis),
+            store.keys,
             limits,
             tokens,
             required=settings.keyed,
             hosts=settings.allowed_hosts,
+            origins=settings.cors_origins,
             key_headers=key_headers(),
         )
         self._devices: dict[str, str] = {}
@@ -136,6 +138,9 @@ class IngressReplica:
             version=VERSION,
             devices=self._devices,
             request_id=serve_request_id,
+            cors_origins=self._settings.cors_origins,
+            metrics_key_required=self._settings.metrics_key_required,
+            audit_log=AuditLog.under(self._settings.data_dir) if self._settings.audit_log else None,
         )
 
     async def _query_device(self, model: str, transcriber: DeploymentHandle) -> None:
@@ -235,7 +240,15 @@ class TranscriberReplica(Transcriber):
 def token_rules(settings: Settings) -> TokenRules:
     """Rules for JSON Web Tokens from the settings."""
     secret = settings.jwt_secret.get_secret_value()
-    return TokenRules(settings.jwt_issuer, settings.jwt_audience, secret, settings.jwt_jwks_url, settings.jwt_tenant_claim)
+    return TokenRules(
+        settings.jwt_issuer,
+        settings.jwt_audience,
+        secret,
+        settings.jwt_jwks_url,
+        settings.jwt_tenant_claim,
+        settings.jwt_tenant_required,
+        settings.jwt_max_stale_s,
+    )
 
 
 def engine_config(settings: Settings, model: str) -> EngineConfig:

@@ -16,6 +16,7 @@ from __future__ import annotations
 from redis.asyncio import Redis
 
 from serve_app.models.lease import LeaseRules
+from serve_app.store.api_keys import ApiKeys
 from serve_app.store.connection import execute
 from serve_app.store.event_log import EventLog
 from serve_app.store.job_store import JobStore
@@ -37,6 +38,7 @@ class Store:
         self.events = EventLog(redis)
         self.summaries = SummaryQueue(scripts)
         self.usage = TenantUsage(redis, scripts)
+        self.keys = ApiKeys(redis)
         self.stats = StatsReader(redis, self.jobs)
 
     async def ping(self) -> None:

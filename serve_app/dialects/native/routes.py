@@ -9,6 +9,7 @@ from fastapi.responses import PlainTextResponse
 from sse_starlette import EventSourceResponse
 
 import serve_app.dialects.native.document as document
+import serve_app.dialects.native.tickets as tickets
 import serve_app.dialects.native.webhooks as webhooks
 import serve_app.dialects.native.wire as wire
 from serve_app.dialects.base import ApiContext, ByteRange, Dialect, IdempotencyKey, JobId, PageSize, validated
@@ -16,7 +17,7 @@ from serve_app.dialects.native.events import from_event
 from serve_app.dialects.native.translate import error, form_options, render, render_job, to_spec
 from serve_app.errors import RequestError
 from serve_app.formats import FORMATS
-from serve_app.http.auth import CanDelete, CanRead, CanWrite
+from serve_app.http.auth import CanDelete, CanRead, CanReadJob, CanWrite
 from serve_app.http.byte_ranges import file_response
 from serve_app.http.openapi import operation_id
 from serve_app.http.request_ids import Traced
@@ -79,28 +80,31 @@ class Routes:
         page, following = await self._jobs.page(principal, limit=limit, cursor=cursor)
         return wire.JobList(jobs=[await render_job(job, self._jobs.results) for job in page], next_cursor=following)
 
-    async def get(self, principal: CanRead, job_id: JobId) -> wire.Job:
+    async def get(self, principal: CanReadJob, job_id: JobId) -> wire.Job:
         """Read a job: its phase, progress, error and artifacts."""
         return await render_job(await self._jobs.get_undeleted(principal, job_id), self._jobs.results)
 
     async def events(
         self,
-        principal: CanRead,
+        principal: CanReadJob,
         job_id: JobId,
         last: Annotated[
             str | None, Header(alias="Last-Event-ID", description="Id of the last event received, to resume after it.")
         ] = None,
+        last_in_query: Annotated[
+            str | None, Query(alias="lastEventId", description="The same, for a client that sends no headers.")
+        ] = None,
     ) -> Response:
         """Follow a job as Server-Sent Events: `phase`, `progress`, `segment` and finally `done`. Answers 204
         when there are no more events; an EventSource then stops reconnecting."""
-        events = await self._jobs.resume(principal, job_id, last_event_id(last))
+        events = await self._jobs.resume(principal, job_id, last_event_id(last or last_in_query))
         if events is None:
             return Response(status_code=204)
         return stream(events, from_event, self._context.sse_max_age_s)
 
     async def transcript(
         self,
-        principal: CanRead,
+        principal: CanReadJob,
         job_id: JobId,
         format: Annotated[str, Query(description="Format.", json_schema_extra={"enum": [*FORMATS]})] = "json",
     ) -> Response:
@@ -114,10 +118,10 @@ class Routes:
 
     async def artifact(
         self,
-        principal: CanRead,
+        principal: CanReadJob,
         job_id: JobId,
         name: Annotated[str, Path(description="Name of one of the job's artifacts.")],
-        byte_range: ByteRange = None,
+        byte_range: ByteRange,
     ) -> Response:
         """Read a file of a job, whole or a range of its bytes."""
         return file_response(self._jobs.results, await self._jobs.artifact(principal, job_id, name), byte_range)
@@ -173,7 +177,7 @@ def routes(context: ApiContext) -> APIRouter:
     models.get("", **document.LIST_MODELS)(native.list_models)
     models.get("/{model_id:path}", **document.GET_MODEL)(native.get_model)
     router = APIRouter()
-    for part in (jobs, models, webhooks.routes(context.deliveries)):
+    for part in (jobs, tickets.routes(context.jobs), models, webhooks.routes(context.deliveries)):
         router.routes.extend(part.routes)
     return router
 
