@@ -12,7 +12,7 @@ from starlette.datastructures import Headers
 from serve_app.errors import RequestError
 from serve_app.http.allowed_hosts import AllowedHosts
 from serve_app.http.jwt_tokens import JwtVerifier
-from serve_app.http.refusals import note_refusal
+from serve_app.http.refusals import Refusals
 from serve_app.http.tickets import READ, Tickets
 from serve_app.jobs.quotas import Quotas
 from serve_app.models.principal import ANONYMOUS_OWNER, SCOPES, Principal, name_fault
@@ -45,6 +45,7 @@ class Auth:
         key_headers: Collection[str] = (),
     ) -> None:
         self.tickets = Tickets(keys)
+        self.refusals = Refusals()
         self._keys = keys
         self._limits = limits
         self._tokens = tokens
@@ -147,7 +148,7 @@ async def _admitted(request: Request, scopes: SecurityScopes, ticket: str | None
             if not principal.may(scope):
                 raise RequestError("forbidden", f"The API key does not have the scope {scope}.")
     except RequestError as refusal:
-        note_refusal(request, refusal)
+        auth.refusals.note(request, refusal)
         raise
     return principal
 

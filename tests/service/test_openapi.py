@@ -148,6 +148,7 @@ async def test_it_says_what_it_is_and_how_to_send_a_key(document: Document) -> N
     assert set(schemes) == {"bearer", "apiKey", "x-bf-vk", "ticket"}
     for name, operation in operations(document):
         keys = {key for choice in operation.get("security", ()) for key in choice}
+        ticket = {"ticket"} if name in WITH_TICKET else set()
         bifrost = {"x-bf-vk"} if operation["tags"] == ["Bifrost"] else set()
         assert keys == (set() if name.split()[1] in PLAIN else {"bearer", "apiKey", *bifrost, *ticket}), name
 
