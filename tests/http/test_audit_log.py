@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from serve_app.dialects.shift.routes import PREFIX as SHIFT
 from serve_app.http.audit_log import FAILURES_PER_MINUTE, AuditLog
-from tests.dialects.test_shift import PREFIX as SHIFT
 from tests.http.test_browsers import ticket
 from tests.lib.edge import bearer, open_edge
 from tests.lib.murmur_process import murmur

@@ -82,14 +82,14 @@ def test_other_names_are_allowed(name: str) -> None:
 async def test_a_key_of_an_earlier_version_with_such_a_name_is_refused(edge: Edge, field: str, name: str) -> None:
     redis = edge.keys._redis
     old = await edge.key()
-    await redis.hset(redis_key(f"key:{old.split('_')[1]}"), field, name)  # type: ignore[misc]
+    await redis.hset(redis_key(f"key:{old.split('_')[1]}"), field, name)
     refused = problem(await edge.http.get("/v1/jobs", headers=bearer(old)), 403, "forbidden")
     assert name in refused["detail"]
 
 
 async def test_a_key_that_is_revoked_while_it_is_rotated_leaves_no_rest(edge: Edge) -> None:
     redis = edge.keys._redis
-    await redis.hset(redis_key("key:0123456789abcdef"), "expires_at", "1")  # type: ignore[misc]
+    await redis.hset(redis_key("key:0123456789abcdef"), "expires_at", "1")
     assert await edge.keys.principal("mur_0123456789abcdef_x") is None
     assert await edge.keys.by_id("0123456789abcdef") is None
 

@@ -1,4 +1,4 @@
-"""What pages in browsers need and must not get: CORS, tickets, private responses, hosts."""
+"""Browsers: CORS, tickets, private responses, hosts."""
 
 from __future__ import annotations
 
