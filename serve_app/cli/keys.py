@@ -28,7 +28,7 @@ from serve_app.local.preflight import (
     without_password,
 )
 from serve_app.local.valkey import Valkey, ValkeyFailed, data_of, url_file
-from serve_app.models.principal import SCOPES
+from serve_app.models.principal import DEFAULT_SCOPES, SCOPES
 from serve_app.settings import Settings
 from serve_app.store.api_keys import ApiKeys, KeyRefused
 from serve_app.store.connection import connect
@@ -51,7 +51,7 @@ def create(
     redis_url: RedisUrl = None,
 ) -> None:
     """Create a key and print it, alone on standard output. Only its hash is stored."""
-    scopes = scope or [s for s in SCOPES if s != "admin"]
+    scopes = scope or DEFAULT_SCOPES
     lifetime_s = None if expires is None else seconds(expires)
     created = _run(data_dir, redis_url, lambda store: store.create(name, tenant, scopes, lifetime_s), may_create=True)
     _audit(data_dir, "key.created", key_id_of(created), tenant=tenant, owner=name, scopes=scopes)

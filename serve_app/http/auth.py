@@ -13,13 +13,13 @@ from serve_app.errors import RequestError
 from serve_app.http.allowed_hosts import AllowedHosts
 from serve_app.http.jwt_tokens import JwtVerifier
 from serve_app.http.refusals import Refusals
-from serve_app.http.tickets import READ, Tickets
+from serve_app.http.tickets import Tickets
 from serve_app.jobs.quotas import Quotas
-from serve_app.models.principal import ANONYMOUS_OWNER, SCOPES, Principal, name_fault
+from serve_app.models.principal import ANONYMOUS_OWNER, DEFAULT_SCOPES, Principal, name_fault
 from serve_app.store.api_keys import ApiKeys
 
 # Caller without a key, where none is required; has the default scopes of a key.
-ANONYMOUS = Principal(ANONYMOUS_OWNER, "default", frozenset(SCOPES) - {"admin"})
+ANONYMOUS = Principal(ANONYMOUS_OWNER, "default", frozenset(DEFAULT_SCOPES))
 
 bearer = HTTPBearer(scheme_name="bearer", auto_error=False, description="An API key of `murmur keys create`, or a JWT.")
 api_key = APIKeyHeader(
@@ -102,14 +102,11 @@ class Auth:
 
     async def _holder(self, ticket: str, job_id: str) -> Principal:
         principal = await self.tickets.principal(ticket)
-        if principal is None or (self._required and principal == ANONYMOUS_READER):
+        if principal is None or (self._required and not principal.key_id and principal.owner == ANONYMOUS_OWNER):
             raise _invalid("ticket")
         if principal.job_id != job_id:
             raise RequestError("forbidden", "The ticket is for another job, or for a path that takes none.")
         return principal
-
-
-ANONYMOUS_READER = Principal(ANONYMOUS.owner, ANONYMOUS.tenant, frozenset((READ,)))  # with a ticket
 
 
 def _invalid(credential: str) -> RequestError:

@@ -11,6 +11,7 @@ from math import inf
 
 import orjson
 
+from serve_app.models.job import Job
 from serve_app.models.principal import Principal
 from serve_app.store.api_keys import ApiKeys
 
@@ -24,10 +25,10 @@ class Tickets:
         self._keys = keys
         self._secret = b""
 
-    async def issue(self, principal: Principal, job_id: str, lifetime_s: float) -> tuple[str, float]:
+    async def issue(self, principal: Principal, job: Job, lifetime_s: float) -> tuple[str, float]:
         """Ticket and its end in Unix seconds, not later than that of the caller's key or token."""
         expires_at = min(time.time() + lifetime_s, principal.expires_at or inf)
-        payload = _encode(orjson.dumps([job_id, principal.owner, principal.tenant, principal.key_id, expires_at]))
+        payload = _encode(orjson.dumps([job.id, job.owner, job.tenant, principal.key_id, expires_at]))
         return f"{payload}.{await self._sign(payload)}", expires_at
 
     async def principal(self, ticket: str) -> Principal | None:
@@ -41,7 +42,7 @@ class Tickets:
             return None
         if key_id:
             key = await self._keys.by_id(key_id)
-            if key is None or not key.principal.may(READ):
+            if key is None or not (key.principal.may(READ) and key.principal.sees(owner, tenant)):
                 return None
             expires_at = min(expires_at, key.expires_at or inf)
         return Principal(owner, tenant, frozenset((READ,)), key_id, expires_at, job_id)

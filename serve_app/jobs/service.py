@@ -25,7 +25,7 @@ from serve_app.models.event import Event, event_order
 from serve_app.models.file import File
 from serve_app.models.job import Job, JobSpec, Phase
 from serve_app.models.listing import JobPage, JobQuery
-from serve_app.models.principal import Principal
+from serve_app.models.principal import TENANT_READ, Principal
 from serve_app.models.submission import SubmitOutcome
 from serve_app.models.trace import Trace
 from serve_app.store.redis_store import Store
@@ -130,10 +130,17 @@ class Jobs:
     async def get(self, principal: Principal, job_id: str) -> Job:
         """A job, marked as deleted or not."""
         job = await self._store.jobs.get(job_id)
-        if job is None or (job.owner, job.tenant) != (principal.owner, principal.tenant) or job.erasing:
+        if job is None or not principal.sees(job.owner, job.tenant) or job.erasing:
             raise not_found()
         if self._dialect not in ("", job.spec.dialect):
             raise not_found()
+        return job
+
+    async def _own(self, principal: Principal, job_id: str) -> Job:
+        """A job that the principal may change. Raises RequestError `forbidden` for one that it only sees."""
+        job = await self.get(principal, job_id)
+        if not principal.owns(job.owner, job.tenant):
+            raise RequestError("forbidden", "The key may read the jobs of its tenant, but change only its own.")
         return job
 
     async def get_undeleted(self, principal: Principal, job_id: str) -> Job:
@@ -143,13 +150,18 @@ class Jobs:
             raise RequestError("gone", "The job was deleted.")
         return job
 
-    async def page(self, principal: Principal, *, limit: int, cursor: str | None) -> tuple[list[Job], str | None]:
-        """Jobs, newest first, and the next cursor."""
+    async def page(
+        self, principal: Principal, *, limit: int, cursor: str | None, owner: str | None = None
+    ) -> tuple[list[Job], str | None]:
+        """Jobs of an owner, the principal's own without one, newest first, and the next cursor."""
+        owner = principal.owner if owner is None else owner
+        if not principal.sees(owner, principal.tenant):
+            raise RequestError("forbidden", f"Jobs of other owners need the scope {TENANT_READ}.", (("owner", "forbidden"),))
         if cursor is not None and not (cursor.isascii() and cursor.isdecimal()):
             raise RequestError(
                 "invalid_request", "Unknown cursor: pass the `next_cursor` of a page.", (("cursor", "unknown"),)
             )
-        return await self._store.jobs.page(principal.owner, principal.tenant, limit=limit, before=cursor)
+        return await self._store.jobs.page(owner, principal.tenant, limit=limit, before=cursor)
 
     async def query(self, principal: Principal, query: JobQuery) -> JobPage:
         return await self._store.jobs.query(principal.owner, principal.tenant, self._dialect, query)
@@ -170,7 +182,7 @@ class Jobs:
 
     async def cancel(self, principal: Principal, job_id: str) -> Job:
         """Cancel a queued job now, a running one within a window."""
-        await self.get(principal, job_id)
+        await self._own(principal, job_id)
         phase_before = await self._store.jobs.cancel(job_id)
         if phase_before in (Phase.COMPLETED, Phase.FAILED):
             raise RequestError("conflict", f"The job has {phase_before}: there is nothing to cancel.")
@@ -181,7 +193,7 @@ class Jobs:
 
     async def cancel_and_wait(self, principal: Principal, job_id: str) -> Job:
         """Cancel a job, and wait until it has ended."""
-        if (await self.get(principal, job_id)).phase.final:
+        if (await self._own(principal, job_id)).phase.final:
             raise RequestError("conflict", "The job has ended: there is nothing to cancel.")
         await self.cancel(principal, job_id)
         with suppress(TimeoutError):
@@ -192,6 +204,7 @@ class Jobs:
 
     async def retry(self, principal: Principal, job_id: str) -> Job:
         """Requeue a failed job from its checkpoint."""
+        await self._own(principal, job_id)
         job = await self.get_undeleted(principal, job_id)
         await self._quotas.check_minutes(principal)
         if not await self._store.jobs.retry(job_id):
@@ -202,20 +215,20 @@ class Jobs:
 
     async def mark_deleted(self, principal: Principal, job_id: str) -> None:
         """Hide an ended job; its results answer `gone`, until they expire and are deleted."""
-        job = await self.get(principal, job_id)
+        job = await self._own(principal, job_id)
         if not await self._store.jobs.mark_deleted(job_id):
             why = "It is deleted already." if job.phase.final else "The job has not ended: cancel it first."
             raise RequestError("conflict", why)
         audit("job.deleted", job_id)
 
     async def delete(self, principal: Principal, job_id: str) -> None:
-        await self.get(principal, job_id)
+        await self._own(principal, job_id)
         await delete_job(self._store, self._artifacts, job_id)
         audit("job.deleted", job_id)
 
     async def delete_when_ended(self, principal: Principal, job_id: str) -> None:
         """Hide a job, cancel it, and delete it for good once it has ended."""
-        await self.get(principal, job_id)
+        await self._own(principal, job_id)
         if await self._store.jobs.delete_when_ended(job_id):
             await self._store.jobs.cancel(job_id)
         else:
@@ -224,7 +237,7 @@ class Jobs:
 
     async def purge_results(self, principal: Principal, job_id: str, *, deleted: bool) -> None:
         """Delete the results of an ended job; with `deleted`, it must be marked as deleted."""
-        job = await self.get(principal, job_id)
+        job = await self._own(principal, job_id)
         if not await purge_results(self._store, self._artifacts, job, deleted=deleted):
             unmarked = "it is purged already" if job.purged_at else "delete it first"
             why = unmarked if job.phase.final else "it has not ended"
@@ -233,7 +246,7 @@ class Jobs:
 
     async def set_webhook(self, principal: Principal, job_id: str, spec: JobSpec) -> Job:
         """Replace the webhook of a job that has not ended."""
-        await self.get(principal, job_id)
+        await self._own(principal, job_id)
         if spec.webhook is not None:
             self._rules.check_webhook(spec.webhook)
         if not await self._store.jobs.set_webhook(job_id, spec):

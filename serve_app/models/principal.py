@@ -18,8 +18,11 @@ SCOPES = (
     "speech:files:read",
     "speech:files:write",
     "speech:summaries:write",
-    "admin",  # includes all others
+    "admin",  # includes all others but TENANT_READ
+    "speech:tenant:read",
 )
+TENANT_READ = "speech:tenant:read"  # jobs of every owner in the tenant, which no other scope shows
+DEFAULT_SCOPES = tuple(scope for scope in SCOPES if scope not in ("admin", TENANT_READ))
 
 
 def name_fault(name: str) -> str | None:
@@ -46,4 +49,11 @@ class Principal:
 
     def may(self, scope: str) -> bool:
         """Whether `scope` is granted."""
-        return scope in self.scopes or "admin" in self.scopes
+        return scope in self.scopes or ("admin" in self.scopes and scope != TENANT_READ)
+
+    def owns(self, owner: str, tenant: str) -> bool:
+        return (owner, tenant) == (self.owner, self.tenant)
+
+    def sees(self, owner: str, tenant: str) -> bool:
+        """Whether it may read jobs of `owner`."""
+        return self.owns(owner, tenant) or (tenant == self.tenant and self.may(TENANT_READ))

@@ -142,3 +142,42 @@ async def test_refused_keys_are_logged_at_a_bounded_rate(edge: Edge, caplog: pyt
     assert len(lines) == 1
     assert "unauthenticated, remote=127.0.0.1" in lines[0]
     assert "guess" not in lines[0]
+
+
+# The tenant's view.
+
+
+async def test_a_key_may_read_but_not_change_the_jobs_of_its_tenant(edge: Edge, sample: Path) -> None:
+    owner = bearer(await edge.key("alice", "acme"))
+    job_id = (await edge.http.post("/v1/jobs", files={"file": sample.read_bytes()}, headers=owner)).json()["id"]
+    await edge.http.get(f"/v1/jobs/{job_id}/events", headers=owner)
+    scopes = ("speech:transcriptions:read", "speech:tenant:read")
+    operator, writer, other, admin = [
+        bearer(await edge.key("ops", tenant, *granted))
+        for tenant, granted in (("acme", scopes), ("acme", ("admin", *scopes)), ("else", scopes), ("acme", ("admin",)))
+    ]
+    for path in ("", "/events", "/transcript", "/artifacts/source"):
+        assert (await edge.http.get(f"/v1/jobs/{job_id}{path}", headers=operator)).status_code == 200
+        for stranger in (other, admin):
+            problem(await edge.http.get(f"/v1/jobs/{job_id}{path}", headers=stranger), 404, "not_found")
+    for method, path in (("POST", "/cancel"), ("POST", "/retry"), ("DELETE", ""), ("DELETE", "?purge=false")):
+        problem(await edge.http.request(method, f"/v1/jobs/{job_id}{path}", headers=writer), 403, "forbidden")
+    listed = await edge.http.get("/v1/jobs?owner=alice", headers=operator)
+    assert [job["id"] for job in listed.json()["jobs"]] == [job_id]
+    assert (await edge.http.get("/v1/jobs", headers=operator)).json()["jobs"] == []
+    assert (await edge.http.get("/v1/jobs?owner=alice", headers=other)).json()["jobs"] == []
+    problem(await edge.http.get("/v1/jobs?owner=alice", headers=admin), 403, "forbidden")
+    made = await edge.http.post(f"/v1/jobs/{job_id}/ticket", headers=operator)
+    ticket = {"ticket": made.json()["ticket"]}
+    assert (await edge.http.get(f"/v1/jobs/{job_id}/transcript", params=ticket)).status_code == 200
+
+
+async def test_anonymous_jobs_can_be_read_once_keys_are_required(edge: Edge, served: Served, sample: Path) -> None:
+    job_id = (await served.http.post("/v1/jobs", files={"file": sample.read_bytes()})).json()["id"]
+    operator = bearer(await edge.key("ops", "default", "speech:transcriptions:read", "speech:tenant:read"))
+    listed = await edge.http.get("/v1/jobs?owner=anonymous", headers=operator)
+    assert [job["id"] for job in listed.json()["jobs"]] == [job_id]
+    for http, headers, status in ((served.http, {}, 401), (edge.http, operator, 200)):
+        made = await http.post(f"/v1/jobs/{job_id}/ticket", headers=headers)
+        answer = await edge.http.get(f"/v1/jobs/{job_id}", params={"ticket": made.json()["ticket"]})
+        assert answer.status_code == status, "an anonymous ticket is none where keys are required"

@@ -75,9 +75,12 @@ class Routes:
         principal: CanRead,
         limit: PageSize = 20,
         cursor: Annotated[str | None, Query(max_length=20, description="`next_cursor` of the previous page.")] = None,
+        owner: Annotated[
+            str | None, Query(max_length=64, description="Owner in the key's tenant, with the scope speech:tenant:read.")
+        ] = None,
     ) -> wire.JobList:
-        """List the caller's jobs, newest first."""
-        page, following = await self._jobs.page(principal, limit=limit, cursor=cursor)
+        """List the jobs of the caller, or of another owner in its tenant, newest first."""
+        page, following = await self._jobs.page(principal, limit=limit, cursor=cursor, owner=owner)
         return wire.JobList(jobs=[await render_job(job, self._jobs.results) for job in page], next_cursor=following)
 
     async def get(self, principal: CanReadJob, job_id: JobId) -> wire.Job:

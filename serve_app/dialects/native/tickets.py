@@ -45,9 +45,9 @@ class Routes:
     ) -> Ticket:
         """Make a ticket, which in place of a key reads the job, its events, transcript and artifacts: for browsers'
         EventSource and `<audio>`. It ends with the key that made it."""
-        await self._jobs.get_undeleted(principal, job_id)
+        job = await self._jobs.get_undeleted(principal, job_id)
         auth: Auth = request.app.state.auth
-        ticket, expires_at = await auth.tickets.issue(principal, job_id, options.lifetime_s)
+        ticket, expires_at = await auth.tickets.issue(principal, job, options.lifetime_s)
         return Ticket(ticket=ticket, expires_at=utc(expires_at))
 
 
