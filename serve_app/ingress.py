@@ -27,7 +27,7 @@ from serve_app.dialects.native import NATIVE
 from serve_app.dialects.native.translate import PROBLEM
 from serve_app.dialects.native.wire import Problem
 from serve_app.errors import RequestError, StoreUnavailable
-from serve_app.http.audit_log import Audited, AuditLog
+from serve_app.http.audited import Audited
 from serve_app.http.auth import Auth, HostAllowed, key_holder
 from serve_app.http.cors import with_cors
 from serve_app.http.docs import add_docs
@@ -36,6 +36,7 @@ from serve_app.http.openapi import Api, Responses, errors
 from serve_app.http.request_ids import RequestIds
 from serve_app.http.response_headers import ResponseHeaders
 from serve_app.http.validation import invalid
+from serve_app.jobs.audit_log import AuditLog
 from serve_app.jobs.event_stream import EventStreams
 from serve_app.store.redis_store import Store
 

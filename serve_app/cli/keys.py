@@ -18,7 +18,7 @@ from rich.table import Table
 
 from serve_app.cli.configuration import fail, settings_with
 from serve_app.errors import StoreUnavailable
-from serve_app.http.audit_log import AuditLog
+from serve_app.jobs.audit_log import AuditLog
 from serve_app.local.preflight import (
     StartError,
     check_redis,

@@ -17,6 +17,7 @@ from serve_app.jobs.stream_tail import StreamTail
 from serve_app.jobs.transcript_file import replay
 from serve_app.models.event import Event, EventKind, event_order
 from serve_app.models.job import Job
+from serve_app.models.principal import Principal
 from serve_app.models.storage_paths import transcript_key
 from serve_app.store.redis_store import Store
 
@@ -49,10 +50,12 @@ class EventStreams:
             with suppress(asyncio.CancelledError):
                 await task
 
-    async def follow(self, job_id: str, after: str = "0") -> AsyncGenerator[Event, None]:
-        """Events after the event id `after` as they come, up to `done` or a deletion."""
-        with self._tail(job_id) as tail:
+    async def follow(self, job_id: str, after: str = "0", principal: Principal | None = None) -> AsyncGenerator[Event, None]:
+        """Events after the event id `after` as they come, up to `done` or a deletion. Raises RequestError when the
+        principal's key, token or ticket ends."""
+        with self._tail(job_id) as tail, self.sessions.open(principal) as session:
             while True:
+                session.check()
                 try:
                     page = await tail.read(after)
                 except StoreUnavailable as outage:
@@ -60,6 +63,7 @@ class EventStreams:
                     await asyncio.sleep(RETRY_S)
                     continue
                 for event in page.events:
+                    session.check()
                     yield event
                     after = event.id
                     if event.kind is EventKind.DONE:
@@ -70,11 +74,12 @@ class EventStreams:
                     return
                 if page.job.done_event and not page.stream_exists:
                     async for event in self._replay(page.job, page.job.done_event, after):
+                        session.check()
                         yield event
                     return
                 if page.job.done_event and event_order(after) >= event_order(page.job.done_event):
                     return
-                await tail.changed()
+                await session.wait(tail.changed())
 
     async def _replay(self, job: Job, done_event: str, after: str) -> AsyncGenerator[Event, None]:
         # The stream is deleted: segments come from the transcript.

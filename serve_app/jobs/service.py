@@ -170,7 +170,7 @@ class Jobs:
         """Events after the event id `after`, up to `done`."""
         await self.get_undeleted(principal, job_id)
         audit("job.read", job_id)
-        return self._events.sessions.guard(principal, self._events.follow(job_id, after))
+        return self._events.follow(job_id, after, principal)
 
     async def resume(self, principal: Principal, job_id: str, after: str) -> AsyncGenerator[Event, None] | None:
         """Events after the event id `after`, up to `done`; None where there are no more."""
@@ -178,7 +178,7 @@ class Jobs:
         if job.done_event is not None and event_order(after) >= event_order(job.done_event):
             return None
         audit("job.read", job_id)
-        return self._events.sessions.guard(principal, self._events.follow(job_id, after))
+        return self._events.follow(job_id, after, principal)
 
     async def cancel(self, principal: Principal, job_id: str) -> Job:
         """Cancel a queued job now, a running one within a window."""

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from math import inf
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from serve_app.errors import RequestError, StoreUnavailable
-from serve_app.models.event import Event
 from serve_app.models.principal import Principal
 from serve_app.store.api_keys import ApiKeys
 
@@ -21,18 +20,25 @@ RECHECK_S = 10.0  # keys of open streams are read this often without a notificat
 MAX_AGE_S = 86_400.0  # of every stream, those that cannot be resumed included
 
 
-class _Session:
-    def __init__(self, principal: Principal) -> None:
-        self.expires_at = principal.expires_at or inf  # Unix seconds
-        self._oldest = asyncio.get_running_loop().time() + MAX_AGE_S
+class StreamSession:
+    """Validity of one stream; `check` and `wait` raise RequestError `unauthenticated`, at MAX_AGE_S `unavailable`."""
+
+    def __init__(self, expires_at: float | None) -> None:
+        self.expires_at = expires_at or inf  # Unix seconds
+        self._clock = asyncio.get_running_loop().time
+        self._oldest = self._clock() + MAX_AGE_S
+        self._deadline = self._reckon()
         self._waiting: asyncio.Timeout | None = None
 
-    async def next(self, events: AsyncGenerator[Event, None]) -> Event:
-        if self._deadline() <= asyncio.get_running_loop().time():
+    def check(self) -> None:
+        if self._deadline <= self._clock():
             raise self._ended()
+
+    async def wait(self, change: Coroutine[Any, Any, None]) -> None:
+        """Wait for `change`."""
         try:
-            async with asyncio.timeout_at(self._deadline()) as self._waiting:
-                return await anext(events)
+            async with asyncio.timeout_at(self._deadline) as self._waiting:
+                await change
         except TimeoutError:
             raise self._ended() from None
         finally:
@@ -40,11 +46,12 @@ class _Session:
 
     def shorten(self, expires_at: float) -> None:
         self.expires_at = min(self.expires_at, expires_at)
+        self._deadline = self._reckon()
         if self._waiting and not self._waiting.expired():
-            self._waiting.reschedule(self._deadline())
+            self._waiting.reschedule(self._deadline)
 
-    def _deadline(self) -> float:
-        return min(self._oldest, asyncio.get_running_loop().time() + self.expires_at - time.time())
+    def _reckon(self) -> float:
+        return min(self._oldest, self._clock() + self.expires_at - time.time())
 
     def _ended(self) -> RequestError:
         if self.expires_at <= time.time():
@@ -57,24 +64,23 @@ class StreamSessions:
 
     def __init__(self, keys: ApiKeys) -> None:
         self._keys = keys
-        self._open: dict[str, set[_Session]] = {}
+        self._open: dict[str, set[StreamSession]] = {}
         self._changed = asyncio.Event()
         self._due: set[str] = set()  # keys to read at once
 
-    async def guard(self, principal: Principal, events: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:
-        """Events while the principal is valid. Raises RequestError `unauthenticated`, `unavailable` at MAX_AGE_S."""
-        session = _Session(principal)
-        same_key = self._open.setdefault(principal.key_id, set())
+    @contextmanager
+    def open(self, principal: Principal | None) -> Iterator[StreamSession]:
+        """Session of a stream; without a principal only its age is bounded."""
+        session = StreamSession(principal.expires_at if principal else None)
+        key_id = principal.key_id if principal else ""
+        same_key = self._open.setdefault(key_id, set())
         same_key.add(session)
         try:
-            async with aclosing(events):
-                with suppress(StopAsyncIteration):
-                    while True:
-                        yield await session.next(events)
+            yield session
         finally:
             same_key.discard(session)
-            if not same_key and self._open.get(principal.key_id) is same_key:
-                del self._open[principal.key_id]
+            if not same_key and self._open.get(key_id) is same_key:
+                del self._open[key_id]
 
     def notify(self, key_id: str) -> None:
         self._due.add(key_id)

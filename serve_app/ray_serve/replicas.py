@@ -30,10 +30,10 @@ from deployments.transcription.engines.base import EngineConfig
 from deployments.transcription.stage import Transcriber
 from serve_app.dialects import key_headers, renderers
 from serve_app.dialects.base import ApiContext
-from serve_app.http.audit_log import AuditLog
 from serve_app.http.auth import Auth
 from serve_app.http.jwt_tokens import JwtVerifier, TokenRules
 from serve_app.ingress import create_api
+from serve_app.jobs.audit_log import AuditLog
 from serve_app.jobs.deliveries import Deliveries
 from serve_app.jobs.event_stream import EventStreams
 from serve_app.jobs.model_catalog import Model, ModelCatalog

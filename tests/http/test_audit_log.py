@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from serve_app.dialects.shift.routes import PREFIX as SHIFT
-from serve_app.http.audit_log import FAILURES_PER_MINUTE, AuditLog
+from serve_app.jobs.audit_log import FAILURES_PER_MINUTE, AuditLog
 from tests.http.test_browsers import ticket
 from tests.lib.edge import bearer, open_edge
 from tests.lib.murmur_process import murmur
@@ -108,11 +108,11 @@ async def test_refusals_are_audited_without_the_key(served: Served, tmp_path: Pa
 
 def test_a_flood_of_refusals_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = AuditLog.under(tmp_path)
-    monkeypatch.setattr("serve_app.http.audit_log.time.monotonic", lambda: 600.0)
+    monkeypatch.setattr("serve_app.jobs.audit_log.time.monotonic", lambda: 600.0)
     for _ in range(FAILURES_PER_MINUTE + 40):
         log.write("auth.failed", result="unauthenticated")
     assert len(entries(tmp_path)) == FAILURES_PER_MINUTE
-    monkeypatch.setattr("serve_app.http.audit_log.time.monotonic", lambda: 660.0)
+    monkeypatch.setattr("serve_app.jobs.audit_log.time.monotonic", lambda: 660.0)
     log.write("auth.failed", result="unauthenticated")
     log.write("auth.failed", result="unauthenticated")
     assert [entry.get("suppressed") for entry in entries(tmp_path)[-2:]] == [40, None]
@@ -132,7 +132,7 @@ def test_a_full_disk_is_logged_and_refuses_nothing(
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("serve_app.http.audit_log.os.write", full)
+    monkeypatch.setattr("serve_app.jobs.audit_log.os.write", full)
     AuditLog.under(tmp_path).write("job.read", job_id="j")
     assert "audit log not written" in caplog.text
 
