@@ -1,14 +1,17 @@
 """Scheduling policy: tickets in, batches out. No clock, no threads, no I/O."""
 
-# Strict priority between urgency classes; inside a class start-time fair queueing (Goyal, Vin, Cheng: "Start-time fair
-# queuing", SIGCOMM 1996) between tenants, then between a tenant's jobs; first in, first out inside a job.
+# Start-time fair queueing (Goyal, Vin, Cheng: "Start-time fair queuing", SIGCOMM 1996) between tenants, by weight; strict
+# priority between the urgency classes of a tenant; start-time fair queueing between the jobs of a class; first in, first
+# out inside a job. Tenants come first: were urgency compared across tenants, whoever calls all work urgent would get the
+# whole model.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
+from heapq import heapify, heappop, heapreplace
+from operator import itemgetter
+from types import MappingProxyType
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,115 +22,155 @@ class Ticket:
     job: str
     tenant: str
     cost: float  # seconds of audio
-    urgency: int = 0  # lower is served first
+    urgency: int = 0  # lower is served first, inside its tenant
     kind: Hashable = None  # only tickets of equal kind share a batch
     exclusive: bool = False  # shares a batch with no other ticket
 
 
 @dataclass(slots=True)
-class _Node:
-    """Node of the tree urgency class > tenant > job; only jobs hold tickets."""
+class _Queue:
+    """Node of the tree root > tenant > urgency class > job; only jobs hold tickets."""
 
-    # Virtual time at which its next ticket may start: it grows by the cost of each ticket served.
-    start_tag: float = 0.0
-    # Virtual time of its children: the start tag of the child that was due when a ticket was served last.
+    # Order of service among its siblings: the urgency of a class, else the start tag, the virtual time at which its next
+    # ticket may start. A start tag grows by `pace` times the cost of each ticket served.
+    rank: float = 0.0
+    pace: float = 0.0
+    # Virtual time of its children: the start tag of the child that is due. A new child starts there: no credit for idling.
     virtual_time: float = 0.0
     waiting: int = 0
-    children: dict[str, _Node] = field(default_factory=dict)
-    tickets: deque[Ticket] = field(default_factory=deque)
+    children: dict[Hashable, _Queue] = field(default_factory=dict)
+    tickets: dict[int, Ticket] = field(default_factory=dict)  # by number, in the order of arrival
 
-    def join(self, name: str) -> _Node:
-        child = self.children.setdefault(name, _Node())
-        # A queue that was idle joins at the current virtual time: no credit for idling.
-        child.start_tag = max(child.start_tag, self.virtual_time)
+    def tenant(self, name: str, weight: float) -> _Queue:
+        return self._join(name, 1 / weight)
+
+    def urgency(self, urgency: int) -> _Queue:
+        return self.children.setdefault(urgency, _Queue(urgency))
+
+    def job(self, name: str) -> _Queue:
+        return self._join(name, 1.0)
+
+    def _join(self, name: str, pace: float) -> _Queue:
+        child = self.children.setdefault(name, _Queue(pace=pace))
+        child.rank = max(child.rank, self.virtual_time)
         return child
 
-    def backlogged(self) -> list[_Node]:
-        """Children with tickets, by start tag."""
-        return sorted((child for child in self.children.values() if child.waiting), key=lambda child: child.start_tag)
+    def head(self) -> Ticket | None:
+        queue = self
+        while queue.children:
+            queue = min((child for child in queue.children.values() if child.waiting), key=_rank, default=_NONE)
+        return next(iter(queue.tickets.values()), None)
 
-    def prune(self) -> None:
-        # Idle children are dropped to bound memory, but a queue that is ahead of the virtual time keeps its start tag: no
-        # gain from trickling requests.
-        if not self.waiting:
-            self.children.clear()
-        self.children = {n: c for n, c in self.children.items() if c.waiting or c.start_tag > self.virtual_time}
+    def like(self, kind: Hashable) -> Iterator[Ticket]:
+        """Tickets of a kind in the order of service; each must be served before the next is taken."""
+        if self.tickets:
+            yield from [t for t in self.tickets.values() if t.kind == kind and not t.exclusive]
+            return
+        siblings = enumerate(child for child in self.children.values() if child.waiting)
+        heap = [(child.rank, position, child, child.like(kind)) for position, child in siblings]
+        heapify(heap)
+        while heap:
+            _, position, child, tickets = heap[0]
+            if (ticket := next(tickets, None)) is None:
+                heappop(heap)
+                continue
+            yield ticket
+            heapreplace(heap, (child.rank, position, child, tickets))  # its start tag has grown
+
+    def settle(self) -> None:
+        """Move the virtual time on, and drop idle children to bound memory."""
+        # An idle child that is ahead of the virtual time keeps its start tag: no gain from trickling requests.
+        ranks = [child.rank for child in self.children.values() if child.waiting]
+        self.virtual_time = now = min(ranks, default=0.0)
+        self.children = {n: c for n, c in self.children.items() if c.waiting or (ranks and c.pace and c.rank > now)}
+
+
+_NONE = _Queue()
+
+
+def _rank(queue: _Queue) -> float:
+    return queue.rank
 
 
 class Scheduler:
     """Forms batches of at most `max_items` tickets and, beyond the first ticket, `max_cost`."""
 
-    def __init__(self, max_items: int, max_cost: float) -> None:
+    def __init__(self, max_items: int, max_cost: float, weights: Mapping[str, float] = MappingProxyType({})) -> None:
         self._max_items = max_items
         self._max_cost = max_cost
-        self._classes: dict[int, _Node] = {}  # by urgency
+        self._weights = weights  # of tenants, 1 for those not named
+        self._root = _Queue()
+
+    def shrink(self, max_items: int, max_cost: float) -> None:
+        """Form smaller batches from now on."""
+        self._max_items = min(max_items, self._max_items)
+        self._max_cost = min(max_cost, self._max_cost)
 
     def __len__(self) -> int:
-        return sum(queue.waiting for queue in self._classes.values())
+        return self._root.waiting
 
     def add(self, ticket: Ticket) -> None:
-        urgency_class = self._classes.setdefault(ticket.urgency, _Node())
-        tenant = urgency_class.join(ticket.tenant)
-        job = tenant.join(ticket.job)
-        job.tickets.append(ticket)
-        for queue in (urgency_class, tenant, job):
+        tenant = self._root.tenant(ticket.tenant, self._weights.get(ticket.tenant, 1.0))
+        urgency = tenant.urgency(ticket.urgency)
+        job = urgency.job(ticket.job)
+        job.tickets[ticket.number] = ticket
+        for queue in (self._root, tenant, urgency, job):
             queue.waiting += 1
 
     def discard(self, ticket: Ticket) -> None:
         """Remove a ticket if it still waits."""
         path = self._path(ticket)
-        if path and ticket in path[-1].tickets:
+        if path and ticket.number in path[-1].tickets:
             self._dequeue(ticket, path)
+            self._settle([ticket])
 
     def head(self) -> Ticket | None:
         """Peek at the next ticket."""
-        return next((job.tickets[0] for job in self._jobs()), None)
+        return self._root.head()
 
     def next_batch(self, limit: int | None = None) -> list[Ticket]:
         """Dequeue at most `limit` tickets; none when nothing waits."""
         max_items = self._max_items if limit is None else min(limit, self._max_items)
+        head = self.head()
+        if head is None:
+            return []
         batch: list[Ticket] = []
         cost = 0.0
-        while len(batch) < max_items:
-            ticket = self._next_like(batch[0]) if batch else self.head()
-            if ticket is None or (batch and cost + ticket.cost > self._max_cost):
+        # Others of the head's kind may overtake older tickets of other kinds: those could not join this batch anyway, so
+        # nothing waits longer.
+        for ticket in [head] if head.exclusive else self._root.like(head.kind):
+            if batch and cost + ticket.cost > self._max_cost:
                 break
             self._serve(ticket)
             batch.append(ticket)
             cost += ticket.cost
-            if ticket.exclusive:
+            if len(batch) == max_items:
                 break
+        self._settle(batch)
         return batch
-
-    def _next_like(self, first: Ticket) -> Ticket | None:
-        # It may overtake older tickets of other kinds: those could not join this batch anyway, so nothing waits longer.
-        return next((t for job in self._jobs() for t in job.tickets if t.kind == first.kind and not t.exclusive), None)
-
-    def _jobs(self) -> Iterator[_Node]:
-        """Jobs in the order of service."""
-        for urgency in sorted(self._classes):
-            for tenant in self._classes[urgency].backlogged():
-                yield from tenant.backlogged()
 
     def _serve(self, ticket: Ticket) -> None:
         path = self._path(ticket)
-        for parent, child in pairwise(path):
-            parent.virtual_time = parent.backlogged()[0].start_tag
-            child.start_tag += ticket.cost
+        for child in path[1:]:
+            child.rank += child.pace * ticket.cost
         self._dequeue(ticket, path)
 
-    def _dequeue(self, ticket: Ticket, path: list[_Node]) -> None:
-        path[-1].tickets.remove(ticket)
+    def _dequeue(self, ticket: Ticket, path: list[_Queue]) -> None:
+        del path[-1].tickets[ticket.number]
         for queue in path:
             queue.waiting -= 1
-        for queue in path[:-1]:
-            queue.prune()
-        if not path[0].waiting:
-            del self._classes[ticket.urgency]
 
-    def _path(self, ticket: Ticket) -> list[_Node]:
-        # Empty if the ticket's urgency class, tenant or job is gone.
-        urgency_class = self._classes.get(ticket.urgency)
-        tenant = urgency_class and urgency_class.children.get(ticket.tenant)
-        job = tenant and tenant.children.get(ticket.job)
-        return [urgency_class, tenant, job] if urgency_class and tenant and job else []
+    def _settle(self, gone: Iterable[Ticket]) -> None:
+        # Leaves first: a parent drops them.
+        parents = {id(queue): (-depth, queue) for ticket in gone for depth, queue in enumerate(self._path(ticket)[:-1])}
+        for _, queue in sorted(parents.values(), key=itemgetter(0)):
+            queue.settle()
+
+    def _path(self, ticket: Ticket) -> list[_Queue]:
+        """From the root to the ticket's job; empty if one of them is gone."""
+        path = [self._root]
+        for name in (ticket.tenant, ticket.urgency, ticket.job):
+            if (child := path[-1].children.get(name)) is None:
+                return []
+            path.append(child)
+        return path

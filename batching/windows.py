@@ -43,9 +43,10 @@ class WindowLimits:
 class WindowPlanner:
     """Spans in, windows out, in order."""
 
-    # How the spans are split into calls makes no difference: a job that is planned again gets the same windows.
+    # How the spans are split into calls makes no difference: a job that is planned again gets the same windows. To go on
+    # behind `after`, the last window of an earlier plan, it is fed all spans again.
 
-    def __init__(self, limits: WindowLimits | None = None) -> None:
+    def __init__(self, limits: WindowLimits | None = None, after: Window | None = None) -> None:
         limits = limits or WindowLimits()
         self._longest = int(limits.longest_s * SAMPLE_RATE)
         self._first = int(min(limits.first_s, limits.longest_s) * SAMPLE_RATE)
@@ -56,12 +57,15 @@ class WindowPlanner:
         self._after = int(limits.after_s * SAMPLE_RATE)
         self._overlap = int(limits.overlap_s * SAMPLE_RATE)
         self._open: list[Span] = []  # spans of the window that is being filled
-        self._joined = False
-        self._floor = 0  # end of the last window
-        self._index = 0
+        self._joined = after is not None and after.cut is not None
+        self._floor = after.end if after else 0  # end of the last window
+        self._index = after.index + 1 if after else 0
+        # Speech before this is in windows already; the earlier plan may have had other limits and other spans.
+        self._covered = (after.end if after.cut is None else after.cut) if after else 0
 
     def feed(self, spans: Iterable[Span], analysed: int) -> list[Window]:
         """Add spans detected in the first `analysed` samples; return the windows that closed."""
+        spans = (Span(max(span.start, self._covered), span.end) for span in spans if span.end > self._covered)
         closed = [window for span in spans for piece in self._split(span) for window in self._add(piece)]
         if self._open and self._is_complete(analysed):
             closed.append(self._close(analysed))

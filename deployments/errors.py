@@ -20,6 +20,12 @@ class SourceUnreachable(WorkError):
     transient = True
 
 
+class SourceTooSlow(SourceUnreachable):
+    """The source sends too slowly; a retry would take a download's place again."""
+
+    transient = False
+
+
 class SourceForbidden(WorkError):
     code = "source_forbidden"
 

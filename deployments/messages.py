@@ -16,6 +16,7 @@ class FetchRequest:
     max_bytes: int
     user_agent: str | None = None  # User-Agent header, None for ours
     drive: bool = False  # the URL comes from the operator's own template: it may be file:// or any bucket
+    tenant: str = ""  # has a share of the name lookups
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,16 @@ class TranscodeRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class MediaWarning:
+    """Loss or oddity in a source that does not end its job."""
+
+    code: str  # stable, part of the API
+    message: str  # one sentence
+    start: float | None = None  # of the part that it is about, seconds
+    end: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class TranscodeProgress:
     """Part of the plan, sent as it grows."""
 
@@ -47,6 +58,7 @@ class TranscodeProgress:
     finished: bool  # true in the last message
     channels: int | None = None  # number of separate channels, None for a mix
     declared_s: float | None = None  # duration that the source's header declares, seconds, once known
+    warnings: tuple[MediaWarning, ...] = ()  # since the last message; a job that is resumed gets them again
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +80,7 @@ class TranscribeRequest:
 
     job: str  # job and tenant: for fair scheduling
     tenant: str
-    urgency: int  # lower is served first
+    urgency: int  # lower is served first, inside its tenant
     pcm_prefix: str
     window: Window
     options: DecodeOptions

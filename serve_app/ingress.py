@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp
 
-from deployments.errors import WorkError
+from deployments.errors import StorageUnavailable, WorkError
 from serve_app.dialects import DIALECTS
 from serve_app.dialects.base import ApiContext, Dialect
 from serve_app.dialects.native import NATIVE
@@ -46,6 +46,7 @@ DESCRIPTION = """A self-hosted transcription cluster: audio in over REST, text o
 transcribed. The native API is under `/v1`; the others are APIs of other vendors, so that their clients work unchanged."""
 SERVICE = "Service"
 Layer = Callable[[ASGIApp], ASGIApp]
+RETRY_AFTER_S = 5  # while the storage is away or full
 Respond = Callable[[Request, RequestError], Response]
 
 
@@ -147,7 +148,7 @@ def _add_metrics(api: FastAPI, store: Store, *, key_required: bool) -> None:
     )
     async def metrics() -> Response:
         """Read metrics of jobs, queues, webhooks and decoding, for Prometheus."""
-        return PlainTextResponse(exposition(await store.stats.read()), media_type=CONTENT_TYPE_LATEST)
+        return PlainTextResponse(exposition(await store.stats.recent()), media_type=CONTENT_TYPE_LATEST)
 
 
 def _add_readiness(api: FastAPI, store: Store) -> None:
@@ -182,7 +183,8 @@ def _add_errors(api: FastAPI, dialects: Sequence[Dialect]) -> None:
 
     @api.exception_handler(WorkError)
     async def work_error(request: Request, error: WorkError) -> Response:
-        return respond(request, RequestError(error.code, error.message))
+        retry_after_s = RETRY_AFTER_S if isinstance(error, StorageUnavailable) else None
+        return respond(request, RequestError(error.code, error.message, retry_after_s=retry_after_s))
 
     @api.exception_handler(RequestValidationError)
     async def validation_error(request: Request, error: RequestValidationError) -> Response:

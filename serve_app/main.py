@@ -3,12 +3,13 @@ objects in ray_serve/replicas.py."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ray import serve
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
-from deployments.transcription.engines.batch_memory import CPU_BATCH
+from deployments.transcription.engines.cores import usable_cores
 from deployments.transcription.weights import languages, locate
 from serve_app.dialects import dialect_settings
 from serve_app.jobs.model_catalog import Model
@@ -18,10 +19,10 @@ from serve_app.ray_serve.replicas import (
     RunnerReplica,
     TranscoderReplica,
     TranscriberReplica,
-    usable_cores,
 )
 from serve_app.settings import Settings
 
+BY_LOAD = "serve_app.ray_serve.autoscaling:by_load"
 DRAIN_S = 8.0  # time of a stopping replica to return its jobs
 
 
@@ -42,27 +43,38 @@ def build(settings: Settings, models: tuple[Model, ...] | None = None) -> serve.
     transcoder = _deployment(
         TranscoderReplica, "Transcoder", 0.2, _scale(settings, "transcoder", target=2), max_ongoing_requests=4
     ).bind(settings)
-    # One batch that decodes and one that waits, for every worker.
-    in_flight = (settings.engine_workers or usable_cores()) * (settings.batch_size or CPU_BATCH) * 2
     transcribers = {
         model.id: _deployment(
             TranscriberReplica,
-            "Transcriber" if len(models) == 1 else f"Transcriber-{model.id.replace('/', '-')}",
+            name,
             0.5,
-            _scale(settings, "transcriber", target=in_flight),
+            _scale(settings, "transcriber", policy=BY_LOAD),
             gpus=settings.transcriber_gpus,
             max_ongoing_requests=1024,
         ).bind(settings, model.id)
-        for model in models
+        for model, name in zip(models, transcriber_names([model.id for model in models]), strict=True)
     }
-    runner = _deployment(
-        RunnerReplica, "Runner", 0.1, _scale(settings, "runner", policy="serve_app.ray_serve.autoscaling:by_load")
-    ).bind(settings, ingestion, transcoder, transcribers)
+    runner = _deployment(RunnerReplica, "Runner", 0.1, _scale(settings, "runner", policy=BY_LOAD)).bind(
+        settings, ingestion, transcoder, transcribers
+    )
     ingress = serve.ingress()(IngressReplica)
     # Most of an Ingress replica's requests are idle event streams.
     return _deployment(ingress, "Ingress", 0.1, _scale(settings, "ingress", target=500), max_ongoing_requests=4096).bind(
         settings, models, transcribers, runner, dialect_settings()
     )
+
+
+def transcriber_names(models: Sequence[str]) -> list[str]:
+    """Name of each model's deployment, unique also where models differ in characters that a name cannot have."""
+    if len(models) == 1:
+        return ["Transcriber"]
+    names: list[str] = []
+    for model in models:
+        name = f"Transcriber-{model.replace('/', '-')}"
+        while name in names:
+            name += "-2"
+        names.append(name)
+    return names
 
 
 def _deployment(

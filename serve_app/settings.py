@@ -86,7 +86,9 @@ class Settings(BaseSettings):
         le=0,
         description="Log-probability below which beam search decodes again; 0 for all text, unset to suit the language.",
     )
-    engine_workers: int = Field(0, ge=0, description="Batches that a replica decodes at once; 0 for one per CPU core.")
+    engine_workers: int = Field(
+        0, ge=0, description="Batches that a replica decodes at once; 0 for one on a GPU, else one per CPU core."
+    )
     batch_size: int = Field(
         0,
         ge=0,

@@ -23,10 +23,10 @@ ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "tests/samples/two_voices.flac"
 
 
-def looped(source: Path, seconds: float, target: Path, *, start_s: float = 0.0) -> Path:
-    """Loop `source` from `start_s` on to `seconds`, as 64 kb/s MP3."""
+def looped(source: Path, seconds: float, target: Path, *, start_s: float = 0.0, bitrate: str = "64k") -> Path:
+    """Loop `source` from `start_s` on to `seconds`, as MP3."""
     decoded = _ffmpeg("-i", source, "-vn", "-ac", 1, "-ar", 16000, target.with_suffix(".wav"))
-    return _ffmpeg("-stream_loop", -1, "-i", decoded, "-ss", start_s, "-t", seconds, "-b:a", "64k", target)
+    return _ffmpeg("-stream_loop", -1, "-i", decoded, "-ss", start_s, "-t", seconds, "-b:a", bitrate, target)
 
 
 def silence(seconds: float, target: Path) -> Path:

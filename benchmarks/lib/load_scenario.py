@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from benchmarks.lib.results import OutcomeCounts
@@ -26,7 +27,14 @@ def without_timings(transcript: dict[str, Any]) -> dict[str, Any]:
 class LoadScenario:
     """Sends `jobs` jobs by `clients` in turn; `counts` holds the outcome."""
 
-    def __init__(self, clients: Sequence[TenantClient], recordings: Sequence[Path], jobs: int) -> None:
+    def __init__(
+        self,
+        clients: Sequence[TenantClient],
+        recordings: Sequence[Path],
+        jobs: int,
+        options: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self._options = {**OPTIONS, **options}
         self._clients = clients
         self._recordings = recordings
         self._expected: dict[Path, Any] = {}
@@ -74,7 +82,7 @@ class LoadScenario:
         self.counts.unexpected += len(set(listed) - accepted)
 
     async def _learn(self, client: TenantClient, recording: Path) -> None:
-        job_id = await client.submit(recording, f"undisturbed-{recording.stem}", OPTIONS)
+        job_id = await client.submit(recording, f"undisturbed-{recording.stem}", self._options)
         self._accepted[client].add(job_id)
         await ResumingReader(client.http, job_id).follow()
         self._expected[recording] = without_timings(await client.transcript(job_id))
@@ -83,7 +91,7 @@ class LoadScenario:
         for number in self._numbers:
             recording = self._recordings[number % len(self._recordings)]
             try:
-                job_id = await client.submit(recording, f"job-{number}", OPTIONS)
+                job_id = await client.submit(recording, f"job-{number}", self._options)
                 if job_id in self._accepted[client]:
                     self.counts.faults.append(f"{job_id} is the id of two jobs")
                 self._accepted[client].add(job_id)

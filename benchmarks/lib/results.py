@@ -21,6 +21,7 @@ class OutcomeCounts:
     out_of_order: int = 0
     differing: int = 0  # transcripts that differ from those of an undisturbed run
     kills: Counter[str] = field(default_factory=Counter)
+    troubles: list[str] = field(default_factory=list)  # of infrastructure, that passed
     sent_twice: int = 0
     retries: int = 0
     reconnects: int = 0
@@ -34,7 +35,7 @@ class OutcomeCounts:
         return self.accepted == self.completed == self.jobs and not any(violations) and not self.faults
 
     def rows(self) -> list[tuple[str, object]]:
-        killed = ", ".join(f"{count} {kind}" for kind, count in sorted(self.kills.items()))
+        kills = ", ".join(f"{count} {kind}" for kind, count in sorted(self.kills.items()))
         return [
             ("jobs accepted", f"{self.accepted} of {self.jobs}"),
             ("jobs completed", self.completed),
@@ -45,7 +46,8 @@ class OutcomeCounts:
             ("segments duplicated", self.duplicated),
             ("segments out of order", self.out_of_order),
             ("transcripts that differ", self.differing),
-            ("killed", f"{self.kills.total()}: {killed}"),
+            *([("killed", f"{self.kills.total()}: {kills}")] if self.kills else []),
+            *([("troubles", "; ".join(self.troubles))] if self.troubles else []),
             ("submissions sent twice (idempotency)", self.sent_twice),
             ("requests retried", self.retries),
             ("event streams interrupted and resumed", self.reconnects),

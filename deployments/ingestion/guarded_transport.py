@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-import asyncio
-import socket
 import ssl
+import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from ipaddress import ip_address
 from typing import Any
 
 import httpcore
 import httpx
 
-from deployments.errors import SourceForbidden, SourceUnreachable
+from deployments.errors import SourceForbidden
 from deployments.ingestion.allow_list import Address, AllowList, is_public
+from deployments.ingestion.names import Resolver
 
 PORTS = (80, 443)
+# Timeout where the caller has none, and what a slow resolution leaves at least.
+CONNECT_S, LEAST_CONNECT_S = 5.0, 1.0
 
 
 class GuardedBackend(httpcore.AsyncNetworkBackend):
     """Resolves a host once, checks every address, and connects to one of those."""
 
-    def __init__(self, allowed: AllowList, inner: httpcore.AsyncNetworkBackend) -> None:
+    def __init__(
+        self, allowed: AllowList, inner: httpcore.AsyncNetworkBackend, resolver: Resolver | None = None, tenant: str = ""
+    ) -> None:
         self._allowed = allowed
         self._inner = inner
+        self._resolver = resolver or Resolver()
+        self._tenant = tenant
 
     async def connect_tcp(
         self,
@@ -34,15 +39,25 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Connect to the first address that can be reached. Raises SourceForbidden, SourceUnreachable."""
-        addresses = await self._resolve(host, port)
+        """Connect to the first address that can be reached; `timeout` includes the resolution of the name. Raises
+        SourceForbidden, SourceUnreachable."""
+        left_s = CONNECT_S if timeout is None else timeout
+        began = time.monotonic()
+        addresses = await self._resolver.resolve(host, port, self._tenant, left_s)
         if not self._allowed.has_host(host, port):
             for address in addresses:
                 self._check(address, port)
-        for address in addresses[:-1]:
+        ends = max(began + left_s, time.monotonic() + LEAST_CONNECT_S)
+
+        async def connect(address: Address, shares: int) -> httpcore.AsyncNetworkStream:
+            # An address that does not answer leaves time for the others.
+            share_s = max(ends - time.monotonic(), 0) / shares
+            return await self._inner.connect_tcp(str(address), port, share_s, local_address, socket_options)
+
+        for shares, address in zip(range(len(addresses), 1, -1), addresses, strict=False):
             with suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
-                return await self._inner.connect_tcp(str(address), port, timeout, local_address, socket_options)
-        return await self._inner.connect_tcp(str(addresses[-1]), port, timeout, local_address, socket_options)
+                return await connect(address, shares)
+        return await connect(addresses[-1], 1)
 
     async def connect_unix_socket(self, *_: Any, **__: Any) -> httpcore.AsyncNetworkStream:
         """Raise SourceForbidden."""
@@ -61,23 +76,14 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         if port not in PORTS:
             raise SourceForbidden(f"Only ports 80 and 443 are reached, not {port}.")
 
-    @staticmethod
-    async def _resolve(host: str, port: int) -> list[Address]:
-        try:
-            entries = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError):
-            raise SourceUnreachable("The source's host name could not be resolved: check the URL.") from None
-        # Without the scope that an address may carry (fe80::1%eth0).
-        return [ip_address(str(entry[4][0]).partition("%")[0]) for entry in entries]
-
 
 class GuardedTransport(httpx.AsyncBaseTransport):
     """httpx transport over an httpcore pool."""
 
     # httpx.AsyncHTTPTransport takes no network backend.
 
-    def __init__(self, allowed: AllowList, tls: ssl.SSLContext) -> None:
-        backend = GuardedBackend(allowed, httpcore.AnyIOBackend())
+    def __init__(self, allowed: AllowList, tls: ssl.SSLContext, resolver: Resolver | None = None, tenant: str = "") -> None:
+        backend = GuardedBackend(allowed, httpcore.AnyIOBackend(), resolver, tenant)
         self._pool = httpcore.AsyncConnectionPool(ssl_context=tls, network_backend=backend)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 
 import httpx
 
-from deployments.errors import SourceForbidden, SourceNotFound, SourceTooLarge, SourceUnreachable
+from deployments.errors import SourceForbidden, SourceNotFound, SourceTooLarge, SourceTooSlow, SourceUnreachable
+from deployments.health import Clock
 from deployments.ingestion.allow_list import AllowList
 from deployments.ingestion.guarded_transport import GuardedTransport
+from deployments.ingestion.names import Resolver
 from deployments.ingestion.url_rules import url_fault
 
 REDIRECTS = 3  # followed at most
 RESUMES = 3  # of an interrupted download, at most
+HEADERS_S = 60.0  # until the headers of the response, redirects included
+RATE_WINDOW_S = 60.0  # over which the rate of a download is measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +34,31 @@ class HttpReply:
 class SafeHttp:
     """Client with an allow-list; redirects are checked too, bytes and time are limited."""
 
-    def __init__(self, allowed: AllowList, *, total_s: float = 3600.0) -> None:
+    def __init__(
+        self, allowed: AllowList, *, min_rate: int = 0, total_s: float = 3600.0, clock: Clock = time.monotonic
+    ) -> None:
         self._allowed = allowed
-        self._total_s = total_s
+        self._min_rate = min_rate  # bytes per second
+        self._total_s = total_s  # of a download without a lowest rate
+        self._clock = clock
+        self._resolver = Resolver()
         self._tls = httpx.create_ssl_context(trust_env=False)  # slow to create, so it is shared
 
     @asynccontextmanager
-    async def get(self, url: str, max_bytes: int, user_agent: str | None = None) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def get(
+        self, url: str, max_bytes: int, user_agent: str | None = None, tenant: str = ""
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
         """Stream a response body; an interrupted download is resumed. Raises SourceForbidden, SourceNotFound,
-        SourceTooLarge, SourceUnreachable, also while chunks are read."""
+        SourceTooLarge, SourceTooSlow, SourceUnreachable, also while chunks are read."""
         try:
-            async with asyncio.timeout(self._total_s), self._client(user_agent) as client:
-                response = await self._follow(client, url)
-                async with aclosing(self._body(client, response, max_bytes)) as body:
+            async with self._client(user_agent, tenant) as client:
+                async with asyncio.timeout(min(self._total_s, HEADERS_S)):
+                    response = await self._follow(client, url)
+                # A lowest rate bounds the time as well, and does not count the time that storage takes.
+                async with (
+                    asyncio.timeout(None if self._min_rate else self._total_s),
+                    aclosing(self._body(client, response, max_bytes)) as body,
+                ):
                     yield body
         except TimeoutError:
             raise SourceUnreachable("The source took too long to send: try again, or upload the file.") from None
@@ -50,10 +67,12 @@ class SafeHttp:
         except httpx.TransportError:
             raise SourceUnreachable("The source could not be reached, or broke off: try again, or upload it.") from None
 
-    async def post(self, url: str, body: bytes, headers: Mapping[str, str], *, within_s: float = 20.0) -> HttpReply:
+    async def post(
+        self, url: str, body: bytes, headers: Mapping[str, str], *, within_s: float = 20.0, tenant: str = ""
+    ) -> HttpReply:
         """Post a body; follows no redirects, reads no response body. Raises SourceForbidden, SourceUnreachable."""
         try:
-            async with asyncio.timeout(within_s), self._client(None) as client:
+            async with asyncio.timeout(within_s), self._client(None, tenant) as client:
                 _check_url(httpx.URL(url))
                 response = await client.send(
                     client.build_request("POST", url, content=body, headers=dict(headers)), stream=True
@@ -69,9 +88,9 @@ class SafeHttp:
         except httpx.TransportError as error:
             raise SourceUnreachable(f"The address could not be reached ({type(error).__name__}).") from None
 
-    def _client(self, user_agent: str | None) -> httpx.AsyncClient:
+    def _client(self, user_agent: str | None, tenant: str) -> httpx.AsyncClient:
         return httpx.AsyncClient(
-            transport=GuardedTransport(self._allowed, self._tls),
+            transport=GuardedTransport(self._allowed, self._tls, self._resolver, tenant),
             trust_env=False,
             timeout=httpx.Timeout(20.0, connect=5.0),
             headers={"Accept-Encoding": "identity", "User-Agent": user_agent or "murmuration"},
@@ -98,10 +117,11 @@ class SafeHttp:
         tag = response.headers.get("etag", "")
         validator = "" if tag.startswith("W/") else tag
         total = int(response.headers.get("content-length", 0))
+        rate = _Rate(self._min_rate, self._clock)
         while True:
             try:
                 # Raw chunks: bytes that httpx buffers for a fixed chunk size are lost with the connection.
-                async for chunk in response.aiter_raw():
+                async for chunk in rate.checked(response.aiter_raw()):
                     received += len(chunk)
                     if received > max_bytes:
                         raise SourceTooLarge(f"The source is larger than the {max_bytes} bytes allowed: split it.")
@@ -121,6 +141,31 @@ class SafeHttp:
             if response.status_code != 206 or not response.headers.get("content-range", "").startswith(f"bytes {received}-"):
                 await response.aclose()
                 raise SourceUnreachable("The source broke off, and cannot go on from there: try again, or upload it.")
+
+
+class _Rate:
+    """Rate at which a source sends; the time between two reads, which is ours, does not count."""
+
+    def __init__(self, least: int, clock: Clock) -> None:
+        self._least = least
+        self._clock = clock
+        self._waited_s = 0.0
+        self._received = 0
+
+    async def checked(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """Pass chunks on. Raises SourceTooSlow."""
+        began = self._clock()
+        async for chunk in chunks:
+            self._waited_s += self._clock() - began
+            self._received += len(chunk)
+            if self._waited_s >= RATE_WINDOW_S:
+                if self._received < self._least * self._waited_s:
+                    raise SourceTooSlow(
+                        f"The source sends less than {self._least} bytes a second, and is not tried again: upload the file."
+                    )
+                self._waited_s, self._received = 0.0, 0
+            yield chunk
+            began = self._clock()
 
 
 def _check_url(url: httpx.URL) -> None:

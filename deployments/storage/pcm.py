@@ -14,6 +14,8 @@ from deployments.storage.artifacts import Artifacts
 PART_SAMPLES = 60 * SAMPLE_RATE
 SAMPLE_BYTES = 2
 WAV_HEADER_BYTES = 44
+# A part of zeros is stored as their number alone. Its odd length tells it from samples.
+SILENCE = struct.Struct("<BI")
 
 
 def part_key(prefix: str, number: int) -> str:
@@ -60,9 +62,42 @@ class PcmWriter:
             self._buffer.clear()
 
     def _store(self, pcm: bytes) -> None:
-        self._artifacts.put(part_key(self._prefix, self._parts), pcm)
+        # Not durable: parts that a power cut took are missed by `parts_stored`, and decoded again.
+        samples = len(pcm) // SAMPLE_BYTES
+        data = pcm if pcm != bytes(len(pcm)) else SILENCE.pack(0, samples)
+        self._artifacts.put(part_key(self._prefix, self._parts), data, durable=False)
         self._parts += 1
-        self.stored += len(pcm) // SAMPLE_BYTES
+        self.stored += samples
+
+
+def parts_stored(artifacts: Artifacts, prefix: str, samples: int, channels: int | None = None) -> bool:
+    """Whether all parts of a recording are stored, each whole."""
+    sizes = artifacts.sizes(prefix)
+    for track in tracks_of(prefix, channels):
+        for number in range(-(-samples // PART_SAMPLES)):
+            whole = min(samples - number * PART_SAMPLES, PART_SAMPLES) * SAMPLE_BYTES
+            if sizes.get(part_key(track, number)) not in (whole, SILENCE.size):
+                return False
+    return True
+
+
+def read_part(artifacts: Artifacts, prefix: str, number: int, start: int, length: int) -> bytes:
+    """`length` bytes of a part from the byte `start`, fewer at its end. Raises FileNotFoundError."""
+    key = part_key(prefix, number)
+    beyond = max(length, SILENCE.size + 1 - start)  # beyond the end of a part of zeros
+    data = artifacts.read(key, start, beyond)
+    if len(data) == beyond:
+        return data[:length]
+    marker = artifacts.read(key, 0, SILENCE.size + 1)
+    if len(marker) != SILENCE.size:
+        return data[:length]
+    _, samples = SILENCE.unpack(marker)
+    return bytes(max(min(length, samples * SAMPLE_BYTES - start), 0))
+
+
+def tracks_of(prefix: str, channels: int | None) -> list[str]:
+    """Folders of the parts of all channels, or of the mix."""
+    return [channel_prefix(prefix, channel) for channel in (range(channels) if channels else (None,))]
 
 
 def wav_header(samples: int, channels: int = 1) -> bytes:
@@ -78,7 +113,7 @@ def wav_chunks(
     artifacts: Artifacts, prefix: str, samples: int, start: int, length: int, channels: int | None = None
 ) -> Iterator[bytes]:
     """Stream bytes `[start, start + length)` of the parts as one WAV file, separate `channels` interleaved."""
-    tracks = [channel_prefix(prefix, channel) for channel in (range(channels) if channels else (None,))]
+    tracks = tracks_of(prefix, channels)
     header = wav_header(samples, len(tracks))[start : start + length]
     if header:
         yield header
@@ -88,7 +123,7 @@ def wav_chunks(
         sample, skip = divmod(position, frame)
         number, offset = divmod(sample, PART_SAMPLES)
         count = min(-(-(skip + left) // frame), PART_SAMPLES - offset, most)
-        pieces = [artifacts.read(part_key(track, number), offset * SAMPLE_BYTES, count * SAMPLE_BYTES) for track in tracks]
+        pieces = [read_part(artifacts, track, number, offset * SAMPLE_BYTES, count * SAMPLE_BYTES) for track in tracks]
         piece = interleave(pieces)[skip : skip + left]
         if not piece:
             return
@@ -108,6 +143,6 @@ def read_pcm(artifacts: Artifacts, prefix: str, start: int, end: int) -> NDArray
     while start < end:
         number, offset = divmod(start, PART_SAMPLES)
         length = min(end - start, PART_SAMPLES - offset)
-        pieces.append(artifacts.read(part_key(prefix, number), offset * SAMPLE_BYTES, length * SAMPLE_BYTES))
+        pieces.append(read_part(artifacts, prefix, number, offset * SAMPLE_BYTES, length * SAMPLE_BYTES))
         start += length
     return to_float(b"".join(pieces))

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import re
-import resource
 import signal
-import sys
 from contextlib import suppress
 
-from deployments.errors import CorruptMedia, NoAudio, StageDied, UnsupportedMedia, WorkError
+import psutil
+
+from batching.types import SAMPLE_RATE
+from deployments.errors import CorruptMedia, NoAudio, StageDied, StageLost, UnsupportedMedia, WorkError
+from deployments.messages import MediaWarning
+from deployments.transcoding.cage import caged
 from deployments.transcoding.ffmpeg import decode_command
+from deployments.transcoding.timestamps import TimestampLog
 
 log = logging.getLogger(__name__)
 
@@ -20,11 +23,13 @@ LOG_BYTES = 16_384  # kept from each end of ffmpeg's log
 # CPU time limit: a base, and seconds per second of audio. An hour of FLAC takes less than 1 s, of film or for an MP3 copy
 # some tens.
 CPU_S, CPU_PER_S, MP3_CPU_PER_S = 120, 0.03, 0.03
-MEMORY_BYTES, OPEN_FILES = 2 << 30, 32
 # ffmpeg catches SIGXCPU and exits as if it had been asked to quit.
 CPU_LIMIT_REACHED = re.compile(rf"received signal {signal.SIGXCPU:d}\b|Received > 3 system signals")
 MOST_CHANNELS = 8  # 7.1 surround; more channels are studio tracks
 STALLED_S = 300.0  # timeout of a read
+STALL_PROBE_S = 1.0  # time for which a decoder is watched that has reached it
+COUNTS = re.compile(r"(\d+) frames decoded; (\d+) decode errors")
+WHOLE = 0.95  # share of the declared duration from which a source counts as whole
 
 
 class Decoder:
@@ -36,6 +41,8 @@ class Decoder:
         self._process = process
         self._out = process.stdout
         self._log = bytearray()
+        self._timestamps = TimestampLog()
+        self._warnings: list[MediaWarning] = []
         self._logging = asyncio.create_task(self._keep_log(process.stderr))
         self.channels = 1 if separate else None  # number of separate channels, None for a mix
         self.samples = 0  # read so far, per channel
@@ -47,18 +54,15 @@ class Decoder:
     ) -> Decoder:
         """Decode at most `seconds` of the source at `descriptor`; see `decode_command`."""
         # A reader of the pipe `mp3` must read to its end: ffmpeg blocks on it.
+        cpu_s = int(CPU_S + seconds * (CPU_PER_S + MP3_CPU_PER_S * (mp3 is not None)))
         process = await asyncio.create_subprocess_exec(
-            *decode_command(program, seconds, separate, mp3),
+            *caged(decode_command(program, seconds, separate, mp3), cpu_s),
             stdin=descriptor,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             pass_fds=() if mp3 is None else (mp3,),
-            # A process group to kill as a whole; not a session, inside which alone Linux would weigh its niceness. uvloop,
-            # which Serve runs on, does not take process_group.
-            preexec_fn=os.setpgrp,
             env={},
         )
-        limit_resources(process.pid, seconds, mp3 is not None)
         return cls(process, separate)
 
     async def read_header(self) -> None:
@@ -76,7 +80,7 @@ class Decoder:
             )
 
     async def read(self, samples: int) -> bytes:
-        """Read interleaved s16le samples, fewer at the end. Raises CorruptMedia on a timeout."""
+        """Read interleaved s16le samples, fewer at the end. Raises CorruptMedia, StageLost on a timeout."""
         frame = 2 * (self.channels or 1)
         data = await self._exactly(samples * frame)
         self.samples += len(data) // frame
@@ -89,7 +93,19 @@ class Decoder:
         except asyncio.IncompleteReadError as short:
             return short.partial
         except TimeoutError:
-            raise CorruptMedia("The source takes too long to decode: send it in another format.") from None
+            if await self._works():
+                raise CorruptMedia("The source takes too long to decode: send it in another format.") from None
+            log.warning("ffmpeg hangs after %d samples, decoder lost", self.samples)
+            raise StageLost("The decoder made no progress: another worker tries the job again.") from None
+
+    async def _works(self) -> bool:
+        # A process that uses no CPU waits for a disk or the kernel, which is no fault of the source.
+        try:
+            before = sum(psutil.Process(self._process.pid).cpu_times()[:2])
+            await asyncio.sleep(STALL_PROBE_S)
+            return sum(psutil.Process(self._process.pid).cpu_times()[:2]) - before > STALL_PROBE_S / 10
+        except psutil.Error:
+            return False
 
     async def check_exit(self) -> None:
         """Wait for the exit. Raises CorruptMedia, NoAudio, StageDied, UnsupportedMedia."""
@@ -105,12 +121,18 @@ class Decoder:
         # What could be decoded of a damaged source counts.
         if self.samples == 0 and (error := explain(text, status)):
             raise error
+        self._warnings += damage(text, self.samples / SAMPLE_RATE, self.declared_s)
+
+    def new_warnings(self) -> tuple[MediaWarning, ...]:
+        """Warnings since the last call."""
+        warnings, self._warnings = tuple(self._warnings), []
+        return warnings
 
     async def stop(self) -> None:
-        """Kill the process group, if it still runs."""
+        """Kill the process, if it still runs."""
         if self._process.returncode is None:
             with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+                self._process.kill()
         # asyncio's `wait` returns only once the pipes are at their end: drain a full one.
         while await self._out.read(65_536):
             pass
@@ -120,28 +142,11 @@ class Decoder:
     async def _keep_log(self, stream: asyncio.StreamReader) -> None:
         while chunk := await stream.read(65_536):
             self._log += chunk
+            self._warnings += self._timestamps.feed(chunk)
             if self.declared_s is None:
                 self.declared_s = declared_duration(self._log.decode(errors="replace"))
             if len(self._log) > 2 * LOG_BYTES:  # a damaged source can log without end
                 del self._log[LOG_BYTES:-LOG_BYTES]
-
-
-def limit_resources(pid: int, seconds: float, mp3: bool = False) -> None:
-    """Sandbox a decoder by rlimits (Linux only): memory, CPU time, files."""
-    # From outside with prlimit: between fork and exec, the child of a large parent needs more than these limits itself.
-    if sys.platform != "linux":
-        return
-    cpu_s = int(CPU_S + seconds * (CPU_PER_S + MP3_CPU_PER_S * mp3))
-    for limit, soft, hard in (
-        # At the soft limit of CPU time the signal (SIGXCPU) names the reason, at the hard one (SIGKILL) it does not.
-        (resource.RLIMIT_CPU, cpu_s, cpu_s + 5),
-        (resource.RLIMIT_AS, MEMORY_BYTES, MEMORY_BYTES),
-        (resource.RLIMIT_FSIZE, 0, 0),
-        (resource.RLIMIT_CORE, 0, 0),
-        (resource.RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES),
-    ):
-        with suppress(ProcessLookupError, ValueError, PermissionError):  # it has exited, or has stricter limits already
-            resource.prlimit(pid, limit, (soft, hard))
 
 
 def declared_duration(log: str) -> float | None:
@@ -155,13 +160,31 @@ def explain(log: str, status: int) -> WorkError | None:
     """Error for an ffmpeg without output; None if the source is merely shorter than a sample."""
     if "matches no streams" in log or "does not contain any stream" in log:
         return NoAudio("The source has no audio track: send a file that holds sound.")
+    if codec := re.search(r"Codec \((\w+)\) not on whitelist(?s:.*)Error while opening decoder", log):
+        return UnsupportedMedia(
+            f"The audio codec {codec[1]} is not supported: send WAV, MP3, M4A, FLAC, OGG, WebM or the like."
+        )
     if "Error opening input" in log:
         return UnsupportedMedia(
             "The source is not audio or video in a format that can be read: send WAV, MP3, M4A, FLAC, OGG, WebM or the like."
         )
-    counts = re.search(r"(\d+) frames decoded; (\d+) decode errors", log)
+    counts = COUNTS.search(log)
     if status != 0 or (counts and int(counts[2])):
         return CorruptMedia("The source is damaged, and no audio in it could be decoded: send an intact file.")
     if counts and int(counts[1]):
         return None
     return NoAudio("The source holds no audio: its length is zero.")
+
+
+def damage(log: str, decoded_s: float, declared_s: float | None) -> list[MediaWarning]:
+    """Warnings about a source that was decoded, but not all of it."""
+    warnings = []
+    counts = COUNTS.search(log)
+    if counts and int(counts[2]):
+        message = f"The recording is damaged: {counts[2]} parts of it could not be decoded, and their text is missing."
+        warnings.append(MediaWarning("damaged_audio", message))
+    # A duration that ffmpeg estimates from the bit rate says nothing.
+    if declared_s and decoded_s < WHOLE * declared_s and "Estimating duration from bitrate" not in log:
+        message = f"The recording declares {declared_s:.1f} s but holds {decoded_s:.1f} s of audio: it may be cut off."
+        warnings.append(MediaWarning("shorter_than_declared", message, decoded_s, declared_s))
+    return warnings

@@ -3,44 +3,64 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
+import time
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack
-from dataclasses import asdict, replace
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import replace
 
-from batching.types import SAMPLE_RATE, Span, Window
+from batching.types import SAMPLE_RATE, Window
 from batching.windows import WindowLimits
 from deployments.errors import AudioTooLong
-from deployments.messages import TranscodeProgress, TranscodeRequest
+from deployments.health import Clock, Watch
+from deployments.messages import MediaWarning, TranscodeProgress, TranscodeRequest
 from deployments.storage.artifacts import Artifacts
 from deployments.transcoding.decoder import Decoder
 from deployments.transcoding.ffmpeg import encodes_mp3
 from deployments.transcoding.mp3_copy import Mp3Copy
+from deployments.transcoding.plan import StoredPlan
 from deployments.transcoding.window_stream import WindowStream
 
 log = logging.getLogger(__name__)
 
 CHUNK_SAMPLES = 5 * SAMPLE_RATE
+STALLED_S = 900.0  # between two messages: enough to copy a large source from an object store
 
 
 class Transcoder:
     """Decodes sources with the ffmpeg at `program`."""
 
-    def __init__(self, artifacts: Artifacts, program: str) -> None:
+    def __init__(self, artifacts: Artifacts, program: str, version: str = "", clock: Clock = time.monotonic) -> None:
         self._artifacts = artifacts
         self._program = program
+        self._version = version
+        self._watch = Watch(clock)
+
+    async def check_health(self) -> None:
+        """Raise Stalled if a decode makes no progress."""
+        self._watch.check()
 
     async def windows(self, request: TranscodeRequest) -> AsyncGenerator[TranscodeProgress, None]:
-        """Yield windows as soon as their audio is stored. Raises UnsupportedMedia, CorruptMedia, NoAudio, AudioTooLong."""
+        """Yield windows as soon as their audio is stored. Raises UnsupportedMedia, CorruptMedia, NoAudio, AudioTooLong,
+        StageLost."""
+        with self._watch.within(STALLED_S, "a decode") as deadline:
+            async with aclosing(self._windows(request)) as messages:
+                async for progress in messages:
+                    with deadline.suspended():  # the caller takes its time
+                        yield progress
+
+    async def _windows(self, request: TranscodeRequest) -> AsyncGenerator[TranscodeProgress, None]:
+        plan = StoredPlan(self._artifacts, request.pcm_prefix, self._version)
         # A source that was decoded to its end before is not decoded again.
-        if self._artifacts.size(plan_key(request.pcm_prefix)) is not None:
-            yield self._load_plan(request.pcm_prefix)
+        threads = self._artifacts.threads
+        if whole := await threads.run(plan.load):
+            yield whole
             return
+        if plan.windows and plan.audio_stored:
+            yield TranscodeProgress(tuple(plan.windows), 0.0, False, plan.channels)
         limit = int(request.max_audio_s * SAMPLE_RATE)
         async with AsyncExitStack() as stack:
-            # In a thread: a source in an object store is copied first.
-            source = await asyncio.to_thread(stack.enter_context, self._artifacts.descriptor(request.source_key))
+            source = await stack.enter_async_context(threads.entered(self._artifacts.descriptor(request.source_key)))
             copy = await self._mp3_copy(request)
             if copy:
                 await stack.enter_async_context(copy)
@@ -51,17 +71,25 @@ class Transcoder:
                 copy.start()
             await decoder.read_header()
             limits = replace(WindowLimits(), longest_s=request.longest_s)
-            stream = await asyncio.to_thread(WindowStream, self._artifacts, request.pcm_prefix, limits, decoder.channels)
+            held = () if plan.audio_stored else plan.windows
+            stream = await threads.run(
+                WindowStream, self._artifacts, request.pcm_prefix, limits, decoder.channels, plan.windows, held
+            )
+            warnings: list[MediaWarning] = []
             while pcm := await decoder.read(CHUNK_SAMPLES):
                 if decoder.samples > limit:
                     raise AudioTooLong(f"The audio is longer than the {request.max_audio_s:g} s allowed: split it.")
-                yield _progress(await asyncio.to_thread(stream.feed, pcm), decoder)
+                progress = _progress(await threads.run(stream.feed, pcm), decoder)
+                warnings += progress.warnings
+                if progress.windows:
+                    await threads.run(plan.append, progress.windows, progress.channels)
+                yield progress
             await decoder.check_exit()
             if copy:
                 await copy.commit()
-        last = await asyncio.to_thread(stream.finish)
+        last = await threads.run(stream.finish)
         progress = _progress(last, decoder, finished=True)
-        self._save_plan(request.pcm_prefix, replace(progress, windows=tuple(stream.plan)), decoder.samples)
+        await threads.run(plan.finish, progress, decoder.samples, [*warnings, *progress.warnings])
         yield progress
 
     async def _mp3_copy(self, request: TranscodeRequest) -> Mp3Copy | None:
@@ -72,27 +100,8 @@ class Transcoder:
             return None
         return Mp3Copy(self._artifacts, request.listening_key)
 
-    def _save_plan(self, prefix: str, progress: TranscodeProgress, samples: int) -> None:
-        plan = {
-            "samples": samples,
-            "channels": progress.channels,
-            "declared_s": progress.declared_s,
-            "windows": [asdict(window) for window in progress.windows],
-        }
-        self._artifacts.put(plan_key(prefix), json.dumps(plan).encode())
-
-    def _load_plan(self, prefix: str) -> TranscodeProgress:
-        plan = json.loads(self._artifacts.read(plan_key(prefix)))
-        windows = (Window(**{**w, "speech": tuple(Span(**span) for span in w["speech"])}) for w in plan["windows"])
-        seconds = plan["samples"] / SAMPLE_RATE
-        return TranscodeProgress(tuple(windows), seconds, True, plan.get("channels"), plan.get("declared_s"))
-
 
 def _progress(windows: list[Window], decoder: Decoder, finished: bool = False) -> TranscodeProgress:
     seconds = decoder.samples / SAMPLE_RATE
-    return TranscodeProgress(tuple(windows), seconds, finished, decoder.channels, decoder.declared_s)
-
-
-def plan_key(prefix: str) -> str:
-    """Key of the stored plan of a source that was decoded to its end."""
-    return f"{prefix}/plan.json"
+    warnings = decoder.new_warnings()
+    return TranscodeProgress(tuple(windows), seconds, finished, decoder.channels, decoder.declared_s, warnings)

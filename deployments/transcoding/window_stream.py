@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import replace
 
 from batching.types import Window
@@ -15,10 +16,10 @@ from deployments.transcoding.vad import Sensitivity, SpeechDetector
 class _Track:
     """Channel, or the mix."""
 
-    def __init__(self, artifacts: Artifacts, prefix: str, limits: WindowLimits) -> None:
+    def __init__(self, artifacts: Artifacts, prefix: str, limits: WindowLimits, after: Window | None) -> None:
         self._writer = PcmWriter(artifacts, prefix)
         self._detector = SpeechDetector(Sensitivity(longest_s=limits.longest_span_s))
-        self._planner = WindowPlanner(limits)
+        self._planner = WindowPlanner(limits, after)
         self._ended = False
         self.closed: deque[Window] = deque()  # windows that wait for those of other tracks
 
@@ -48,12 +49,26 @@ class _Track:
 class WindowStream:
     """Windows of `channels` (None: a mix), by start and channel."""
 
-    # The order depends on the audio alone, not on how it is split into calls.
+    # The order depends on the audio alone, not on how it is split into calls. It goes on behind the windows of an earlier
+    # `plan` of the same audio, which is decoded from its beginning again.
 
-    def __init__(self, artifacts: Artifacts, prefix: str, limits: WindowLimits, channels: int | None = None) -> None:
+    def __init__(
+        self,
+        artifacts: Artifacts,
+        prefix: str,
+        limits: WindowLimits,
+        channels: int | None = None,
+        plan: Sequence[Window] = (),
+        held: Sequence[Window] = (),  # windows of the plan whose audio has to be stored again
+    ) -> None:
         self._channels = [None] if channels is None else list(range(channels))
-        self._tracks = [_Track(artifacts, channel_prefix(prefix, channel), limits) for channel in self._channels]
-        self.plan: list[Window] = []
+        last = {window.channel: window for window in plan}
+        self._tracks = [
+            _Track(artifacts, channel_prefix(prefix, channel), limits, last.get(channel)) for channel in self._channels
+        ]
+        self._planned = len(plan)
+        self._held = deque(held)
+        self._ended = False
 
     def feed(self, pcm: bytes) -> list[Window]:
         """Add interleaved PCM; return the next windows, with their audio stored."""
@@ -66,15 +81,20 @@ class WindowStream:
         """End the audio; return the last windows."""
         for track in self._tracks:
             track.finish()
+        self._ended = True
         return self._ready()
 
     def _ready(self) -> list[Window]:
         # A window is next once no track can still plan an earlier one.
         ready: list[Window] = []
-        while True:
+        stored = min(track.stored for track in self._tracks)
+        while self._held and (self._ended or self._held[0].end <= stored):
+            window = self._held.popleft()
+            ready.append(replace(window, end=min(window.end, stored)))
+        while not self._held:
             channel, track = min(zip(self._channels, self._tracks, strict=True), key=lambda pair: pair[1].next_start)
             if not track.closed or track.closed[0].end > track.stored:
                 break
-            ready.append(replace(track.closed.popleft(), index=len(self.plan) + len(ready), channel=channel))
-        self.plan += ready
+            ready.append(replace(track.closed.popleft(), index=self._planned, channel=channel))
+            self._planned += 1
         return ready

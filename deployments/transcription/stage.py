@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -18,14 +20,19 @@ from batching.quality import Strategy, Verdict, judge, strategies
 from batching.scheduler import Scheduler
 from batching.types import SAMPLE_RATE, Segment, Window
 from batching.windows import remainder
-from deployments.errors import EngineFailed
+from deployments.errors import EngineFailed, StageLost, WorkError
+from deployments.health import Clock, Pace, Watch
 from deployments.messages import DecodeStarted, EngineInfo, TranscribeRequest, WindowResult
 from deployments.storage.artifacts import Artifacts
 from deployments.storage.pcm import channel_prefix, read_pcm
 from deployments.transcription.engines.base import Clip, Decode, Engine, shift_times
+from deployments.transcription.engines.batch_memory import is_out_of_memory
+
+log = logging.getLogger(__name__)
 
 LINGER_S, LINGER_GPU_S = 0.02, 0.002  # wait of an idle model for more windows: 2 % of a decode
 DELIVERY_S = 0.05  # enough for a message to reach the caller
+MEMORY_WAITS_S = (0.5, 2.0, 8.0, 30.0)  # before a clip that found no memory is tried again; other batches end meanwhile
 
 
 class BatchShare(NamedTuple):
@@ -38,17 +45,25 @@ class BatchShare(NamedTuple):
 class Transcriber:
     """Decodes windows of any job, batched with those of others."""
 
-    def __init__(self, artifacts: Artifacts, engine: Engine) -> None:
+    def __init__(
+        self,
+        artifacts: Artifacts,
+        engine: Engine,
+        weights: Mapping[str, float] = MappingProxyType({}),  # of tenants
+        clock: Clock = time.monotonic,
+    ) -> None:
         self._artifacts = artifacts
         self._engine = engine
         # On a GPU one extra thread prepares the features of the next batch while the others decode.
         prefetch = int(engine.info.device == "cuda")
         self._threads = ThreadPoolExecutor(engine.workers + prefetch, "engine")
         linger = partial(asyncio.sleep, LINGER_GPU_S if prefetch else LINGER_S)
-        scheduler = Scheduler(engine.batch, engine.batch_s)
+        self._scheduler = Scheduler(engine.batch, engine.batch_s, weights)
         self._batcher: Batcher[Clip, tuple[Decode, BatchShare]] = Batcher(
-            self._decode_batch, scheduler, engine.workers, prefetch, linger
+            self._decode_batch, self._scheduler, engine.workers, prefetch, linger
         )
+        self._windows = 0  # in hand
+        self._watch, self._pace = Watch(clock), Pace()
 
     async def info(self) -> EngineInfo:
         """Model and device."""
@@ -57,6 +72,16 @@ class Transcriber:
     async def stats(self) -> dict[str, int]:
         """Counters of the batcher."""
         return asdict(self._batcher.stats)
+
+    async def check_health(self) -> None:
+        """Raise Stalled once a batch takes far longer than usual."""
+        # A wedged GPU or thread never answers.
+        self._watch.check()
+
+    @property
+    def load(self) -> float:
+        # Windows in hand, as a share of what keeps the engine busy: one batch that runs and one that waits.
+        return self._windows / (2 * self._engine.workers * self._engine.batch)
 
     async def stream(self, request: TranscribeRequest) -> AsyncIterator[DecodeStarted | WindowResult]:
         """`transcribe` with a DecodeStarted before the result, so that a death is blamed on a window that was decoding."""
@@ -79,14 +104,21 @@ class Transcriber:
             waiting.cancel()
 
     async def transcribe(self, request: TranscribeRequest, on_start: Hook | None = None) -> WindowResult:
-        """Decode a window to its end; `on_start` is awaited before each decode. Raises EngineFailed."""
+        """Decode a window to its end; `on_start` is awaited before each decode. Raises EngineFailed, StageLost."""
+        self._windows += 1
+        try:
+            return await self._transcribe(request, on_start)
+        finally:
+            self._windows -= 1
+
+    async def _transcribe(self, request: TranscribeRequest, on_start: Hook | None) -> WindowResult:
         window: Window | None = request.window
         segments: list[Segment] = []
         shares: list[BatchShare] = []
         language, probability = None, 0.0
         while window is not None:
             prefix = channel_prefix(request.pcm_prefix, window.channel)
-            audio = await asyncio.to_thread(read_pcm, self._artifacts, prefix, window.start, window.end)
+            audio = await self._artifacts.threads.run(read_pcm, self._artifacts, prefix, window.start, window.end)
             decode, verdict = await self._decode(request, audio, window, on_start, shares)
             if language is None:
                 language, probability = decode.language, decode.language_probability
@@ -155,14 +187,44 @@ class Transcriber:
                 exclusive=request.exclusive,
                 on_start=on_start,
             )
+        except WorkError:
+            raise
         except Exception as error:
             raise EngineFailed(f"The model could not decode a part of the audio ({type(error).__name__}).") from error
 
     async def _decode_batch(self, clips: Sequence[Clip]) -> Sequence[tuple[Decode, BatchShare]]:
+        waits = iter(MEMORY_WAITS_S)
+        while True:
+            try:
+                return await self._decode_in_thread(clips)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if len(clips) > 1:
+                    self._shrink(len(clips) // 2)
+                    raise  # the batcher runs its halves
+                if (wait_s := next(waits, None)) is None:
+                    message = "The device has no memory left for a part of the audio: another worker tries it."
+                    raise StageLost(message) from error
+                log.warning("no memory to decode a clip, trying again in %g s: %s", wait_s, error)
+            await asyncio.sleep(wait_s)
+
+    async def _decode_in_thread(self, clips: Sequence[Clip]) -> Sequence[tuple[Decode, BatchShare]]:
+        audio_s = sum(len(clip.audio) for clip in clips) / SAMPLE_RATE
         began = time.monotonic()
-        decodes = await asyncio.get_running_loop().run_in_executor(self._threads, self._engine.decode, clips)
-        share = BatchShare(len(clips) / self._engine.batch, (time.monotonic() - began) / len(clips))
+        with self._watch.within(self._pace.limit_s(audio_s), f"a batch of {len(clips)} clips"):
+            decodes = await asyncio.get_running_loop().run_in_executor(self._threads, self._engine.decode, clips)
+        seconds = time.monotonic() - began
+        self._pace.measured(audio_s, seconds)
+        share = BatchShare(min(len(clips) / self._engine.batch, 1.0), seconds / len(clips))
         return [(decode, share) for decode in decodes]
+
+    def _shrink(self, batch: int) -> None:
+        if batch < self._engine.batch:
+            log.warning("out of memory, batches are limited to %d clips from now on, before %d", batch, self._engine.batch)
+            self._engine.batch_s *= batch / self._engine.batch
+            self._engine.batch = batch
+            self._scheduler.shrink(batch, self._engine.batch_s)
 
 
 def _samples(seconds: float) -> int:

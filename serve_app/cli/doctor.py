@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 from redis import Redis
 from redis.exceptions import RedisError
 
-from deployments.errors import ModelUnavailable
+from deployments.errors import ModelUnavailable, WorkError
 from deployments.transcoding.ffmpeg import NoFfmpeg, find_ffmpeg
 from serve_app.errors import StoreUnavailable
 from serve_app.local.preflight import (
@@ -198,8 +198,8 @@ def _storage(settings: Settings) -> Finding:
         artifacts = Artifacts(settings.storage)
         artifacts.put("doctor/probe", b"ok")
         artifacts.delete("doctor")
-    except (OSError, ValueError, ImportError) as error:
-        return Finding("storage", False, f"{shown} cannot be written ({error}): set MURMUR_STORAGE_URI")
+    except (OSError, ValueError, ImportError, WorkError) as error:
+        return Finding("storage", False, f"{shown} cannot be written ({error.__cause__ or error}): set MURMUR_STORAGE_URI")
     return Finding("storage", True, shown)
 
 

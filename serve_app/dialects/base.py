@@ -54,13 +54,21 @@ class ApiContext:
     ) -> Form:
         """Read a multipart body; its file `field` is stored as the draft's source. `watch` is called as it arrives."""
         kind, limit = request.headers.get("content-type", ""), self.max_upload_bytes
+        await self._require_space(request)
         return await receive(
             request.stream(), kind, self.artifacts, draft.source, field, limit, needed=required, watch=watch
         )
 
     async def receive_raw(self, request: Request, draft: Draft) -> Form:
         """Read a body that is the recording itself; it is stored as the draft's source."""
+        await self._require_space(request)
         return await receive_raw(request.stream(), self.artifacts, draft.source, self.max_upload_bytes)
+
+    async def _require_space(self, request: Request) -> None:
+        # Before the body is read, and so before the client is told to go on (100 Continue).
+        length = request.headers.get("content-length", "")
+        size = min(int(length), self.max_upload_bytes) if length.isdecimal() else 0
+        await self.artifacts.threads.run(self.artifacts.require_space, size)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 from uuid import uuid4
@@ -28,6 +29,7 @@ from serve_app.dialects.base import (
 from serve_app.dialects.openai_format import ResponseFormat, error_body, from_transcript, status_of
 from serve_app.errors import RequestError, not_found
 from serve_app.http.auth import CanRead, CanWrite
+from serve_app.http.json_response import json_response
 from serve_app.http.openapi import content, errors, header, operation_id
 from serve_app.http.parameters import is_multipart
 from serve_app.http.request_ids import Traced
@@ -207,7 +209,7 @@ class Routes:
                 message = "stream is not supported by asynchronous transcriptions: leave it out, and poll."
                 raise RequestError("malformed", message, (("stream", "not supported"),))
             job = await draft.submit(to_spec(form, upload.filename, ttl_s), upload.sha256)
-        return JSONResponse(await self._with_result(job), 202)
+        return await self._respond(job, 202)
 
     async def get(self, principal: CanRead, job_id: JobId) -> Response:
         """Get a job: 202 while it is pending or processing, 200 once it has ended."""
@@ -215,10 +217,11 @@ class Routes:
         if job.deleted_at is not None or (job.expires_at or math.inf) <= time.time():
             raise not_found()
         status = 200 if job.phase.final else 202
-        return JSONResponse(await self._with_result(job), status, {"x-bf-model-used": quote(job.model, safe="/:@")})
+        return await self._respond(job, status, {"x-bf-model-used": quote(job.model, safe="/:@")})
 
-    async def _with_result(self, job: Job) -> dict[str, Any]:
-        return from_job(job, await self._jobs.results.transcript_or_none(job))
+    async def _respond(self, job: Job, status: int, headers: Mapping[str, str] | None = None) -> Response:
+        transcript = await self._jobs.results.transcript_or_none(job)
+        return await json_response(lambda: from_job(job, transcript), status, headers)
 
 
 def routes(context: ApiContext) -> APIRouter:

@@ -27,6 +27,7 @@ from serve_app.dialects.openai_format import (
 from serve_app.errors import RequestError, StoreUnavailable
 from serve_app.formats import FORMATS
 from serve_app.http.auth import CanWrite
+from serve_app.http.json_response import json_response
 from serve_app.http.openapi import Responses, content, errors, event_stream, header, operation_id
 from serve_app.http.request_ids import Traced
 from serve_app.http.sse import HEADERS, PING_S
@@ -118,7 +119,8 @@ def to_spec(fields: OpenAIForm, task: Task, filename: str | None) -> JobSpec:
 
 async def from_job(job: Job, results: Results, fields: OpenAIForm) -> Response:
     """Response of a completed job."""
-    body = from_transcript(
+    body = await asyncio.to_thread(
+        from_transcript,
         await results.transcript(job),
         fields.response_format,
         task=job.spec.task,
@@ -127,7 +129,7 @@ async def from_job(job: Job, results: Results, fields: OpenAIForm) -> Response:
     )
     headers = {"X-Job-Id": job.id}
     if isinstance(body, dict):
-        return JSONResponse(body, headers=headers)
+        return await json_response(lambda: body, headers=headers)
     if fields.response_format == "text":
         return PlainTextResponse(body + "\n", headers=headers)
     return Response(body, headers=headers, media_type=FORMATS[fields.response_format].content_type)

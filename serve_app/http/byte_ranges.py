@@ -21,7 +21,7 @@ def requested_range(
     return sent_range if if_range is None else None
 
 
-def file_response(results: Results, artifact: Artifact, range_header: str | None) -> Response:
+async def file_response(results: Results, artifact: Artifact, range_header: str | None) -> Response:
     headers = {"Accept-Ranges": "bytes"}
     start, end, status = 0, artifact.size, 200
     if range_header is not None and in_bytes(range_header) and "," not in range_header:  # several: all is sent
@@ -31,7 +31,7 @@ def file_response(results: Results, artifact: Artifact, range_header: str | None
         (start, end), status = span, 206
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{artifact.size}"
     headers["Content-Length"] = str(end - start)
-    body = results.content(artifact, start, end - start)
+    body = await results.open(artifact, start, end - start)
     return StreamingResponse(body, status, headers=headers, media_type=artifact.content_type)
 
 

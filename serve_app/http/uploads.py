@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -12,7 +11,8 @@ import orjson
 from python_multipart.exceptions import FormParserError, MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from deployments.storage.artifacts import Artifacts, ArtifactWriter
+from deployments.storage.artifacts import Artifacts
+from deployments.storage.writer import ArtifactWriter
 from serve_app.errors import RequestError
 
 MAX_FIELD_BYTES = 64 << 10
@@ -143,30 +143,33 @@ async def receive(
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
         raise RequestError("malformed", "The multipart body has no boundary.")
-    with suppress(_NoFile), artifacts.writer(key) as writer:
-        try:
-            reader = FormReader(boundary, writer, file_field, max_bytes)
-        except FormParserError:
-            raise RequestError("malformed", "The boundary of the multipart body is too long.") from None
-        received = 0
-        async for chunk in body:
-            received += len(chunk)
-            if received > max_bytes + OVERHEAD_BYTES:
-                raise RequestError("source_too_large", f"The body is larger than the {max_bytes} bytes allowed.")
-            await asyncio.to_thread(reader.feed, chunk)
-            watch(received, reader.form)
-        form = reader.finish()
-        if form.filename is None:
-            if needed:
-                raise RequestError("invalid_request", f"The field {file_field} is missing.", ((file_field, "missing"),))
-            raise _NoFile
+    threads = artifacts.threads
+    with suppress(_NoFile):
+        async with threads.entered(artifacts.writer(key, incoming=True)) as writer:
+            try:
+                reader = FormReader(boundary, writer, file_field, max_bytes)
+            except FormParserError:
+                raise RequestError("malformed", "The boundary of the multipart body is too long.") from None
+            received = 0
+            async for chunk in body:
+                received += len(chunk)
+                if received > max_bytes + OVERHEAD_BYTES:
+                    raise RequestError("source_too_large", f"The body is larger than the {max_bytes} bytes allowed.")
+                await threads.run(reader.feed, chunk)
+                watch(received, reader.form)
+            form = reader.finish()
+            if form.filename is None:
+                if needed:
+                    raise RequestError("invalid_request", f"The field {file_field} is missing.", ((file_field, "missing"),))
+                raise _NoFile
     return form
 
 
 async def receive_raw(body: AsyncIterator[bytes], artifacts: Artifacts, key: str, max_bytes: int) -> Form:
     """Store a raw body under `key`; nothing is stored if this raises. Raises RequestError."""
     form, digest = Form(), hashlib.sha256()
-    with artifacts.writer(key) as writer:
+    threads = artifacts.threads
+    async with threads.entered(artifacts.writer(key, incoming=True)) as writer:
 
         def store(chunk: bytes) -> None:
             digest.update(chunk)
@@ -176,7 +179,7 @@ async def receive_raw(body: AsyncIterator[bytes], artifacts: Artifacts, key: str
             form.size += len(chunk)
             if form.size > max_bytes:
                 raise RequestError("source_too_large", f"The body is larger than the {max_bytes} bytes allowed.")
-            await asyncio.to_thread(store, chunk)
+            await threads.run(store, chunk)
         if not form.size:
             raise RequestError("invalid_request", "The body is empty: send the recording.")
     form.sha256 = digest.hexdigest()

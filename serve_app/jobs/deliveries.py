@@ -19,9 +19,11 @@ class Deliveries:
         return await self._outbox.page(principal.owner, principal.tenant, limit=limit, before=before, state=state)
 
     async def redeliver(self, principal: Principal, delivery_id: str) -> Delivery:
-        """Raises RequestError `not_found`."""
+        """Raises RequestError `not_found`, or `conflict` where the job has ended again or is gone."""
         due = await self._outbox.redeliver(delivery_id, principal.owner, principal.tenant)
-        delivery = await self._outbox.get(delivery_id) if due else None
+        if due is False:
+            raise RequestError("conflict", "Its job has expired or was tried again: it cannot be delivered any more.")
+        delivery = await self._outbox.get(delivery_id, principal.tenant) if due else None
         if delivery is None:
             raise RequestError("not_found", "There is no such delivery.")
         return delivery

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 import orjson
 
+from deployments.errors import StorageUnavailable
 from deployments.storage.artifacts import Artifacts
 from serve_app.errors import StoreUnavailable
 from serve_app.jobs.stream_sessions import StreamSessions
@@ -43,10 +44,16 @@ class EventStreams:
         listening = self._store.events.listen("wake", "keys", on_message=self._notify, on_connect=self._notify_all)
         self._background = [asyncio.create_task(loop) for loop in (listening, self._poll(), self.sessions.run())]
 
+    @property
+    def healthy(self) -> bool:
+        """Whether the background tasks run; they outlive an outage of Redis."""
+        return not any(task.done() for task in self._background)
+
     async def stop(self) -> None:
-        for task in self._background:
+        background, self._background = self._background, []
+        for task in background:
             task.cancel()
-        for task in self._background:
+        for task in background:
             with suppress(asyncio.CancelledError):
                 await task
 
@@ -84,14 +91,23 @@ class EventStreams:
     async def _replay(self, job: Job, done_event: str, after: str) -> AsyncGenerator[Event, None]:
         # The stream is deleted: segments come from the transcript.
         if job.transcript is not None:
-            key = transcript_key(job.id, job.transcript)
-            for event in await asyncio.to_thread(lambda: list(replay(self._artifacts, key, after))):
+            for event in await self._replayed(job.id, transcript_key(job.id, job.transcript), after):
                 yield event
         if event_order(after) < event_order(done_event):
             body: dict[str, Any] = {"phase": job.phase}
             if job.error:
                 body["error"] = {"code": job.error.code, "message": job.error.message}
             yield Event(done_event, EventKind.DONE, orjson.dumps(body).decode())
+
+    async def _replayed(self, job_id: str, key: str, after: str) -> list[Event]:
+        while True:
+            try:
+                return await self._artifacts.threads.run(lambda: list(replay(self._artifacts, key, after)))
+            except FileNotFoundError:  # purged meanwhile
+                return []
+            except StorageUnavailable as outage:
+                log.warning("job_id=%s transcript read failed, retrying: %s", job_id, outage)
+                await asyncio.sleep(RETRY_S)
 
     @contextmanager
     def _tail(self, job_id: str) -> Iterator[StreamTail]:

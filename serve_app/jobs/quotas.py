@@ -10,6 +10,8 @@ from serve_app.errors import RequestError
 from serve_app.models.principal import Principal
 from serve_app.store.redis_store import Store
 
+RESERVED_RETRY_S = 60  # Retry-After while jobs under way have reserved the rest of the month
+
 
 @dataclass(frozen=True, slots=True)
 class TenantLimits:
@@ -43,11 +45,15 @@ class Quotas:
         return self._limits.minutes_per_month * 60
 
     async def check_minutes(self, principal: Principal) -> None:
-        """Raises RequestError `quota_exceeded` if this month's audio is used up."""
-        if self.month_s and await self._store.usage.audio_s(principal.tenant) >= self.month_s:
-            raise self.exceeded()
+        """Raises RequestError `quota_exceeded` if this month's audio is used up or reserved."""
+        if self.month_s and sum(await self._store.usage.minutes(principal.tenant)) >= self.month_s:
+            raise await self.exceeded(principal)
 
-    def exceeded(self) -> RequestError:
+    async def exceeded(self, principal: Principal) -> RequestError:
+        used_s, held_s = await self._store.usage.minutes(principal.tenant)
+        if held_s and used_s < self.month_s:
+            message = "Jobs under way have reserved the rest of this month's audio: try again when some have ended."
+            return RequestError("quota_exceeded", message, retry_after_s=RESERVED_RETRY_S)
         limit, now = self._limits.minutes_per_month, datetime.now(UTC)
         next_month = datetime(now.year + now.month // 12, now.month % 12 + 1, 1, tzinfo=UTC)
         seconds = math.ceil((next_month - now).total_seconds())

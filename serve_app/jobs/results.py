@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from batching.types import SAMPLE_RATE, Transcript
@@ -12,7 +14,7 @@ from deployments.storage.artifacts import Artifacts
 from deployments.storage.pcm import SAMPLE_BYTES, WAV_HEADER_BYTES, wav_chunks
 from serve_app.errors import RequestError, not_found
 from serve_app.jobs.audit import audit
-from serve_app.jobs.transcript_file import read_transcript
+from serve_app.jobs.transcript_cache import TranscriptCache
 from serve_app.models.job import Job, Phase, SummaryState
 from serve_app.models.storage_paths import (
     AUDIO,
@@ -24,8 +26,8 @@ from serve_app.models.storage_paths import (
     transcript_key,
 )
 
-# Cache of transcripts, for clients that poll: how many, and the most segments and words of each.
-CACHED, CACHED_PARTS = 32, 4000
+# Sizes of files, for clients that poll and for lists: how many are kept, and for how long.
+CACHED_SIZES, CACHED_S = 20_000, 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,8 @@ class Results:
 
     def __init__(self, artifacts: Artifacts) -> None:
         self._artifacts = artifacts
-        self._cache: OrderedDict[str, Transcript] = OrderedDict()
+        self._transcripts = TranscriptCache(artifacts)
+        self._sizes: OrderedDict[str, tuple[int, float]] = OrderedDict()  # key -> (bytes, monotonic time)
 
     async def transcript(self, job: Job, *, audited: bool = True) -> Transcript:
         """Transcript of a completed job. Raises RequestError `conflict`."""
@@ -53,27 +56,18 @@ class Results:
             raise RequestError("conflict", f"There is no transcript: the job {state}.")
         if audited:  # a caller receives it
             audit("job.read", job.id)
-        key = transcript_key(job.id, job.transcript)
-        if key in self._cache:
-            self._cache.move_to_end(key)
-            return self._cache[key]
         try:
-            transcript = await asyncio.to_thread(read_transcript, self._artifacts, key)
+            return await self._transcripts.get(transcript_key(job.id, job.transcript))
         except FileNotFoundError:  # purged meanwhile
             raise not_found() from None
-        if sum(1 + len(segment.words or ()) for segment in transcript.segments) <= CACHED_PARTS:
-            self._cache[key] = transcript
-            if len(self._cache) > CACHED:
-                self._cache.popitem(last=False)
-        return transcript
 
     async def transcript_or_none(self, job: Job) -> Transcript | None:
         return None if job.transcript is None else await self.transcript(job)
 
     async def files(self, job: Job) -> list[Artifact]:
         """Artifacts that exist now."""
-        if job.spec.url is not None and job.started_at is None:
-            return []  # not fetched yet
+        if (job.spec.url is not None and job.started_at is None) or job.purged_at is not None:
+            return []  # not fetched yet, or no longer there
         stored = []
         if not job.spec.private:
             stored.append((SOURCE, job.source, "application/octet-stream"))
@@ -82,39 +76,70 @@ class Results:
             stored.append((LISTENING, job.listening, "audio/mpeg"))
         if job.transcript is not None:
             stored.append((TRANSCRIPT, transcript_key(job.id, job.transcript), "application/x-ndjson"))
-        sizes = await asyncio.to_thread(lambda: [self._artifacts.size(key) for _, key, _ in stored])
+        sizes = await asyncio.gather(*(self._size(key) for _, key, _ in stored))
         files = [Artifact(*entry, size) for entry, size in zip(stored, sizes, strict=True) if size is not None]
         if files and (audio := self.audio(job)):
             files.append(audio)
         return files
 
+    async def _size(self, key: str) -> int | None:
+        # Files are written once. One that is missing may come yet, and one that is there may be deleted.
+        size, seen = self._sizes.get(key, (None, 0.0))
+        if size is not None and time.monotonic() - seen < CACHED_S:
+            return size
+        size = await self._artifacts.threads.run(self._artifacts.size, key)
+        self._sizes.pop(key, None)
+        if size is not None:
+            self._sizes[key] = size, time.monotonic()
+            if len(self._sizes) > CACHED_SIZES:
+                self._sizes.popitem(last=False)
+        return size
+
     @staticmethod
     def audio(job: Job) -> Artifact | None:
         """Decoded audio of a completed job as 16 kHz WAV."""
-        if job.transcript is None or job.audio_total_s is None or job.spec.private:
+        if job.transcript is None or job.audio_total_s is None or job.spec.private or job.audio_gone:
             return None
         size = WAV_HEADER_BYTES + round(job.audio_total_s * SAMPLE_RATE) * SAMPLE_BYTES * (job.audio_channels or 1)
         return Artifact(AUDIO, pcm_prefix(job.id), "audio/wav", size, job.audio_channels)
 
     async def file(self, job: Job, name: str) -> Artifact:
-        """Raises RequestError `not_found`."""
+        """Raises RequestError `not_found`, or `gone` for audio that was deleted before the results."""
         for file in await self.files(job):
             if file.name == name:
                 audit("job.read", job.id)
                 return file
+        if job.audio_gone and name in (SOURCE, AUDIO):
+            raise RequestError("gone", "The recording was deleted: only the results are kept.")
         raise RequestError("not_found", "The job has no such artifact.")
 
     async def summary(self, job: Job) -> str | None:
         if job.summary_state is not SummaryState.COMPLETED or job.purged_at is not None:
             return None
         try:
-            return (await asyncio.to_thread(self._artifacts.read, summary_key(job.id))).decode()
+            return (await self._artifacts.threads.run(self._artifacts.read, summary_key(job.id))).decode()
         except FileNotFoundError:  # purged meanwhile
             return None
 
+    async def open(self, file: Artifact, start: int, length: int) -> AsyncGenerator[bytes, None]:
+        """Chunks of `length` bytes from `start`; the first is read already. Raises RequestError `not_found`."""
+        chunks = self._artifacts.threads.iterate(self.content(file, start, length))
+        try:
+            first = await anext(chunks, b"")
+        except FileNotFoundError:  # purged meanwhile
+            raise not_found() from None
+        return _continued(first, chunks)
+
     def content(self, file: Artifact, start: int, length: int) -> Iterator[bytes]:
-        """Chunks of `length` bytes from `start`."""
+        """Like `open`, in a thread."""
         if file.name == AUDIO:
             samples = (file.size - WAV_HEADER_BYTES) // (SAMPLE_BYTES * (file.channels or 1))
             return wav_chunks(self._artifacts, file.key, samples, start, length, file.channels)
         return self._artifacts.chunks(file.key, start, length)
+
+
+async def _continued(first: bytes, chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(chunks):
+        yield first
+        async for chunk in chunks:
+            yield chunk

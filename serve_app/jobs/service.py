@@ -17,7 +17,7 @@ from serve_app.jobs.audit import audit
 from serve_app.jobs.event_stream import EventStreams
 from serve_app.jobs.model_catalog import ModelCatalog
 from serve_app.jobs.quotas import Quotas
-from serve_app.jobs.removal import delete_audio, delete_job, purge_results
+from serve_app.jobs.removal import check_audio, delete_audio, delete_job, purge_results
 from serve_app.jobs.results import Artifact, Results
 from serve_app.jobs.spec_rules import SpecRules
 from serve_app.jobs.submission import Draft, checked_key
@@ -26,7 +26,7 @@ from serve_app.models.file import File
 from serve_app.models.job import Job, JobSpec, Phase
 from serve_app.models.listing import JobPage, JobQuery
 from serve_app.models.principal import TENANT_READ, Principal
-from serve_app.models.submission import SubmitOutcome
+from serve_app.models.submission import RetryOutcome, SubmitOutcome
 from serve_app.models.trace import Trace
 from serve_app.store.redis_store import Store
 
@@ -117,8 +117,18 @@ class Jobs:
         if result.outcome is SubmitOutcome.FULL:
             raise await self._queue_full(draft.principal.tenant)
         if result.outcome is SubmitOutcome.SPENT:
-            raise self._quotas.exceeded()
-        return result.job or await self.get(draft.principal, result.job_id)
+            raise await self._quotas.exceeded(draft.principal)
+        if result.outcome is SubmitOutcome.KEPT:
+            message = "No more jobs can be kept: delete some that have ended, or wait until they expire."
+            raise RequestError("quota_exceeded", message)
+        return result.job or await self._repeated(draft.principal, result.job_id)
+
+    async def _repeated(self, principal: Principal, job_id: str) -> Job:
+        try:
+            return await self.get(principal, job_id)
+        except RequestError as error:
+            message = "The job of this Idempotency-Key was deleted meanwhile: send the request again."
+            raise RequestError("conflict", message, retry_after_s=1) from error
 
     async def _queue_full(self, tenant: str) -> RequestError:
         # There is room when the tenant's next job is claimed.
@@ -202,14 +212,20 @@ class Jobs:
                     pass
         return await self.get(principal, job_id)
 
-    async def retry(self, principal: Principal, job_id: str) -> Job:
-        """Requeue a failed job from its checkpoint."""
+    async def retry(self, principal: Principal, job_id: str, phases: Collection[Phase] = (Phase.FAILED,)) -> Job:
+        """Requeue a job that ended in one of `phases`, from its checkpoint."""
         await self._own(principal, job_id)
         job = await self.get_undeleted(principal, job_id)
-        await self._quotas.check_minutes(principal)
-        if not await self._store.jobs.retry(job_id):
-            why = f"it has had its {job.attempts} attempts" if job.phase is Phase.FAILED else f"it is {job.phase}"
-            why = "it is private, and its recording is gone" if job.phase is Phase.FAILED and job.spec.private else why
+        await check_audio(self._store, job)
+        limit, quota_s = self._queue_limit, self._quotas.month_s
+        outcome = await self._store.jobs.retry(job_id, phases, queue_limit=limit, quota_s=quota_s)
+        if outcome is RetryOutcome.FULL:
+            raise await self._queue_full(principal.tenant)
+        if outcome is RetryOutcome.SPENT:
+            raise await self._quotas.exceeded(principal)
+        if outcome is not RetryOutcome.QUEUED:
+            why = f"it has had its {job.attempts} attempts" if job.phase in phases else f"it is {job.phase}"
+            why = "it is private, and its recording is gone" if job.phase in phases and job.spec.private else why
             raise RequestError("conflict", f"The job cannot be tried again: {why}.")
         return await self.get(principal, job_id)
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 from uuid import uuid4
 
+from deployments.errors import StorageUnavailable
 from deployments.storage.artifacts import Artifacts
 from serve_app.errors import RequestError, StoreUnavailable
 from serve_app.jobs.audit import audit
@@ -146,9 +147,10 @@ class Draft:
                 await self._store.jobs.reserve_key(key_digest, self.id, RESERVED_S)
 
     async def _discard(self) -> None:
-        await asyncio.to_thread(self._artifacts.delete, job_folder(self.id))
-        if self.file is not None:
-            await asyncio.to_thread(self._artifacts.delete, file_folder(self.file))
+        with suppress(StorageUnavailable):  # the sweep deletes files that belong to no job
+            await self._artifacts.threads.run(self._artifacts.delete, job_folder(self.id))
+            if self.file is not None:
+                await self._artifacts.threads.run(self._artifacts.delete, file_folder(self.file))
         if self._key_digest is not None:
             with suppress(StoreUnavailable):  # the reservation expires
                 await self._store.jobs.release_key(self._key_digest, self.id)

@@ -11,18 +11,26 @@ from batching.types import Transcript
 from deployments.storage.artifacts import Artifacts
 from serve_app.models.event import SEGMENT, Event, EventKind, event_order
 
+WRITE_BYTES = 256 << 10  # written at once
+
 
 async def write_transcript(artifacts: Artifacts, key: str, events: AsyncIterator[Event], duration_s: float) -> str | None:
     """Store the segments of a job. Returns the language with the most speech."""
     seconds: Counter[str] = Counter()
-    with artifacts.writer(key) as writer:
+    lines = bytearray()
+    threads = artifacts.threads
+    async with threads.entered(artifacts.writer(key)) as writer:
         async for event in events:
             if event.kind is EventKind.SEGMENT:
                 segment = orjson.loads(event.data)
                 seconds[segment.get("language", "")] += segment["end"] - segment["start"]
-                writer.write(f'{{"event":"{event.id}","segment":{event.data}}}\n'.encode())
+                lines += f'{{"event":"{event.id}","segment":{event.data}}}\n'.encode()
+            if len(lines) >= WRITE_BYTES:
+                await threads.run(writer.write, bytes(lines))
+                lines.clear()
         language = max(seconds, key=lambda code: seconds[code], default="") or None
-        writer.write(orjson.dumps({"language": language, "duration_s": duration_s}) + b"\n")
+        lines += orjson.dumps({"language": language, "duration_s": duration_s}) + b"\n"
+        await threads.run(writer.write, bytes(lines))
     return language
 
 

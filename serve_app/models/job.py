@@ -161,7 +161,7 @@ class Job:
     created_at: float
     started_at: float | None
     completed_at: float | None  # time of the end, whatever it was
-    attempts: int
+    attempts: int  # since the last commit
     checkpoint: Checkpoint
     audio_done_s: float  # seconds of audio transcribed
     audio_total_s: float | None  # length once all is decoded
@@ -183,6 +183,7 @@ class Job:
     file: File | None = None  # shared source
     audio_channels: int | None = None  # channels that are transcribed separately
     audio_declared_s: float | None = None  # length that the container declares
+    audio_deleted_at: float | None = None  # when source and decoded audio were deleted before the results
     warnings: tuple[JobWarning, ...] = ()
     partial: bool = False  # the transcript ends before the recording does
 
@@ -198,6 +199,11 @@ class Job:
     @property
     def listening(self) -> str:
         return listening_key(self.source)
+
+    @property
+    def audio_gone(self) -> bool:
+        """Whether source and decoded audio of the last end are deleted."""
+        return (self.audio_deleted_at or 0.0) >= (self.completed_at or float("inf"))
 
     @property
     def expires_at(self) -> float | None:

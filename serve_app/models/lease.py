@@ -35,7 +35,8 @@ class Commit:
 class CommitOutcome(StrEnum):
     COMMITTED = "committed"
     YIELD = "yield"  # committed, and the job must be given back: others wait for their share
-    REPEATED = "repeated"  # the window was committed before: nothing was appended
+    EXHAUSTED = "exhausted"  # committed, and the job must end: the tenant's minutes of this month are used up
+    REPEATED = "repeated"  # the place was committed before: nothing was appended
     CANCELLING = "cancelling"  # refused: a cancel was requested; the lease is still held
     LOST = "lost"  # refused: another worker holds the job
 

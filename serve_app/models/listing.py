@@ -35,5 +35,5 @@ class JobQuery:
 @dataclass(frozen=True, slots=True)
 class JobPage:
     jobs: tuple[Job, ...]
-    total: int  # on all pages
+    total: int  # on all pages; at least as many as there are where both times are bounded and thousands of jobs match
     next: int | None  # cursor of the next page, None on the last

@@ -14,8 +14,16 @@ class SubmitOutcome(StrEnum):
     OTHER = "other"  # the idempotency key stands for a job made by another request
     BUSY = "busy"  # a request with this idempotency key is in progress
     FULL = "full"  # the tenant's queue is full
-    SPENT = "spent"  # the tenant's monthly quota is used up
+    SPENT = "spent"  # the tenant's monthly quota is used up or reserved
+    KEPT = "kept"  # the tenant keeps as many jobs as it may
     GONE = "gone"  # the file that the job is of is deleted
+
+
+class RetryOutcome(StrEnum):
+    QUEUED = "queued"
+    FULL = "full"  # the tenant's queue is full
+    SPENT = "spent"  # the tenant's monthly quota is used up or reserved
+    REFUSED = "refused"  # the job is not one to retry
 
 
 @dataclass(frozen=True, slots=True)

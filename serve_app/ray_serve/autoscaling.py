@@ -1,11 +1,12 @@
-"""Autoscaling of Runners, which pull jobs, so that Serve sees no requests to count."""
+"""Autoscaling by load: of Runners, which pull jobs, so that Serve sees no requests to count, and of Transcribers, whose
+capacity only the loaded engine knows."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-LOAD = "load"  # metric that a Runner reports: its jobs as a share of its capacity, 0 to 1
+LOAD = "load"  # metric that a replica reports: its work as a share of its capacity, more than 1 where work waits
 
 
 def by_load(context: Any) -> tuple[int, dict[str, Any]]:

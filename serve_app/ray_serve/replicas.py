@@ -89,7 +89,8 @@ class IngressReplica:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         pace_replica()  # back-pressure on request bodies
         redis = connect(settings.redis_url, "ingress")
-        artifacts, store = Artifacts(settings.storage), Store(redis)
+        artifacts = Artifacts(settings.storage, settings.min_free_bytes)
+        store = Store(redis, replicas=settings.redis_replicas)
         self._settings = settings
         self._store = store
         self._events = EventStreams(store, artifacts)
@@ -143,6 +144,11 @@ class IngressReplica:
             audit_log=AuditLog.under(self._settings.data_dir) if self._settings.audit_log else None,
         )
 
+    async def check_health(self) -> None:
+        """Fail Serve's health check once the listener of events has ended; the event loop answers it, or not."""
+        if not self._events.healthy:
+            raise RuntimeError("a background task of the event streams has ended")
+
     async def _query_device(self, model: str, transcriber: DeploymentHandle) -> None:
         """Ask a Transcriber once for its device, waiting until it has a replica."""
         while model not in self._devices:
@@ -164,7 +170,7 @@ class RunnerReplica:
         transcribers: dict[str, DeploymentHandle],
     ) -> None:
         prepare_replica(settings)
-        # The default pool is small, and DNS lookups of webhook hosts, which may hang, run in it too.
+        # The default pool is small, and a slow storage holds a thread of it for each call.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(RUNNER_THREADS, "runner"))
         self._limits = RunnerLimits(
             jobs=settings.runner_jobs,
@@ -174,10 +180,16 @@ class RunnerReplica:
             max_audio_s=settings.max_audio_s,
             max_source_bytes=settings.max_upload_bytes,
         )
-        artifacts = Artifacts(settings.storage)
+        artifacts = Artifacts(settings.storage, settings.min_free_bytes)
         redis = connect(settings.redis_url, "runner")
-        store = Store(redis, LeaseRules(settings.lease_s))
-        sweeper = Sweeper(store, artifacts, period_s=settings.lease_s / 6, stream_grace_s=settings.stream_grace_s)
+        store = Store(redis, LeaseRules(settings.lease_s), settings.redis_replicas)
+        sweeper = Sweeper(
+            store,
+            artifacts,
+            period_s=settings.lease_s / 6,
+            stream_grace_s=settings.stream_grace_s,
+            audio_ttl_s=settings.audio_ttl_s,
+        )
         stages = ServeStages(ingestion, transcoder, transcribers)
         self._runner = Runner(f"runner-{uuid4().hex[:8]}", store, stages, artifacts, sweeper, self._limits)
         http = SafeHttp(AllowList.parse(settings.fetch_allow))
@@ -216,7 +228,8 @@ class IngestionReplica(Ingestion):
     def __init__(self, settings: Settings) -> None:
         prepare_replica(settings)
         allowed = AllowList.parse(settings.fetch_allow)
-        super().__init__(Artifacts(settings.storage), SafeHttp(allowed), Buckets(allowed))
+        http = SafeHttp(allowed, min_rate=settings.fetch_min_rate)
+        super().__init__(Artifacts(settings.storage, settings.min_free_bytes), http, Buckets(allowed))
 
 
 class TranscoderReplica(Transcoder):
@@ -226,7 +239,8 @@ class TranscoderReplica(Transcoder):
         prepare_replica(settings)
         # Transcription has priority over decoding; ffmpeg inherits this.
         os.nice(TRANSCODER_NICENESS)
-        super().__init__(Artifacts(settings.storage), find_ffmpeg().path)
+        program = find_ffmpeg()
+        super().__init__(Artifacts(settings.storage, settings.min_free_bytes), program.path, program.version)
 
 
 class TranscriberReplica(Transcriber):
@@ -234,7 +248,15 @@ class TranscriberReplica(Transcriber):
 
     def __init__(self, settings: Settings, model: str) -> None:
         prepare_replica(settings)
-        super().__init__(Artifacts(settings.storage), load(engine_config(settings, model)))
+        super().__init__(
+            Artifacts(settings.storage, settings.min_free_bytes),
+            load(engine_config(settings, model)),
+            settings.tenant_weights,
+        )
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Load, for the policy in autoscaling.py."""
+        return {LOAD: self.load}
 
 
 def token_rules(settings: Settings) -> TokenRules:
@@ -259,12 +281,7 @@ def engine_config(settings: Settings, model: str) -> EngineConfig:
         cache_dir=str(settings.cache_dir),
         device=settings.device,
         compute_type=settings.compute_type,
-        workers=settings.engine_workers or usable_cores(),
+        workers=settings.engine_workers,
         batch=settings.batch_size,
         beam_below=settings.beam_below,
     )
-
-
-def usable_cores() -> int:
-    """CPU cores available to this process."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

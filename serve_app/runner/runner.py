@@ -121,7 +121,8 @@ class Runner:
             pass
 
     async def _claim(self) -> bool:
-        claiming = asyncio.ensure_future(self._store.leases.claim(self._name, self._limits.tenant_jobs))
+        free = self._limits.jobs - len(self._running)
+        claiming = asyncio.ensure_future(self._store.leases.claim(self._name, self._limits.tenant_jobs, free))
         try:
             claim = await asyncio.shield(claiming)
         except asyncio.CancelledError:
@@ -135,7 +136,8 @@ class Runner:
         return claim is not None
 
     def _on_message(self, channel: str, job_id: str) -> None:
-        self._wake.set()
+        if channel == "cancel" or job_id in ("", self._name):  # `work` names the Runner to wake, or none for all
+            self._wake.set()
         if channel == "cancel" and job_id in self._running:
             self._running[job_id].stop(StopReason.CANCELLED)
 
@@ -244,7 +246,8 @@ class Runner:
         key = job.source
         if job.spec.url is not None:
             max_bytes, spec = self._limits.max_source_bytes, job.spec
-            stored = await self._stages.fetch(FetchRequest(job.spec.url, key, max_bytes, spec.user_agent, spec.drive))
+            request = FetchRequest(job.spec.url, key, max_bytes, spec.user_agent, spec.drive, job.tenant)
+            stored = await self._stages.fetch(request)
             if spec.file is not None:
                 await self._store.jobs.file_stored(spec.file, stored.size)
         elif await asyncio.to_thread(self._artifacts.size, key) is None:

@@ -53,13 +53,14 @@ class Summaries:
         self._model = model
         self._retries_s = retries_s  # delay before each retry
         self._in_flight: set[asyncio.Task[None]] = set()
+        self._wake = asyncio.Event()  # a summary has ended, and another may begin
 
     async def run(self) -> None:
         """Write summaries until cancelled. One that is cut off is due again when its hold expires."""
         headers = {"Authorization": f"Bearer {self._model.key}"} if self._model.key else {}
         async with httpx.AsyncClient(timeout=REPLY_S, headers=headers, trust_env=False) as http:
             try:
-                await every(IDLE_S, lambda: self._take(http), "summary queue")
+                await every(IDLE_S, lambda: self._take(http), "summary queue", self._wake)
             finally:
                 tasks = list(self._in_flight)
                 for task in tasks:
@@ -70,7 +71,11 @@ class Summaries:
         for job_id in await self._store.summaries.take(IN_FLIGHT - len(self._in_flight), HOLD_S):
             task = asyncio.create_task(self._summarise(http, job_id))
             self._in_flight.add(task)
-            task.add_done_callback(self._in_flight.discard)
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._in_flight.discard(task)
+        self._wake.set()
 
     async def _summarise(self, http: httpx.AsyncClient, job_id: str) -> None:
         try:
@@ -80,17 +85,19 @@ class Summaries:
                 return
             state, message, wait_s = await self._attempt(http, job, job.spec.summary)
             if not await self._store.summaries.note(job_id, state, message, wait_s):  # purged meanwhile
-                await asyncio.to_thread(self._artifacts.delete, summary_key(job_id))
+                await self._artifacts.threads.run(self._artifacts.delete, summary_key(job_id))
             log.info("job_id=%s summary %s %s", job_id, state, message)
         except StoreUnavailable as outage:
             log.warning("job_id=%s Redis unavailable, summary will be retried when its hold expires: %s", job_id, outage)
+        except Exception:
+            log.exception("job_id=%s summary failed, retrying when its hold expires", job_id)
 
     async def _attempt(self, http: httpx.AsyncClient, job: Job, prompt_id: str) -> tuple[SummaryState, str, float]:
         """State, error and delay of the next attempt."""
         try:
             async with asyncio.timeout(REPLY_S):
                 text = await self._complete(http, job, prompt_id)
-            await asyncio.to_thread(self._artifacts.put, summary_key(job.id), text.encode())
+            await self._artifacts.threads.run(self._artifacts.put, summary_key(job.id), text.encode())
         except StoreUnavailable:
             raise
         except Exception as error:  # counts as an attempt: one that is not noted would be repeated for ever

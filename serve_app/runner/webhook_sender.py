@@ -9,6 +9,7 @@ import hmac
 import logging
 import random
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
@@ -57,24 +58,29 @@ class WebhookSender:
         self._renderers = renderers
         self._retries_s = retries_s
         self._in_flight: dict[asyncio.Task[None], str] = {}  # tenant by task
+        self._wake = asyncio.Event()  # a delivery has ended, and another may begin
 
     async def run(self) -> None:
         """Deliver until cancelled. A delivery that is cut off is due again when its hold expires."""
         try:
-            await every(IDLE_S, self._take, "webhook queue")
+            await every(IDLE_S, self._take, "webhook queue", self._wake)
         finally:
             for task in list(self._in_flight):
                 task.cancel()
 
     async def _take(self) -> None:
         free = IN_FLIGHT - len(self._in_flight)
-        for due in await self._outbox.take(free, HOLD_S) if free else ():
-            if list(self._in_flight.values()).count(due.tenant) >= IN_FLIGHT_PER_TENANT:
-                await self._outbox.postpone(due, 2 * IDLE_S)
-                continue
+        in_flight = Counter(self._in_flight.values())
+        if free <= 0:
+            return
+        for due in await self._outbox.take(free, HOLD_S, most=IN_FLIGHT_PER_TENANT, in_flight=in_flight):
             task = asyncio.create_task(self._send(due))
             self._in_flight[task] = due.tenant
-            task.add_done_callback(lambda done: self._in_flight.pop(done, None))
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._in_flight.pop(task, None)
+        self._wake.set()
 
     async def _send(self, due: Due) -> None:
         try:
@@ -92,7 +98,7 @@ class WebhookSender:
             return None
         attempt, retry_after_s = await self._attempt(due, job, job.spec.webhook)
         state, next_s = self._outcome(attempt, due.tries, retry_after_s)
-        await self._outbox.note(due, job.owner, job.tenant, job.spec.webhook, attempt, state, next_s)
+        await self._outbox.note(due, job.owner, job.spec.webhook, attempt, state, next_s)
         log.info(
             "job_id=%s webhook_id=%s try=%d %s %s", job.id, due.id, due.tries + 1, state, attempt.status or attempt.error
         )

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from redis.asyncio import Redis
 
 from serve_app.models.file import File
-from serve_app.models.job import Job, JobSpec, Phase, State
+from serve_app.models.job import Job, JobSpec, Phase
 from serve_app.models.lease import Claim
-from serve_app.models.listing import JobPage, JobQuery, SortBy
-from serve_app.models.submission import IdempotencyRecord, SubmitOutcome, SubmitResult
+from serve_app.models.listing import JobPage, JobQuery
+from serve_app.models.submission import IdempotencyRecord, RetryOutcome, SubmitOutcome, SubmitResult
 from serve_app.store.connection import execute
+from serve_app.store.job_list import list_jobs, shelves
 from serve_app.store.records import FILE, SPEC, to_file, to_job, with_position
 from serve_app.store.scripts import Scripts, key
 
 FileId = str
 # None: no such job; False: refused; True: removed; a FileId: removed, and no other job needs that file.
 Removed = FileId | bool | None
+# Files of a deleted job are left to the sweeper where its caller has not deleted them after this.
+FILES_HOLD_MS = 60_000
 
 
 class JobStore:
@@ -28,6 +32,7 @@ class JobStore:
     def __init__(self, redis: Redis, scripts: Scripts) -> None:
         self._redis = redis
         self._run = scripts.run
+        self._run_durably = scripts.run_durably
 
     async def submit(
         self,
@@ -39,6 +44,8 @@ class JobStore:
         ttl_s: float,
         queue_limit: int = 0,
         quota_s: float = 0.0,
+        reserve_s: float | None = None,  # length of the audio where it is known
+        kept_limit: int = 0,
         idempotency: IdempotencyRecord | None = None,
         file: File | None = None,
     ) -> SubmitResult:
@@ -48,7 +55,8 @@ class JobStore:
         arguments = [spec.priority.urgency, spec.max_attempts, int(ttl_s * 1000), SPEC.dump_json(spec), queue_limit]
         arguments += [webhook, digest, fingerprint, int(quota_s * 1000), spec.dialect]
         arguments += [spec.file or "", FILE.dump_json(file) if file else "", spec.summary or "", int(spec.private)]
-        outcome, created_id, *new = await self._run("submit", job_id, owner, tenant, *arguments)
+        arguments += ["" if reserve_s is None else math.ceil(reserve_s * 1000), kept_limit]
+        outcome, created_id, *new = await self._run_durably("submit", job_id, owner, tenant, *arguments)
         job = _job(dict(zip(new[0][::2], new[0][1::2], strict=True))) if new else None
         job = with_position(job, *new[1:3]) if job else None
         return SubmitResult(SubmitOutcome(outcome.decode()), created_id.decode(), (await self._with_files([job]))[0])
@@ -77,37 +85,42 @@ class JobStore:
         top = f"({before}" if before else "+inf"
         index = key(f"index:{tenant}/{owner}")
         ids: Any = await execute(self._redis.zrevrangebyscore(index, top, "-inf", start=0, num=limit + 1, withscores=True))
-        jobs = await self.get_many([job_id.decode() for job_id, _ in ids[:limit]])
-        cursor = str(int(ids[limit - 1][1])) if len(ids) > limit else None
-        return [job for job in jobs if job], cursor
+        jobs = await self._listed(f"{tenant}/{owner}", "", "", [job_id.decode() for job_id, _ in ids[:limit]])
+        return jobs, str(int(ids[limit - 1][1])) if len(ids) > limit else None
 
     async def query(self, owner: str, tenant: str, dialect: str, query: JobQuery) -> JobPage:
+        """Raises RequestError where too many jobs lie within both times of the query."""
         index = f"{tenant}/{owner}/{dialect}" + (f"@{query.file}" if query.file else "")
-        groups = [(state,) for state in query.states] if query.order is SortBy.STATE else [query.states]
-        rows: list[bytes] = []
-        total, offset = 0, query.offset
-        for states in groups:
-            limit = query.limit + 1 - len(rows) // 2
-            count, *more = await self._run("list", index, *_filters(query, states), max(offset, 0), limit)
-            total, offset, rows = total + count, offset - count, rows + more
-        jobs = await self.get_many([job_id.decode() for job_id in rows[: 2 * query.limit : 2]])
-        last = int(rows[2 * query.limit - 1]) if len(rows) > 2 * query.limit else None
-        return JobPage(tuple(job for job in jobs if job), total, last)
+        listed = await list_jobs(self._run, index, query)
+        ids, after = listed.page(query.limit)
+        jobs = await self._listed(f"{tenant}/{owner}", index, shelves(query, query.states), ids)
+        return JobPage(tuple(jobs), listed.total, after)
+
+    async def _listed(self, owner: str, index: str, names: str, ids: Sequence[str]) -> list[Job]:
+        # An id without a record leaves the listing.
+        jobs = await self.get_many(ids)
+        if ghosts := [job_id for job_id, job in zip(ids, jobs, strict=True) if job is None]:
+            await self._run("unlist_ghosts", owner, index, names, *ghosts)
+        return [job for job in jobs if job]
 
     async def cancel(self, job_id: str) -> Phase | None:
         """Request a cancel. Returns the phase before it."""
         phase = await self._run("cancel", job_id)
         return Phase(phase.decode()) if phase else None
 
-    async def retry(self, job_id: str) -> bool | None:
-        return _flag(await self._run("retry", job_id))
+    async def retry(
+        self, job_id: str, phases: Collection[Phase] = (Phase.FAILED,), *, queue_limit: int = 0, quota_s: float = 0.0
+    ) -> RetryOutcome | None:
+        """Requeue a job that ended in one of `phases`, from its checkpoint."""
+        outcome = await self._run("retry", job_id, ",".join(phases), queue_limit, int(quota_s * 1000))
+        return RetryOutcome(outcome.decode()) if outcome else None
 
     async def mark_deleted(self, job_id: str) -> bool | None:
         """Hide an ended job from listings."""
         return _flag(await self._run("mark_deleted", job_id))
 
     async def delete(self, job_id: str) -> Removed:
-        return _removed(await self._run("delete", job_id))
+        return _removed(await self._run("delete", job_id, FILES_HOLD_MS))
 
     async def delete_when_ended(self, job_id: str) -> bool | None:
         """Hide a job, and delete it once it ends."""
@@ -116,7 +129,7 @@ class JobStore:
     # With `deleted`, only a job that is marked as deleted.
     async def purge_results(self, job_id: str, *, keep_s: float, deleted: bool = False) -> Removed:
         """Delete the results; the record stays for `keep_s`."""
-        return _removed(await self._run("purge_results", job_id, int(deleted), int(keep_s * 1000)))
+        return _removed(await self._run("purge_results", job_id, int(deleted), int(keep_s * 1000), FILES_HOLD_MS))
 
     async def set_webhook(self, job_id: str, spec: JobSpec) -> bool | None:
         return _flag(await self._run("webhook_set", job_id, SPEC.dump_json(spec), int(spec.webhook is not None)))
@@ -149,16 +162,6 @@ class JobStore:
             return jobs
         files = dict(zip(ids, await self.files(list(ids)), strict=True))
         return [replace(job, file=files[job.spec.file]) if job and job.spec.file else job for job in jobs]
-
-
-def _filters(query: JobQuery, states: Sequence[State]) -> list[Any]:
-    # Arguments of list.lua from `shelves` to `after`.
-    shelves = ",".join(f"{state}{mark}" for state in states for mark in query.marks if state.final or not mark)
-    order = SortBy.MADE if query.order is SortBy.STATE else query.order
-    times = (query.made_after, query.made_before, query.ended_after, query.ended_before)
-    bounds = ["" if at is None else round(at * 1000) for at in times]
-    after = "" if query.after is None else query.after
-    return [shelves, order, "desc" if query.newest_first else "asc", *bounds, after]
 
 
 def _job(fields: Mapping[bytes, bytes]) -> Job:

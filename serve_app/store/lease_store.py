@@ -1,18 +1,19 @@
-"""Claims, commits under a fencing token, due times for the sweeper."""
+"""Claims, and commits under a fencing token."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from secrets import randbits
 from typing import Any
+from uuid import uuid4
 
 from redis.asyncio import Redis
 
-from serve_app.models.job import JobError, Phase
+from serve_app.models.job import JobError, JobWarning, Phase
 from serve_app.models.lease import AttemptCost, Claim, Commit, CommitOutcome, LeaseRules, LeaseState
 from serve_app.store.connection import execute
+from serve_app.store.records import CHANNEL, WARNING
 from serve_app.store.scripts import Scripts, key
-
-SWEEP_LIMIT = 100  # jobs of one kind in one sweep
 
 
 class LeaseStore:
@@ -35,8 +36,10 @@ class LeaseStore:
                 pipe.hset(key("weights"), mapping={tenant: str(weight) for tenant, weight in weights.items()})
             await execute(pipe.execute())
 
-    async def claim(self, worker: str, tenant_cap: int = 0) -> Claim | None:
-        reply = await self._scripts.run("claim", worker, self._lease_ms, tenant_cap)
+    # `free`: places of the worker. While one has more than this claim fills, no running job makes room for others.
+    async def claim(self, worker: str, tenant_cap: int = 0, free: int = 1) -> Claim | None:
+        # redis-py sends the same arguments again if the reply is lost, and so gets the same claim.
+        reply = await self._scripts.run("claim", worker, self._lease_ms, tenant_cap, uuid4().hex, randbits(16), free)
         return Claim(reply[0].decode(), int(reply[1])) if reply else None
 
     async def renew(self, claim: Claim) -> LeaseState:
@@ -66,18 +69,33 @@ class LeaseStore:
         return bool(await self._scripts.run("phase", claim.job_id, claim.token, "", *pairs))
 
     async def commit(self, claim: Claim, commit: Commit) -> CommitOutcome:
-        """Append a window's segments and move the checkpoint; idempotent by window."""
-        progress = commit.progress
+        """Append a window's segments and move the checkpoint; idempotent by place in the audio."""
+        progress, channel = commit.progress, "" if commit.channel is None else commit.channel
         eta_s = "" if progress.eta_s is None else progress.eta_s
-        arguments: list[Any] = [commit.window, commit.end_s, progress.audio_done_s, eta_s]
-        arguments += [commit.language or "", commit.device, progress.dump()]
-        arguments += [commit.decodes, int(commit.fill * 1000), *commit.segments]
+        arguments: list[Any] = [channel, commit.state.until, CHANNEL.dump_json(commit.state), commit.window, commit.end_s]
+        arguments += [progress.audio_done_s, eta_s, commit.language or "", commit.device, progress.dump()]
+        arguments += [commit.decodes, int(commit.fill * 1000), WARNING.dump_json(commit.warning) if commit.warning else ""]
+        arguments += commit.segments
         return CommitOutcome((await self._scripts.run("commit", claim.job_id, claim.token, *arguments)).decode())
 
-    async def finish(self, claim: Claim, phase: Phase, error: JobError | None = None, language: str | None = None) -> bool:
+    async def warn(self, claim: Claim, warning: JobWarning) -> bool:
+        """Add a warning to the job, unless it has the same already."""
+        return bool(await self._scripts.run("warn", claim.job_id, claim.token, WARNING.dump_json(warning)))
+
+    # `partial`: the transcript of a job that did not complete was stored under this claim.
+    async def finish(
+        self,
+        claim: Claim,
+        phase: Phase,
+        error: JobError | None = None,
+        language: str | None = None,
+        *,
+        partial: bool = False,
+    ) -> bool:
         """End the job, as cancelled if a cancel was requested."""
         code, message = (error.code, error.message) if error else ("", "")
-        return bool(await self._scripts.run("finish", claim.job_id, claim.token, phase, code, message, language or ""))
+        arguments = [phase, code, message, language or "", int(partial)]
+        return bool(await self._scripts.run_durably("finish", claim.job_id, claim.token, *arguments))
 
     async def give_back(
         self, claim: Claim, *, delay_s: float = 0.0, cost: AttemptCost = AttemptCost.NOTHING, model: str = ""
@@ -88,33 +106,7 @@ class LeaseStore:
 
     async def reap(self) -> int:
         """Requeue jobs whose lease expired; returns how many."""
-        return int(await self._scripts.run("reap", self._rules.max_stalls, self._rules.max_losses))
-
-    async def expired(self) -> list[str]:
-        """Ids of jobs past their TTL."""
-        return await self._due("expiry", 0.0)
-
-    async def private_ended(self, grace_s: float) -> list[str]:
-        """Ids of unsettled private jobs that ended `grace_s` ago."""
-        return await self._due("private", grace_s)
-
-    async def private_settled(self, job_id: str) -> None:
-        """Record that a private job's audio is deleted for good."""
-        await execute(self._redis.zrem(key("private"), job_id))
-
-    async def drop_old_streams(self, grace_s: float) -> int:
-        """Delete event streams of jobs that ended `grace_s` ago."""
-        ids = await self._due("ended", grace_s)
-        if ids:
-            await execute(self._redis.delete(*(key(f"events:{job_id}") for job_id in ids)))
-            await execute(self._redis.zrem(key("ended"), *ids))
-        return len(ids)
-
-    async def _due(self, name: str, grace_s: float) -> list[str]:
-        seconds, micros = await execute(self._redis.time())
-        top = (seconds - grace_s) * 1000 + micros // 1000
-        ids = await execute(self._redis.zrangebyscore(key(name), "-inf", top, 0, SWEEP_LIMIT))
-        return [job_id.decode() for job_id in ids]
+        return int(await self._scripts.run("reap", self._rules.max_stalls, self._rules.max_losses, self._lease_ms))
 
     @property
     def _lease_ms(self) -> int:

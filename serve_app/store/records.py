@@ -7,11 +7,24 @@ from dataclasses import replace
 
 from pydantic import TypeAdapter
 
+from batching.types import SAMPLE_RATE
 from serve_app.models.file import File
-from serve_app.models.job import Checkpoint, Job, JobError, JobSpec, Phase, SummaryState
+from serve_app.models.job import (
+    ChannelCheckpoint,
+    Checkpoint,
+    Job,
+    JobError,
+    JobSpec,
+    JobWarning,
+    Phase,
+    SummaryState,
+)
 
 SPEC = TypeAdapter(JobSpec)
 FILE = TypeAdapter(File)
+CHANNEL = TypeAdapter(ChannelCheckpoint)
+WARNING = TypeAdapter(JobWarning)
+WARNINGS = TypeAdapter(tuple[JobWarning, ...])
 
 
 def _seconds(fields: Mapping[str, str], name: str) -> float | None:
@@ -24,9 +37,7 @@ def _number(fields: Mapping[str, str], name: str) -> float | None:
 
 def to_job(fields: Mapping[str, str]) -> Job:
     error = JobError(fields["error_code"], fields["error_message"]) if "error_code" in fields else None
-    language = fields.get("language")
     spec = SPEC.validate_json(fields["spec"])
-    checkpoint = Checkpoint(int(fields["next_window"]), int(fields["segments"]), float(fields["end_s"]), language)
     return Job(
         id=fields["id"],
         owner=fields["owner"],
@@ -38,7 +49,7 @@ def to_job(fields: Mapping[str, str]) -> Job:
         started_at=_seconds(fields, "started_at"),
         completed_at=_seconds(fields, "completed_at"),
         attempts=int(fields["attempts"]),
-        checkpoint=checkpoint,
+        checkpoint=_checkpoint(fields),
         audio_done_s=float(fields["audio_done_s"]),
         audio_total_s=_number(fields, "audio_total_s"),
         eta_s=_number(fields, "eta_s"),
@@ -53,11 +64,30 @@ def to_job(fields: Mapping[str, str]) -> Job:
         ttl_s=int(fields["ttl_ms"]) / 1000,
         setbacks=int(fields["stalls"]) + int(fields["losses"]),
         audio_declared_s=_number(fields, "audio_declared_s"),
+        audio_deleted_at=_seconds(fields, "audio_deleted_at"),
         summary_state=SummaryState(fields.get("summary_state", "waiting")) if spec.summary else None,
         summary_error=fields.get("summary_error") or None,
         summary_tries=int(fields.get("summary_tries", 0)),
         audio_channels=int(fields["audio_channels"]) if "audio_channels" in fields else None,
+        warnings=WARNINGS.validate_json(fields["warnings"]) if "warnings" in fields else (),
+        partial="partial" in fields and "transcript" in fields,
     )
+
+
+def _checkpoint(fields: Mapping[str, str]) -> Checkpoint:
+    windows, segments, end_s = int(fields["next_window"]), int(fields["segments"]), float(fields["end_s"])
+    prefix = "channel:"
+    channels = {
+        int(number) if number else None: CHANNEL.validate_json(state)
+        for name, state in fields.items()
+        if name.startswith(prefix)
+        for number in (name.removeprefix(prefix),)
+    }
+    if windows and not channels:
+        # Committed by a version that stored no places.
+        separate = range(int(fields["audio_channels"])) if "audio_channels" in fields else (None,)
+        channels = {channel: ChannelCheckpoint(int(end_s * SAMPLE_RATE), end_s) for channel in separate}
+    return Checkpoint(windows, segments, end_s, fields.get("language"), channels)
 
 
 def to_file(fields: Mapping[str, str]) -> File:

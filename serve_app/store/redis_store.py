@@ -1,15 +1,19 @@
 """class Store: the state in Redis, divided by consumer."""
 
-# Keys (all with PREFIX of scripts.py; those of webhooks and API keys are in webhook_outbox.py and api_keys.py):
+# Keys (all with PREFIX of scripts.py; others are in webhook_outbox.py, api_keys.py and upkeep_store.py):
 #   job:ID                            hash, one job                    file:ID, file_jobs:ID      shared source and its jobs
 #   events:ID                         stream, events of one job        once:HASH                  idempotency keys
 #   index:TENANT/OWNER                ids by order of creation         seq, stamp, token          counters
 #   made:, ended:T/O/DIALECT:SHELF    ids by time, for listings        metrics                    counters and histograms
 #   wait:TENANT                       queue by urgency and order       bucket:TENANT              token bucket (rate limit)
 #   tenants, weights, finish, clock   start-time fair queueing         used:TENANT                audio a month
-#   running, claimed, pace            per tenant                       leases, delayed, expiry,
-#   shared:WORKER                     lost worker had several jobs     ended, private, summaries  ids by due time
-# Channels: `work` (a job was queued), `wake` (a stream grew), `cancel` (stop a running job).
+#   running, claimed, pace, kept      per tenant                       leases, delayed, expiry,
+#   held, held:TENANT                 reserved audio, by job           ended, audio, private      ids by due time
+#   making_room, total_weight         sharing of running jobs          worker_jobs, idle          leases, last idle claim
+#   claim:REQUEST                     claim, to repeat a lost reply    shared:WORKER              lost worker had others
+#   reaped                            last search for expired leases
+#   summaries:TENANT, summaries       jobs to summarise, tenants by turn
+# Channels: `work` (a job was queued: the worker to wake, or all), `wake` (a stream grew), `cancel` (stop a running job).
 
 from __future__ import annotations
 
@@ -25,21 +29,23 @@ from serve_app.store.scripts import Scripts
 from serve_app.store.stats import StatsReader
 from serve_app.store.summary_queue import SummaryQueue
 from serve_app.store.tenant_usage import TenantUsage
+from serve_app.store.upkeep_store import UpkeepStore
 
 
 class Store:
     """All parts over one client. Every method raises StoreUnavailable."""
 
-    def __init__(self, redis: Redis, rules: LeaseRules | None = None) -> None:
+    def __init__(self, redis: Redis, rules: LeaseRules | None = None, replicas: int = 0) -> None:
         self._redis = redis
-        scripts = Scripts(redis)
+        scripts = Scripts(redis, replicas)
         self.jobs = JobStore(redis, scripts)
         self.leases = LeaseStore(redis, scripts, rules or LeaseRules())
         self.events = EventLog(redis)
         self.summaries = SummaryQueue(scripts)
         self.usage = TenantUsage(redis, scripts)
         self.keys = ApiKeys(redis)
-        self.stats = StatsReader(redis, self.jobs)
+        self.upkeep = UpkeepStore(redis, scripts)
+        self.stats = StatsReader(scripts)
 
     async def ping(self) -> None:
         await execute(self._redis.ping())

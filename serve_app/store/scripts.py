@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from redis.asyncio import Redis
 
+from serve_app.errors import StoreUnavailable
 from serve_app.store.connection import execute
 
 PREFIX = "murmur:{q}:"  # the hash tag keeps all keys in one cluster slot
 SCRIPTS = Path(__file__).parent / "lua"
+LIBRARIES = ("lib", "lib_minutes", "lib_queue", "lib_sharing", "lib_turns", "lib_stop", "lib_deliveries", "lib_removal")
+DEFINED = re.compile(r"^local (?:function )?(\w+)", re.MULTILINE)
+WAIT_S = 5.0  # for replicas
 
 
 def key(name: str) -> str:
@@ -20,17 +25,36 @@ def key(name: str) -> str:
 
 @cache
 def source(name: str) -> str:
-    # lib.lua goes in front of every script.
-    return (SCRIPTS / "lib.lua").read_text() + (SCRIPTS / f"{name}.lua").read_text()
+    # Behind those blocks of the libraries that it needs: each call runs all of its text.
+    text = (SCRIPTS / f"{name}.lua").read_text()
+    blocks = "\n".join((SCRIPTS / f"{library}.lua").read_text() for library in LIBRARIES).split("\n\n")
+    for block in reversed(blocks):
+        if DEFINED.findall(block) and re.search(rf"\b({'|'.join(DEFINED.findall(block))})\b", text):
+            text = f"{block}\n\n{text}"
+    return text
 
 
 class Scripts:
     # State that changes together changes in one script.
 
-    def __init__(self, redis: Redis) -> None:
-        names = (path.stem for path in SCRIPTS.glob("*.lua") if path.stem != "lib")
+    def __init__(self, redis: Redis, replicas: int = 0) -> None:
+        self._redis = redis
+        self._replicas = replicas
+        names = (path.stem for path in SCRIPTS.glob("*.lua") if path.stem not in LIBRARIES)
         self._scripts = {name: redis.register_script(source(name)) for name in names}
 
     async def run(self, name: str, *arguments: Any) -> Any:
         """Reply of a script to its ARGV. Raises StoreUnavailable."""
         return await execute(self._scripts[name](keys=[PREFIX], args=arguments))
+
+    async def run_durably(self, name: str, *arguments: Any) -> Any:
+        """Run a script, then wait until as many replicas as configured have its writes, else raise StoreUnavailable."""
+        if not self._replicas:
+            return await self.run(name, *arguments)
+        async with self._redis.pipeline(transaction=False) as pipe:  # WAIT is about its own connection's writes
+            await self._scripts[name](keys=[PREFIX], args=arguments, client=pipe)
+            pipe.execute_command("WAIT", self._replicas, int(WAIT_S * 1000))
+            reply, replicas = await execute(pipe.execute())
+        if replicas < self._replicas:
+            raise StoreUnavailable(f"{replicas} of {self._replicas} replicas of Redis have the write")
+        return reply

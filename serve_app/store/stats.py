@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
-from redis.asyncio import Redis
+from serve_app.store.scripts import Scripts
 
-from serve_app.store.connection import execute
-from serve_app.store.job_store import JobStore
-from serve_app.store.scripts import key
+TENANTS = 500  # looked at in one call
+FRESH_S = 2.0  # /metrics may be read by anybody, as often as they like
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,28 +24,37 @@ class Stats:
 
 
 class StatsReader:
-    def __init__(self, redis: Redis, jobs: JobStore) -> None:
-        self._redis = redis
-        self._jobs = jobs
+    def __init__(self, scripts: Scripts) -> None:
+        self._run = scripts.run
+        self._lock = asyncio.Lock()
+        self._latest: tuple[float, Stats] | None = None  # when, by the monotonic clock
 
     async def read(self) -> Stats:
-        tenants: Any = await execute(self._redis.zrange(key("tenants"), 0, -1))
-        async with self._redis.pipeline(transaction=False) as pipe:
-            pipe.hgetall(key("metrics"))
-            pipe.zcard(key("leases"))
-            pipe.zcard(key("delayed"))
-            pipe.zcard(key("webhooks"))
-            for tenant in tenants:
-                pipe.zcard(key(f"wait:{tenant.decode()}"))
-            counters, running, delayed, webhooks, *waiting = await execute(pipe.execute())
-        counts = {name.decode(): int(count) for name, count in counters.items()}
-        return Stats(counts, sum(waiting), running, delayed, webhooks, await self._queue_age_s(tenants))
+        """Statistics of now."""
+        stats, first = Stats({}, 0, 0, 0, 0), 0
+        while True:
+            tenants, waiting, webhooks, oldest, now, *whole = await self._run("stats", first, TENANTS)
+            if whole:
+                running, delayed, counters = whole
+                pairs = zip(counters[::2], counters[1::2], strict=True)
+                counts = {name.decode(): int(count) for name, count in pairs}
+                stats = replace(stats, counters=counts, running=running, delayed=delayed)
+            age_s = max((now - oldest) / 1000, 0.0) if oldest else 0.0
+            stats = replace(
+                stats,
+                waiting=stats.waiting + waiting,
+                webhooks=stats.webhooks + webhooks,
+                queue_age_s=max(stats.queue_age_s, age_s),
+            )
+            first += tenants
+            if tenants < TENANTS:
+                return stats
 
-    async def _queue_age_s(self, tenants: Sequence[bytes]) -> float:
-        async with self._redis.pipeline(transaction=False) as pipe:
-            for tenant in tenants:
-                pipe.zrange(key(f"wait:{tenant.decode()}"), 0, 0)
-            heads = [ids[0].decode() for ids in await execute(pipe.execute()) if ids]
-        created = [job.created_at for job in await self._jobs.get_many(heads) if job]
-        seconds, micros = await execute(self._redis.time())
-        return max((seconds + micros / 1e6 - at for at in created), default=0.0)
+    async def recent(self) -> Stats:
+        """Statistics that are at most FRESH_S old."""
+        # Read once for all that ask at the same time.
+        async with self._lock:
+            if self._latest is None or time.monotonic() - self._latest[0] > FRESH_S:
+                stats = await self.read()
+                self._latest = (time.monotonic(), stats)
+            return self._latest[1]

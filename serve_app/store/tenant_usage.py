@@ -19,7 +19,12 @@ class TenantUsage:
 
     async def audio_s(self, tenant: str) -> float:
         """Seconds of audio transcribed this calendar month (UTC)."""
-        return int(await self._scripts.run("minutes_used", tenant)) / 1000
+        return (await self.minutes(tenant))[0]
+
+    async def minutes(self, tenant: str) -> tuple[float, float]:
+        """Seconds of audio: transcribed this month, and reserved by jobs under way."""
+        used_ms, held_ms = await self._scripts.run("minutes_used", tenant)
+        return int(used_ms) / 1000, int(held_ms) / 1000
 
     async def pace_s(self, tenant: str) -> float | None:
         """Mean seconds between two claims; None if not measured yet."""

@@ -1,7 +1,8 @@
 """Webhook deliveries: due times, log of attempts, signing secrets."""
 
-# Keys: `webhooks` deliveries by due time (added by the script that ends a job), `delivery:ID` hash,
-# `deliveries:TENANT/OWNER` ids in order, `hook:TENANT` secrets.
+# Keys: `webhooks:TENANT` deliveries by due time (added by the script that ends a job), `webhooks` tenants by turn,
+# `delivery:ID` hash, `delivery_expiry` ids by the end of their log, `deliveries:TENANT/OWNER` ids in order, `hook:TENANT`
+# secrets.
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import base64
 import secrets
 import time
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -29,27 +31,30 @@ class Outbox:
         self._redis = redis
         self._run = Scripts(redis).run
 
-    async def take(self, limit: int, hold_s: float) -> list[Due]:
-        """Claim due deliveries with a visibility timeout of `hold_s`."""
-        due: Any = await self._run("webhook_take", limit, int(hold_s * 1000))
+    async def take(
+        self, limit: int, hold_s: float, *, most: int = 1000, in_flight: Mapping[str, int] = MappingProxyType({})
+    ) -> list[Due]:
+        """Claim due deliveries, of each tenant in turn, with a visibility timeout of `hold_s`."""
+        # A tenant gets `most` less what it has `in_flight` already.
+        busy = [item for pair in in_flight.items() for item in pair]
+        due: Any = await self._run("webhook_take", limit, int(hold_s * 1000), most, *busy)
         return [Due(i.decode(), i.decode().partition(":")[0], int(tries), tenant.decode()) for i, tries, tenant in due]
 
-    async def postpone(self, due: Due, seconds: float) -> None:
-        await self._run("webhook_wait", due.id, int(seconds * 1000))
-
     async def note(
-        self, due: Due, owner: str, tenant: str, url: str, attempt: Attempt, state: DeliveryState, next_s: float = 0.0
+        self, due: Due, owner: str, url: str, attempt: Attempt, state: DeliveryState, next_s: float = 0.0
     ) -> None:
         """Log an attempt; a PENDING delivery is due after `next_s`."""
         entry = orjson.dumps({"at": attempt.at, "status": attempt.status, "error": attempt.error})
-        await self._run("webhook_note", due.id, f"{tenant}/{owner}", url, entry, state, int(next_s * 1000), LOG_TTL_S * 1000)
+        times = int(next_s * 1000), LOG_TTL_S * 1000
+        await self._run("webhook_note", due.id, due.tenant, owner, url, entry, state, *times)
 
     async def drop(self, due: Due) -> None:
-        await self._run("webhook_drop", due.id)
+        await self._run("webhook_drop", due.id, due.tenant)
 
-    async def redeliver(self, delivery_id: str, owner: str, tenant: str) -> bool:
-        """Make a delivery due now. False if its job was deleted or retried, or is not the owner's."""
-        return bool(await self._run("webhook_redeliver", delivery_id, f"{tenant}/{owner}"))
+    async def redeliver(self, delivery_id: str, owner: str, tenant: str) -> bool | None:
+        """Make a delivery due now. False if its job is gone or was retried, None if the owner has no such delivery."""
+        reply = await self._run("webhook_redeliver", delivery_id, tenant, owner)
+        return None if reply is None else bool(reply)
 
     async def page(
         self, owner: str, tenant: str, *, limit: int, before: int | None = None, state: DeliveryState | None = None
@@ -60,7 +65,7 @@ class Outbox:
         while len(page) < limit and scanned < SCAN_LIMIT:
             bound = "+inf" if top is None else f"({top}"
             ids: Any = await execute(self._redis.zrevrangebyscore(index, bound, "-inf", start=0, num=PAGE, withscores=True))
-            deliveries = await self._get_many([name.decode() for name, _ in ids])
+            deliveries = await self._get_many([name.decode() for name, _ in ids], tenant)
             for (_, score), delivery in zip(ids, deliveries, strict=True):
                 top = int(score)
                 if delivery and state in (None, delivery.state):
@@ -72,14 +77,14 @@ class Outbox:
             scanned += len(ids)
         return page, top
 
-    async def get(self, delivery_id: str) -> Delivery | None:
-        return (await self._get_many([delivery_id]))[0]
+    async def get(self, delivery_id: str, tenant: str) -> Delivery | None:
+        return (await self._get_many([delivery_id], tenant))[0]
 
-    async def _get_many(self, ids: Sequence[str]) -> list[Delivery | None]:
+    async def _get_many(self, ids: Sequence[str], tenant: str) -> list[Delivery | None]:
         async with self._redis.pipeline(transaction=False) as pipe:
             for delivery_id in ids:
                 pipe.hgetall(key(f"delivery:{delivery_id}"))
-                pipe.zscore(key("webhooks"), delivery_id)
+                pipe.zscore(key(f"webhooks:{tenant}"), delivery_id)
             replies = await execute(pipe.execute())
         return [_delivery(delivery_id, *replies[2 * i : 2 * i + 2]) for i, delivery_id in enumerate(ids)]
 

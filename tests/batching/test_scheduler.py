@@ -30,7 +30,7 @@ class Conservation(RuleBasedStateMachine):
     @rule(
         name=st.sampled_from(["a1", "a2", "b1", "c1"]),
         cost=st.integers(1, 40),
-        urgency=st.integers(0, 2),
+        urgency=st.integers(-1, 2),
         kind=st.sampled_from([None, "warm"]),
     )
     def add(self, name: str, cost: int, urgency: int, kind: str | None) -> None:
@@ -59,7 +59,7 @@ class Conservation(RuleBasedStateMachine):
         assert len(batch) < 2 or sum(ticket.cost for ticket in batch) <= MAX_COST
         assert len({ticket.kind for ticket in batch}) <= 1
         if batch:
-            assert batch[0].urgency == min(ticket.urgency for ticket in self.waiting)
+            assert batch[0].urgency == min(t.urgency for t in self.waiting if t.tenant == batch[0].tenant)
         for ticket in batch:
             queue = [t for t in self.waiting if (t.job, t.urgency) == (ticket.job, ticket.urgency)]
             assert ticket == next(t for t in queue if t.kind == ticket.kind)
@@ -86,9 +86,11 @@ def tickets(*costs: float, job: str = "job", tenant: str = "tenant", urgency: in
     return [Ticket(number, job, tenant, cost, urgency, kind) for number, cost in enumerate(costs)]
 
 
-def scheduler_with(*tickets: Ticket, max_items: int = 4, max_cost: float = 60) -> Scheduler:
+def scheduler_with(
+    *tickets: Ticket, max_items: int = 4, max_cost: float = 60, weights: dict[str, float] | None = None
+) -> Scheduler:
     """A scheduler with these tickets."""
-    scheduler = Scheduler(max_items, max_cost)
+    scheduler = Scheduler(max_items, max_cost, weights or {})
     for ticket in tickets:
         scheduler.add(ticket)
     return scheduler
@@ -152,6 +154,41 @@ def test_an_urgent_ticket_goes_first_and_others_fill_the_batch() -> None:
     assert scheduler_with(later, urgent).next_batch() == [urgent, later]
 
 
+def test_a_tenant_that_calls_all_its_work_urgent_gets_no_more_of_the_model() -> None:
+    pushy = tickets(*[24] * 8000, tenant="pushy", urgency=0)
+    polite = [ticket for n in range(10) for ticket in tickets(*[24] * 800, job=f"job {n}", tenant="polite", urgency=1)]
+    scheduler = scheduler_with(*pushy, *polite, max_items=8, max_cost=240)
+    served = [ticket.tenant for _ in range(1000) for ticket in scheduler.next_batch()]
+    assert len(served) == 8000
+    assert served.count("polite") == 4000
+
+
+def test_urgent_work_of_another_tenant_shares_the_next_batch() -> None:
+    scheduler = scheduler_with(*tickets(*[24] * 100, tenant="crowd"), max_items=2)
+    scheduler.next_batch()
+    (urgent,) = tickets(24, job="clip", tenant="newcomer")
+    scheduler.add(urgent)
+    assert urgent in scheduler.next_batch()
+
+
+def test_urgent_work_overtakes_bulk_work_of_its_own_tenant() -> None:
+    bulk, live = tickets(1, 1, urgency=1), Ticket(9, "live", "tenant", 1, urgency=-1)
+    urgent = Ticket(8, "urgent", "tenant", 1, urgency=0)
+    assert drain(scheduler_with(*bulk, urgent, live, max_items=1)) == [live, urgent, *bulk]
+
+
+def test_bulk_work_goes_on_from_its_fair_share_after_urgent_work_of_its_tenant() -> None:
+    bulk = [*tickets(*[1] * 50, job="first", urgency=1), *tickets(*[1] * 50, job="second", urgency=1)]
+    scheduler = scheduler_with(*bulk, max_items=1)
+    for _ in range(10):
+        scheduler.next_batch()
+    for ticket in tickets(*[1] * 5, job="urgent"):
+        scheduler.add(ticket)
+    order = drain(scheduler)
+    assert {ticket.job for ticket in order[:5]} == {"urgent"}
+    assert lead_while_both_wait(order[5:], by_job) <= 1
+
+
 def test_a_discarded_ticket_is_never_served() -> None:
     first, second, third = tickets(1, 1, 1)
     scheduler = scheduler_with(first, second, third)
@@ -209,6 +246,40 @@ def test_no_job_of_a_tenant_gets_further_ahead_than_one_ticket(first: list[int],
     queue = [*tickets(*first, job="first"), *tickets(*second, job="second")]
     order = drain(scheduler_with(*queue, max_items=max_items))
     assert lead_while_both_wait(order, by_job) <= max(*first, *second)
+
+
+@calm
+@given(COSTS, COSTS, st.sampled_from([0.5, 1.0, 3.0]), st.integers(1, 5))
+def test_tenants_are_served_in_proportion_to_their_weights(
+    first: list[int], second: list[int], weight: float, max_items: int
+) -> None:
+    queue = [*tickets(*first, tenant="first", urgency=1), *tickets(*second, tenant="second")]
+    order = drain(scheduler_with(*queue, max_items=max_items, weights={"first": weight}))
+    left = {"first": len(first), "second": len(second)}
+    served = dict.fromkeys(left, 0.0)
+    for ticket in order:
+        if not all(left.values()):
+            break
+        left[ticket.tenant] -= 1
+        served[ticket.tenant] += ticket.cost / (weight if ticket.tenant == "first" else 1.0)
+        assert abs(served["first"] - served["second"]) <= max(max(first) / weight, *second)
+
+
+@calm
+@given(
+    st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 2), st.integers(1, 30)), min_size=1, max_size=40),
+    st.integers(1, 8),
+)
+def test_a_ticket_waits_for_no_more_than_the_shares_of_the_other_tenants(
+    others: list[tuple[str, int, int]], max_items: int
+) -> None:
+    mine = Ticket(10_000, "job", "mine", 30, urgency=2)
+    crowd = [Ticket(n, f"{t}{n}", t, cost, urgency) for n, (t, urgency, cost) in enumerate(others)]
+    order = drain(scheduler_with(*crowd, mine, max_items=max_items))
+    before = order[: order.index(mine)]
+    # Each other tenant may start one ticket at virtual time 0, where this one waits.
+    assert len(before) <= len({ticket.tenant for ticket in crowd})
+    assert len(order) == len(crowd) + 1
 
 
 def test_a_thousand_tickets_of_one_tenant_do_not_hold_up_the_few_of_another() -> None:

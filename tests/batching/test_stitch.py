@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -140,3 +141,26 @@ def test_a_segment_whose_words_all_belong_to_the_neighbour_is_dropped() -> None:
 def test_windows_that_do_not_overlap_keep_words_that_begin_early() -> None:
     timeline = stitch([segment_of(("early", 8.0, 8.5))], next_id=0, end_s=9.0, window=Window(1, 0, 0, ()))
     assert [s.text for s in timeline] == ["early"]
+
+
+@pytest.mark.parametrize("words", [None, ()])
+def test_text_around_a_cut_appears_once_although_its_words_have_no_times(words: tuple[()] | None) -> None:
+    before = Segment(0, 0.0, 10.0, " one two three four five six seven eight nine tenx", 0.9, "en", words)
+    after = Segment(0, 8.0, 12.0, " nine tenx elev twel", 0.9, "en", words)
+    timeline = stitch([before], next_id=0, end_s=0.0, window=cut_at(9.0))
+    timeline += stitch([after], next_id=1, end_s=timeline[-1].end, window=JOINED)
+    assert " ".join(s.text for s in timeline) == "one two three four five six seven eight nine tenx elev twel"
+    assert [s.words for s in timeline] == [words, words]
+
+
+def test_text_without_spaces_and_word_times_is_divided_at_the_cut() -> None:
+    text = "".join(chr(0x4E00 + n) for n in range(50))
+    before, after = Segment(0, 0.0, 10.0, text, 0.9, "zh", ()), Segment(0, 8.0, 18.0, text[40:] + text[:40], 0.9, "zh", ())
+    timeline = stitch([before], next_id=0, end_s=0.0, window=cut_at(9.0))
+    timeline += stitch([after], next_id=1, end_s=timeline[-1].end, window=JOINED)
+    assert "".join(s.text for s in timeline) == text + text[:40]
+
+
+def test_a_segment_without_words_that_lies_in_the_neighbour_is_dropped() -> None:
+    theirs = Segment(0, 9.1, 9.5, " theirs", 0.9, "en", ())
+    assert stitch([theirs], next_id=0, end_s=0.0, window=cut_at(9.0)) == []

@@ -158,6 +158,62 @@ def test_windows_do_not_depend_on_how_spans_are_split_into_calls(
     assert windows == plan(spans, total, limits)
 
 
+@calm
+@given(speech(), LONGEST_S, st.data())
+def test_a_plan_that_goes_on_behind_a_window_is_the_rest_of_the_plan(
+    audio: tuple[list[Span], int], longest_s: float, data: st.DataObject
+) -> None:
+    spans, total = audio
+    limits = WindowLimits(longest_s)
+    windows = plan(spans, total, limits)
+    if windows:
+        count = data.draw(st.integers(1, len(windows)))
+        planner = WindowPlanner(limits, after=windows[count - 1])
+        resumed = [window for span in spans for window in planner.feed([span], span.end)]
+        resumed += [*planner.feed([], total), *planner.finish(total)]
+        assert resumed == windows[count:]
+
+
+@st.composite
+def detected_again(draw: st.DrawFn, spans: list[Span]) -> list[Span]:
+    """Spans as another release of the detector may find them: moved edges, lost pauses."""
+    again: list[Span] = []
+    for span in spans:
+        moved = Span(max(span.start + draw(st.integers(-at(0.2), at(0.2))), 0), span.end + draw(st.integers(0, at(0.2))))
+        floor = again[-1].end if again else 0
+        joined = draw(st.booleans())
+        if again and joined and moved.start - floor < at(0.3):
+            again[-1] = Span(again[-1].start, max(moved.end, floor))
+        elif moved.end > max(moved.start, floor):
+            again.append(Span(max(moved.start, floor), moved.end))
+    return again
+
+
+@calm
+@given(speech(), LONGEST_S, LONGEST_S, st.data())
+def test_a_plan_that_goes_on_with_other_limits_and_spans_loses_and_repeats_nothing(
+    audio: tuple[list[Span], int], longest_s: float, then_s: float, data: st.DataObject
+) -> None:
+    spans, total = audio
+    before = plan(spans, total, WindowLimits(longest_s))
+    if not before:
+        return
+    before = before[: data.draw(st.integers(1, len(before)))]
+    again, total = data.draw(detected_again(spans)), total + at(1)
+    planner = WindowPlanner(WindowLimits(then_s), after=before[-1])
+    after = [*planner.feed(again, total), *planner.finish(total)]
+    covered = before[-1].end if before[-1].cut is None else before[-1].cut
+    named = [span for window in after for span in window.speech]
+    rest = [(max(span.start, covered), span.end) for span in again if span.end > covered]
+    assert sum(span.end - span.start for span in named) == sum(end - start for start, end in rest)
+    assert all(covered <= span.start for span in named)
+    assert all(first.end <= second.start for first, second in pairwise(named))
+    for window, following in pairwise([before[-1], *after]):
+        assert following.joined == (window.cut is not None)
+        assert window.end <= following.start or following.joined
+        assert following.index == window.index + 1
+
+
 def test_no_speech_gives_no_window() -> None:
     assert plan([], at(60)) == []
 

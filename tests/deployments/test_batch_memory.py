@@ -8,7 +8,15 @@ import sys
 import pytest
 import torch
 
-from deployments.transcription.engines.batch_memory import CPU_BATCH, GPU_BATCH, MAX_BATCH, clips_that_fit
+from deployments.transcription.engines.batch_memory import (
+    CPU_BATCH,
+    GPU_BATCH,
+    MAX_BATCH,
+    clips_that_fit,
+    concurrent_batches,
+    is_out_of_memory,
+)
+from deployments.transcription.engines.cores import usable_cores
 
 GB = 1 << 30
 
@@ -31,6 +39,35 @@ def test_the_batch_size_of_a_gpu_depends_on_its_free_memory(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (int(free * GB), 80 * GB))
     assert clips_that_fit("cuda", int(weights * GB)) == clips
+
+
+@pytest.mark.parametrize("workers", [1, 2, 9])
+def test_batches_that_run_at_once_fit_together(monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (22 * GB, 24 * GB))
+    need = workers * clips_that_fit("cuda", int(1.6 * GB), workers) * (0.2 * 1.6 + 1 / 16)
+    assert need <= 21
+    assert workers == 1 or need > 0.8 * 21
+
+
+def test_a_gpu_decodes_one_batch_at_a_time_and_a_cpu_one_per_core() -> None:
+    assert [concurrent_batches("cuda", 0), concurrent_batches("cuda", 3)] == [1, 3]
+    assert [concurrent_batches("cpu", 0), concurrent_batches("cpu", 3)] == [usable_cores(), 3]
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (RuntimeError("CUDA failed with error out of memory"), True),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB"), True),
+        (RuntimeError("cuBLAS failed with status CUBLAS_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("CUDA failed with error an illegal memory access was encountered"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_errors_for_lack_of_memory_are_known(error: Exception, expected: bool) -> None:
+    assert is_out_of_memory(error) is expected
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mallopt is glibc's")

@@ -19,7 +19,8 @@ from deployments.storage import pcm
 from deployments.storage.artifacts import Artifacts
 from deployments.storage.pcm import channel_prefix, read_pcm, to_float
 from deployments.transcoding import stage
-from deployments.transcoding.stage import Transcoder, plan_key
+from deployments.transcoding.plan import plan_key
+from deployments.transcoding.stage import Transcoder
 from tests.lib.media import children, decode_at_once, make, side_by_side
 from tests.lib.recordings import recording, s16le, tone
 

@@ -17,6 +17,7 @@ import pytest
 
 from batching.types import SAMPLE_RATE
 from deployments.errors import CorruptMedia, NoAudio, UnsupportedMedia, WorkError
+from deployments.transcoding import ffmpeg as ffmpeg_module
 from deployments.transcoding.decoder import Decoder, declared_duration, explain
 from deployments.transcoding.ffmpeg import NoFfmpeg, decode_command, find_ffmpeg
 from tests.lib.media import children, decode, decode_floats, make, wav
@@ -95,6 +96,26 @@ async def test_a_picture_is_refused_whatever_its_name(ffmpeg: str, tmp_path: Pat
 async def test_a_video_without_an_audio_track_has_no_audio(ffmpeg: str, tmp_path: Path, name: str) -> None:
     with pytest.raises(NoAudio):
         await decode(ffmpeg, make(ffmpeg, tmp_path / name, *PICTURES))
+
+
+async def test_pictures_beside_the_audio_are_not_decoded(ffmpeg: str, tmp_path: Path) -> None:
+    film = make(ffmpeg, tmp_path / "film.mp4", *PICTURES, *TONE, "-vcodec", "mpeg4")
+    with film.open("rb") as source:
+        decoder = await Decoder.start(ffmpeg, source.fileno(), 60.0)
+        while await decoder.read(SAMPLE_RATE):
+            pass
+        await decoder.check_exit()
+        await decoder.stop()
+    assert decoder.samples == pytest.approx(2 * SAMPLE_RATE, rel=0.05)
+    assert "Codec (mpeg4) not on whitelist" in decoder._log.decode()
+
+
+async def test_an_audio_codec_that_is_not_on_the_list_is_named(
+    ffmpeg: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ffmpeg_module, "CODECS", "aac")
+    with pytest.raises(UnsupportedMedia, match="The audio codec flac is not supported"):
+        await decode(ffmpeg, make(ffmpeg, tmp_path / "tone.flac", *TONE))
 
 
 async def test_a_header_with_nothing_after_it_has_no_audio(ffmpeg: str, tmp_path: Path) -> None:
@@ -238,10 +259,25 @@ async def test_the_declared_duration_is_known_while_most_is_not_decoded(ffmpeg: 
 def put_on_path(folder: Path, monkeypatch: pytest.MonkeyPatch, banner: str, protocols: str = "Input:\n  fd\n  file") -> str:
     """Make a fake ffmpeg the only program on the PATH."""
     program = folder / "ffmpeg"
-    program.write_text(f"#!/bin/sh\ncase $1 in -version) echo '{banner}' ;; *) echo '{protocols}' ;; esac\n")
-    program.chmod(0o755)
+    program.touch(0o755)
     monkeypatch.setenv("PATH", str(folder))
+    query = ffmpeg_module._query
+
+    def answer(path: str, option: str) -> str:
+        if path != str(program):
+            return query(path, option)
+        return banner if option == "-version" else protocols
+
+    monkeypatch.setattr(ffmpeg_module, "_query", answer)
     return str(program)
+
+
+def test_an_ffmpeg_that_does_not_work_in_the_sandbox_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "ffmpeg"
+    program.write_text("#!/bin/sh\necho 'ffmpeg version 9.0 Copyright (c)'; echo fd\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_ffmpeg().path == imageio_ffmpeg.get_ffmpeg_exe()
 
 
 @pytest.mark.parametrize(("banner", "version"), [("8.1.3", "8.1.3"), ("n8.2-dev", "8.2.0"), ("10.0.1-0ubuntu1", "10.0.1")])

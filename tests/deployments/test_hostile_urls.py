@@ -11,7 +11,7 @@ import httpcore
 import pytest
 
 from deployments.errors import SourceForbidden, SourceUnreachable
-from deployments.ingestion import guarded_transport
+from deployments.ingestion import guarded_transport, names
 from deployments.ingestion.allow_list import AllowList
 from deployments.ingestion.safe_http import SafeHttp
 from tests.lib.web_server import WebServer, redirect, serving
@@ -61,7 +61,7 @@ class RecordingBackend(httpcore.AsyncNetworkBackend):
 def network(monkeypatch: pytest.MonkeyPatch) -> RecordingBackend:
     network = RecordingBackend()
     guarded = guarded_transport.GuardedBackend
-    monkeypatch.setattr(guarded_transport, "GuardedBackend", lambda allowed, _: guarded(allowed, network))
+    monkeypatch.setattr(guarded_transport, "GuardedBackend", lambda allowed, _, *rest: guarded(allowed, network, *rest))
     return network
 
 
@@ -113,16 +113,14 @@ async def test_a_redirect_to_a_hostile_url_is_refused(site: WebServer, to: str) 
 async def test_dns_rebinding_reaches_no_private_address(site: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A host name that resolves to a public address first and to loopback later is resolved once per connection."""
     queries: list[str] = []
-    real = asyncio.get_running_loop().getaddrinfo
 
-    async def rebinding(host: str, port: int, **options: Any) -> Iterable[Any]:
-        if host != "rebind.example":
-            return await real(host, port, **options)
+    def rebinding(host: str, port: int, **_: Any) -> Iterable[Any]:
+        assert host == "rebind.example"
         queries.append(host)
         address = "192.0.2.7" if len(queries) == 1 else "127.0.0.1"
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", rebinding)
+    monkeypatch.setattr(names, "getaddrinfo", rebinding)
     for _ in range(3):
         with pytest.raises(SourceForbidden):
             await fetch(site.url(host="rebind.example"))
@@ -132,10 +130,10 @@ async def test_dns_rebinding_reaches_no_private_address(site: WebServer, monkeyp
 async def test_one_private_address_among_public_ones_is_refused(
     network: RecordingBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def mixed(_: str, port: int, **__: Any) -> Iterable[Any]:
+    def mixed(_: str, port: int, **__: Any) -> Iterable[Any]:
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in ("8.8.8.8", "10.0.0.1")]
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", mixed)
+    monkeypatch.setattr(names, "getaddrinfo", mixed)
     with pytest.raises(SourceForbidden):
         await fetch("http://mixed.example/")
     assert network.addresses == []

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
 from deployments.errors import SourceForbidden, SourceNotFound, SourceTooLarge, SourceUnreachable, WorkError
+from deployments.health import Stalled
 from deployments.ingestion.allow_list import AllowList
 from deployments.ingestion.buckets import Buckets
 from deployments.ingestion.safe_http import SafeHttp
-from deployments.ingestion.stage import Ingestion
+from deployments.ingestion.stage import STALLED_S, Ingestion
 from deployments.messages import FetchRequest, StoredSource
 from deployments.storage.artifacts import Artifacts
 from tests.lib.web_server import WebServer, answer, serving
@@ -89,3 +92,29 @@ async def test_a_failed_fetch_can_be_retried(site: WebServer, ingestion: Ingesti
     site.replies["/song"] = answer(200, SONG)
     assert (await ingestion.fetch(request(site))).size == len(SONG)
     assert artifacts.read(KEY) == SONG
+
+
+async def test_a_download_that_hangs_fails_the_health_check(
+    site: WebServer, artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    begun = asyncio.Event()
+
+    @asynccontextmanager
+    async def hang(*_: object) -> AsyncIterator[None]:
+        begun.set()
+        await asyncio.sleep(60)
+        yield
+
+    monkeypatch.setattr(SafeHttp, "get", hang)
+    allowed = AllowList()
+    ingestion = Ingestion(artifacts, SafeHttp(allowed), Buckets(allowed), clock=lambda: now)
+    fetching = asyncio.create_task(ingestion.fetch(request(site)))
+    await begun.wait()
+    await ingestion.check_health()
+    now = STALLED_S + 1
+    with pytest.raises(Stalled, match="a download"):
+        await ingestion.check_health()
+    fetching.cancel()
+    await asyncio.wait([fetching])
+    await ingestion.check_health()

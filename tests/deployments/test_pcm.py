@@ -20,6 +20,8 @@ from deployments.storage.pcm import (
     channel_prefix,
     deinterleave,
     part_key,
+    parts_stored,
+    read_part,
     read_pcm,
     to_float,
     wav_chunks,
@@ -103,3 +105,49 @@ def test_a_wav_file_of_channels_comes_in_pieces_no_longer_than_a_part(artifacts:
     pieces = [len(piece) for piece in wav_chunks(artifacts, "pcm", PART_SAMPLES + 10, 0, size, 8)]
     assert sum(pieces) == size
     assert max(pieces) <= 2 * PART_SAMPLES
+
+
+@settings(deadline=None, max_examples=80)
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 25)), max_size=8), st.data())
+def test_silence_is_read_back_sample_by_sample(stretches: list[tuple[bool, int]], data: st.DataObject) -> None:
+    sound = np.concatenate([np.zeros(0), *(np.full(n, 0 if silent else 700) for silent, n in stretches)]).astype("<i2")
+    start = data.draw(st.integers(0, len(sound)))
+    end = data.draw(st.integers(start, len(sound)))
+    size = WAV_HEADER_BYTES + 2 * len(sound)
+    first = data.draw(st.integers(0, size))
+    length = data.draw(st.integers(0, size - first + 10))
+    with TemporaryDirectory() as folder, patch.object(pcm, "PART_SAMPLES", 10):
+        artifacts = Artifacts(f"file://{folder}")
+        writer = PcmWriter(artifacts, "pcm")
+        writer.write(sound.tobytes())
+        writer.finish()
+        assert writer.stored == len(sound)
+        assert np.array_equal(read_pcm(artifacts, "pcm", start, end), to_float(sound[start:end].tobytes()))
+        whole = b"".join(wav_chunks(artifacts, "pcm", len(sound), 0, size))
+        part = b"".join(wav_chunks(artifacts, "pcm", len(sound), first, min(length, size - first)))
+        assert parts_stored(artifacts, "pcm", len(sound))
+        assert not parts_stored(artifacts, "pcm", len(sound) + 10)
+    assert whole[WAV_HEADER_BYTES:] == sound.tobytes()
+    assert part == whole[first : first + length]
+
+
+def test_hours_of_silence_take_no_space(artifacts: Artifacts) -> None:
+    writer = PcmWriter(artifacts, "pcm")
+    writer.write(b"\1\0" * 16_000)
+    for _ in range(4 * 60):
+        writer.write(bytes(2 * PART_SAMPLES))
+    writer.finish()
+    sizes = artifacts.sizes("pcm")
+    assert len(sizes) == 4 * 60 + 1
+    assert sum(sizes.values()) < 2 * (2 * PART_SAMPLES) + 10 * len(sizes)
+    assert read_pcm(artifacts, "pcm", 15_999, 16_001).tolist() == [1 / 32_768, 0.0]
+    assert not read_pcm(artifacts, "pcm", 100 * PART_SAMPLES - 7, 101 * PART_SAMPLES + 7).any()
+
+
+def test_a_read_beyond_the_end_of_silence_ends(artifacts: Artifacts) -> None:
+    writer = PcmWriter(artifacts, "pcm")
+    writer.write(bytes(2 * 1000))
+    writer.finish()
+    assert len(read_part(artifacts, "pcm", 0, 1990, 100)) == 10
+    assert read_part(artifacts, "pcm", 0, 2000, 100) == b""
+    assert len(b"".join(wav_chunks(artifacts, "pcm", 1000, 0, WAV_HEADER_BYTES + 2000))) == WAV_HEADER_BYTES + 2000

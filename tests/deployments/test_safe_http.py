@@ -12,6 +12,7 @@ import httpcore
 import pytest
 
 from deployments.errors import SourceForbidden, SourceNotFound, SourceTooLarge, SourceUnreachable, WorkError
+from deployments.ingestion import names
 from deployments.ingestion.allow_list import AllowList, is_public
 from deployments.ingestion.guarded_transport import GuardedBackend
 from deployments.ingestion.safe_http import REDIRECTS, SafeHttp
@@ -196,10 +197,10 @@ def resolve_to(monkeypatch: pytest.MonkeyPatch, *answers: Iterable[str]) -> None
     """Make the resolver return these addresses, one list per query."""
     remaining = iter(answers)
 
-    async def getaddrinfo(host: str, port: int, **_: Any) -> list[Any]:
+    def getaddrinfo(host: str, port: int, **_: Any) -> list[Any]:
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in next(remaining)]
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(names, "getaddrinfo", getaddrinfo)
 
 
 async def test_the_connection_goes_to_the_address_that_was_checked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,10 +228,10 @@ async def test_other_ports_must_be_allowed() -> None:
 
 
 async def test_an_unknown_host_name_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def getaddrinfo(host: str, port: int, **_: Any) -> list[Any]:
+    def getaddrinfo(host: str, port: int, **_: Any) -> list[Any]:
         raise socket.gaierror(socket.EAI_NONAME, "not known")
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(names, "getaddrinfo", getaddrinfo)
     with pytest.raises(SourceUnreachable, match="resolved"):
         await fetch("http://nowhere.example/")
 
@@ -243,3 +244,58 @@ def test_a_private_address_is_not_public(address: str) -> None:
 @pytest.mark.parametrize("address", PUBLIC.split())
 def test_a_global_address_is_public(address: str) -> None:
     assert is_public(ip_address(address))
+
+
+class Drip:
+    """Server that sends a body piece by piece, at the test's command."""
+
+    def __init__(self) -> None:
+        self.pieces: asyncio.Queue[bytes] = asyncio.Queue()
+        self.port = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+        while piece := await self.pieces.get():
+            writer.write(piece)
+            await writer.drain()
+        writer.close()
+
+
+@pytest.fixture
+async def drip() -> AsyncIterator[Drip]:
+    server = Drip()
+    listening = await asyncio.start_server(server.serve, "127.0.0.1", 0)
+    server.port = listening.sockets[0].getsockname()[1]
+    async with listening:
+        yield server
+        server.pieces.put_nowait(b"")
+
+
+async def received(drip: Drip, piece: bytes, count: int, step_s: float) -> int:
+    """Bytes received of so many pieces, `step_s` of waiting each by the client's clock."""
+    now = 0.0
+    size = 0
+    http = SafeHttp(AllowList.parse([LOCAL]), min_rate=1000, clock=lambda: now)
+    async with http.get(f"http://127.0.0.1:{drip.port}/", 1 << 20) as body:
+        for _ in range(count):
+            reading = asyncio.ensure_future(anext(body))
+            await asyncio.sleep(0.01)
+            now += step_s
+            drip.pieces.put_nowait(piece)
+            size += len(await reading)
+            now += 1000  # the caller takes its time
+    return size
+
+
+async def test_a_source_that_drips_is_ended_and_not_retried(drip: Drip) -> None:
+    with pytest.raises(SourceUnreachable, match="less than 1000 bytes a second, and is not tried again") as slow:
+        await received(drip, b"x", 20, 10.0)
+    assert not slow.value.transient
+    assert slow.value.code == "source_unreachable"
+
+
+async def test_a_source_at_the_lowest_rate_is_read_however_slowly_its_reader_takes_it(
+    drip: Drip,
+) -> None:
+    assert await received(drip, bytes(10_000), 10, 10.0) == 100_000

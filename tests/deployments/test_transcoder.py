@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from contextlib import aclosing
@@ -14,16 +15,20 @@ import pytest
 
 from batching.types import SAMPLE_RATE, Window
 from deployments.errors import AudioTooLong, CorruptMedia, NoAudio, StageLost, UnsupportedMedia
+from deployments.health import Stalled
 from deployments.messages import TranscodeProgress, TranscodeRequest
 from deployments.storage.artifacts import Artifacts
 from deployments.storage.pcm import read_pcm, to_float
-from deployments.transcoding.stage import Transcoder, plan_key
+from deployments.transcoding.decoder import Decoder
+from deployments.transcoding.plan import PART_WINDOWS, StoredPlan, part_key, plan_key
+from deployments.transcoding.stage import Transcoder
 from tests.lib.media import children, decode_at_once, make, wav
 from tests.lib.recordings import Recording, recordings, s16le, tone
 
 pytestmark = pytest.mark.usefixtures("memoized_vad")
 
 NASTY = [r for r in recordings("nasty") if "4_hours" not in r.path.name]
+ELSEWHERE = TranscodeRequest("source/it", "elsewhere", 24.0, 3600.0)
 REFUSALS = (UnsupportedMedia, CorruptMedia, NoAudio)
 
 
@@ -194,3 +199,123 @@ async def test_the_plan_of_a_killed_decoder_is_not_stored(artifacts: Artifacts, 
     with pytest.raises(StageLost):
         await kill_the_decoder()
     assert artifacts.size(plan_key("pcm")) is None
+
+
+async def windows_until(artifacts: Artifacts, ffmpeg: str, options: TranscodeRequest, count: int) -> list[Window]:
+    """Leave a transcode once it has yielded so many windows."""
+    windows: list[Window] = []
+    async with aclosing(Transcoder(artifacts, ffmpeg).windows(options)) as messages:
+        async for progress in messages:
+            windows += progress.windows
+            if len(windows) >= count:
+                break
+    return windows
+
+
+async def test_a_transcode_that_was_left_goes_on_with_the_same_windows(
+    artifacts: Artifacts, ffmpeg: str, ten_minutes: bytes
+) -> None:
+    whole = windows_of(await run(artifacts, ffmpeg, ten_minutes, request(longest_s=6.0)))
+    artifacts.delete("pcm")
+    first = await windows_until(artifacts, ffmpeg, request(longest_s=6.0), 70)
+    async with aclosing(Transcoder(artifacts, ffmpeg).windows(request(longest_s=6.0))) as again:
+        assert list((await anext(again)).windows) == first == whole[: len(first)]
+    messages = await run(artifacts, ffmpeg, ten_minutes, request(longest_s=6.0))
+    assert windows_of(messages) == whole
+    assert not messages[0].finished
+    assert [message.finished for message in messages[1:]] == [False] * (len(messages) - 2) + [True]
+    assert windows_of(await run(artifacts, "/nowhere", b"")) == whole
+
+
+async def test_a_transcode_that_goes_on_with_another_planner_loses_and_repeats_nothing(
+    artifacts: Artifacts, ffmpeg: str, ten_minutes: bytes
+) -> None:
+    artifacts.put("source/it", ten_minutes)
+    first = await windows_until(artifacts, ffmpeg, request(longest_s=24.0), 5)
+    spans = [span for window in windows_of(await run(artifacts, ffmpeg, ten_minutes, ELSEWHERE)) for span in window.speech]
+    windows = windows_of(await run(artifacts, ffmpeg, ten_minutes, request(longest_s=26.0)))
+    assert windows[: len(first)] == first
+    assert [span for window in windows for span in window.speech] == spans
+    assert all(before.end <= after.start or after.joined for before, after in pairwise(windows))
+    assert [window.index for window in windows] == list(range(len(windows)))
+
+
+@pytest.mark.parametrize("lost", ["pcm/00000.s16le", "pcm/00001.s16le"])
+async def test_windows_whose_audio_was_lost_wait_until_it_is_stored_again(
+    artifacts: Artifacts, ffmpeg: str, ten_minutes: bytes, lost: str
+) -> None:
+    artifacts.put("source/it", ten_minutes)
+    first = await windows_until(artifacts, ffmpeg, request(), 7)
+    artifacts.delete(lost)
+    windows: list[Window] = []
+    async for progress in Transcoder(artifacts, ffmpeg).windows(request()):
+        for window in progress.windows:
+            assert len(read_pcm(artifacts, "pcm", window.start, window.end)) == window.end - window.start
+        windows += progress.windows
+    assert windows[: len(first)] == first
+    assert [window.index for window in windows] == list(range(len(windows)))
+    artifacts.delete(lost)
+    again = await run(artifacts, ffmpeg, ten_minutes)
+    assert windows_of(again) == windows
+    assert len(again) > 1
+
+
+async def test_parts_of_two_plans_are_not_mixed(artifacts: Artifacts, ffmpeg: str, ten_minutes: bytes) -> None:
+    artifacts.put("source/it", ten_minutes)
+    await windows_until(artifacts, ffmpeg, request(longest_s=6.0), 70)
+    stale = artifacts.read(part_key("pcm", 1))
+    artifacts.delete("pcm")
+    first = await windows_until(artifacts, ffmpeg, request(longest_s=5.0), 70)
+    artifacts.put(part_key("pcm", 1), stale)
+    plan = StoredPlan(artifacts, "pcm")
+    assert plan.load() is None
+    assert plan.windows == first[:PART_WINDOWS]
+
+
+async def test_warnings_are_stored_with_the_plan(artifacts: Artifacts, ffmpeg: str, tmp_path: Path) -> None:
+    shift = "asetpts='PTS+if(gte(T,3),4*3600,0)/TB'"
+    tone = ("-f", "lavfi", "-i", "sine=440:duration=6:sample_rate=16000", "-af", shift)
+    source = make(ffmpeg, tmp_path / "gap.mka", *tone, "-c:a", "flac").read_bytes()
+    messages = await run(artifacts, ffmpeg, source)
+    warnings = [warning for message in messages for warning in message.warnings]
+    assert warnings[0].code == "timestamp_gap"
+    (again,) = await run(artifacts, "/nowhere", source)
+    assert list(again.warnings) == warnings
+
+
+async def test_a_decode_that_hangs_fails_the_health_check_but_a_slow_caller_does_not(
+    artifacts: Artifacts, ffmpeg: str, ten_minutes: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    artifacts.put("source/it", ten_minutes)
+    transcoder = Transcoder(artifacts, ffmpeg, clock=lambda: now)
+    hung = asyncio.Event()
+
+    async def hang(decoder: Decoder, samples: int) -> bytes:
+        hung.set()
+        await asyncio.sleep(60)
+        return b""
+
+    async with aclosing(transcoder.windows(request())) as messages:
+        await anext(messages)
+        now += 10_000
+        await transcoder.check_health()
+        monkeypatch.setattr(Decoder, "read", hang)
+        reading = asyncio.ensure_future(anext(messages))
+        await hung.wait()
+        await transcoder.check_health()
+        now += 10_000
+        with pytest.raises(Stalled):
+            await transcoder.check_health()
+        reading.cancel()
+        await asyncio.wait([reading])
+    await transcoder.check_health()
+
+
+async def test_a_gap_in_the_timestamps_takes_no_space(artifacts: Artifacts, ffmpeg: str, tmp_path: Path) -> None:
+    gap_s = 200
+    shift = f"asetpts='if(gte(T,2),PTS+{gap_s}/TB,PTS)'"
+    source = make(ffmpeg, tmp_path / "a.mka", "-f", "lavfi", "-i", "sine=440:duration=4", "-af", shift, "-c:a", "libopus")
+    await run(artifacts, ffmpeg, source.read_bytes())
+    sizes = sorted(artifacts.sizes("pcm").values())
+    assert sum(sizes) < 2 * 2 * 60 * SAMPLE_RATE + 1_000_000 < gap_s * 2 * SAMPLE_RATE

@@ -14,10 +14,12 @@ import pytest
 
 from batching.quality import BEAM_SIZE, Strategy
 from batching.types import SAMPLE_RATE, Segment, Span, Window, Word
-from deployments.errors import EngineFailed
+from deployments.errors import EngineFailed, StageLost
+from deployments.health import UNKNOWN_S, Stalled
 from deployments.messages import DecodeOptions, DecodeStarted, EngineInfo, TranscribeRequest, WindowResult
 from deployments.storage.artifacts import Artifacts
 from deployments.storage.pcm import PcmWriter
+from deployments.transcription import stage
 from deployments.transcription.engines.base import Clip, Decode
 from deployments.transcription.stage import Transcriber
 from tests.lib.recordings import s16le, tone
@@ -88,15 +90,15 @@ async def transcribe(stored: Artifacts, engine: ScriptedEngine, request: Transcr
     return await Transcriber(stored, engine).transcribe(request)
 
 
-async def queued() -> None:
+async def queued(stored: Artifacts) -> None:
     """Return when all requests so far wait for the engine: one thread reads their audio, in order."""
     await asyncio.sleep(0)
-    await asyncio.to_thread(int)
+    await stored.threads.run(int)
 
 
 @pytest.fixture
-async def one_reader_thread() -> None:
-    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+def one_reader_thread(artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(artifacts.threads, "_pool", ThreadPoolExecutor(1))
 
 
 async def test_a_decode_has_its_share_of_the_batchs_time(stored: Artifacts, one_reader_thread: None) -> None:
@@ -125,7 +127,7 @@ async def test_windows_of_several_jobs_share_a_batch(stored: Artifacts, one_read
     engine.gate.clear()
     transcriber = Transcriber(stored, engine)
     tasks = [asyncio.create_task(transcriber.transcribe(request(window(i, i + 1), f"job-{i}"))) for i in range(5)]
-    await queued()
+    await queued(stored)
     engine.gate.set()
     results = await asyncio.gather(*tasks)
     # The first starts at once, alone or with those submitted in the same turn; the rest share the next batch.
@@ -142,7 +144,7 @@ async def test_clips_of_different_kinds_share_no_batch(stored: Artifacts, one_re
     warm = DecodeOptions(temperature=0.4)
     options = [DecodeOptions(), warm, DecodeOptions(language="de"), warm]
     tasks = [asyncio.create_task(transcriber.transcribe(request(window(i, i + 1), "job", o))) for i, o in enumerate(options)]
-    await queued()
+    await queued(stored)
     engine.gate.set()
     await asyncio.gather(*tasks)
     assert all(len({clip.strategy for clip in batch}) == 1 for batch in engine.batches)
@@ -283,7 +285,7 @@ async def test_an_engine_failure_affects_only_its_window(stored: Artifacts, one_
     engine.gate.clear()
     transcriber = Transcriber(stored, engine)
     tasks = [asyncio.create_task(transcriber.transcribe(request(window(i, i + 1), f"job-{i}"))) for i in range(5)]
-    await queued()
+    await queued(stored)
     engine.gate.set()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     texts = [r.segments[0].text if isinstance(r, WindowResult) else type(r) for r in results]
@@ -296,7 +298,7 @@ async def test_a_cancelled_request_leaves_the_queue(stored: Artifacts, one_reade
     engine.gate.clear()
     transcriber = Transcriber(stored, engine)
     tasks = [asyncio.create_task(transcriber.transcribe(request(window(i, i + 1), f"job-{i}"))) for i in range(3)]
-    await queued()
+    await queued(stored)
     tasks[1].cancel()
     await asyncio.wait([tasks[1]])
     assert (await transcriber.stats())["dropped"] == 1
@@ -328,8 +330,8 @@ async def test_a_waiting_window_yields_nothing_and_leaves_with_its_reader(
     assert await anext(first) == DecodeStarted()
     second = transcriber.stream(request(window(2, 3)))
     waiting = asyncio.ensure_future(anext(second))
-    await queued()  # it has begun to read
-    await queued()  # it has read
+    await queued(stored)  # it has begun to read
+    await queued(stored)  # it has read
     assert not waiting.done()
     waiting.cancel()
     await asyncio.wait([waiting])
@@ -346,3 +348,90 @@ async def test_a_stream_raises_what_the_decode_raises(stored: Artifacts) -> None
     with pytest.raises(EngineFailed):
         async for _ in Transcriber(stored, ScriptedEngine(fail)).stream(request(window(1, 2))):
             pass
+
+
+def full(limit: int) -> Callable[[int], None]:
+    """Memory for so many clips at once."""
+
+    def allocate(clips: int) -> None:
+        if clips > limit:
+            raise RuntimeError("CUDA failed with error out of memory")
+
+    return allocate
+
+
+class SmallDevice(ScriptedEngine):
+    """Engine that runs out of memory."""
+
+    def __init__(self, allocate: Callable[[int], None], batch: int = 8) -> None:
+        super().__init__(lambda clip: decode_of(f"{loudness(clip)}"), batch)
+        self.allocate = allocate
+
+    def decode(self, clips: Sequence[Clip]) -> list[Decode]:
+        decodes = super().decode(clips)
+        self.allocate(len(clips))
+        return decodes
+
+
+async def test_a_batch_that_found_no_memory_makes_all_later_ones_smaller(stored: Artifacts, one_reader_thread: None) -> None:
+    engine = SmallDevice(full(3))
+    engine.gate.clear()
+    transcriber = Transcriber(stored, engine)
+    tasks = [asyncio.create_task(transcriber.transcribe(request(window(i, i + 1), f"job-{i}"))) for i in range(18)]
+    await queued(stored)
+    engine.gate.set()
+    results = await asyncio.gather(*tasks)
+    assert [result.segments[0].text for result in results] == [str(i + 1) for i in range(18)]
+    assert (engine.batch, engine.batch_s) == (2, 60.0)
+    sizes = [len(batch) for batch in engine.batches]
+    assert sum(size > 3 for size in sizes) <= 3  # one batch and its halves
+    assert max(sizes[-4:]) <= 2
+    assert all(0 < result.fill <= 1 for result in results)
+
+
+async def test_a_clip_that_finds_no_memory_waits_for_it(stored: Artifacts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "MEMORY_WAITS_S", (0.01, 0.01))
+    limits = iter([0, 0, 1])
+    engine = SmallDevice(lambda clips: full(next(limits))(clips))
+    result = await transcribe(stored, engine, request(window(1, 2)))
+    assert result.segments[0].text == "2"
+    assert len(engine.batches) == 3
+    assert engine.batch == 8
+
+
+async def test_a_clip_without_memory_goes_to_another_worker(stored: Artifacts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "MEMORY_WAITS_S", (0.01, 0.01))
+    with pytest.raises(StageLost, match="no memory") as lost:
+        await transcribe(stored, SmallDevice(full(0)), request(window(1, 2)))
+    assert lost.value.transient
+
+
+async def test_a_batch_that_hangs_fails_the_health_check(stored: Artifacts) -> None:
+    now = 0.0
+    engine = ScriptedEngine(lambda _: decode_of(" hello"))
+    engine.gate.clear()
+    transcriber = Transcriber(stored, engine, clock=lambda: now)
+    await transcriber.check_health()
+    messages = transcriber.stream(request(window(1, 2)))
+    assert await anext(messages) == DecodeStarted()
+    await asyncio.sleep(0)
+    now = UNKNOWN_S - 1
+    await transcriber.check_health()
+    now = UNKNOWN_S + 1
+    with pytest.raises(Stalled, match="a batch of 1 clips"):
+        await transcriber.check_health()
+    engine.gate.set()
+    assert isinstance(await anext(messages), WindowResult)
+    await transcriber.check_health()
+
+
+async def test_the_load_is_the_windows_in_hand_beside_two_batches(stored: Artifacts) -> None:
+    engine = ScriptedEngine(lambda _: decode_of(" hello"), batch=2)
+    engine.gate.clear()
+    transcriber = Transcriber(stored, engine)
+    tasks = [asyncio.create_task(transcriber.transcribe(request(window(i, i + 1)))) for i in range(6)]
+    await asyncio.sleep(0)
+    assert transcriber.load == 1.5
+    engine.gate.set()
+    await asyncio.gather(*tasks)
+    assert transcriber.load == 0

@@ -111,6 +111,18 @@ def test_an_incomplete_copy_is_replaced(package: Path, tmp_path: Path) -> None:
     assert (locate("little", str(tmp_path / "cache")) / "model.bin").is_file()
 
 
+def test_several_processes_may_replace_an_incomplete_copy_at_once(package: Path, tmp_path: Path) -> None:
+    broken = fill(tmp_path / "cache/weights/little", "config.json")
+
+    def usable(_: int) -> bool:
+        directory = locate("little", str(tmp_path / "cache"))
+        return (directory / "model.bin").read_bytes() == b"".join(PIECES)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(usable, range(64)))
+    assert list(broken.parent.iterdir()) == [broken]
+
+
 def test_a_folder_of_the_same_name_hides_no_packaged_model(
     package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,19 +148,33 @@ def test_an_unknown_model_lists_the_possible_ones(tmp_path: Path) -> None:
     assert all(name in refused.value.message for name in PACKAGED)
 
 
+WEIGHTS = ("model.bin", "config.json", "vocabulary.txt")
+
+
+def fill(directory: Path, *names: str) -> Path:
+    """Create files of weights, all of them by default."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for name in names or WEIGHTS:
+        (directory / name).touch()
+    return directory
+
+
 def test_a_directory_of_weights_is_used_as_it_is(tmp_path: Path) -> None:
-    for name in ("model.bin", "config.json"):
-        (tmp_path / name).touch()
+    fill(tmp_path)
     assert locate(str(tmp_path), "/nowhere", never) == tmp_path
 
 
 @pytest.mark.parametrize(
-    ("present", "missing"), [("config.json", "model.bin"), ("model.bin", "config.json"), ("x", "model.bin and config.json")]
+    ("present", "missing"),
+    [
+        (("config.json", "vocabulary.json"), "model.bin"),
+        (("model.bin", "vocabulary.txt"), "config.json"),
+        (("model.bin", "config.json"), "vocabulary.txt"),
+        (("x",), "model.bin and config.json and vocabulary.txt"),
+    ],
 )
-def test_an_incomplete_directory_is_refused(tmp_path: Path, present: str, missing: str) -> None:
-    directory = tmp_path / "mine"
-    directory.mkdir()
-    (directory / present).touch()
+def test_an_incomplete_directory_is_refused(tmp_path: Path, present: tuple[str, ...], missing: str) -> None:
+    directory = fill(tmp_path / "mine", *present)
     with pytest.raises(ModelUnavailable, match=f"'mine' lacks {missing}") as refused:
         locate(str(directory), "/nowhere", never)
     assert str(tmp_path) not in refused.value.message
@@ -167,7 +193,7 @@ def test_an_unreachable_hub_is_reported(tmp_path: Path, model: str) -> None:
 def test_a_cached_model_is_not_downloaded_again(tmp_path: Path) -> None:
     def here(model: str, *, local_files_only: bool = False, **_: Any) -> str:
         assert local_files_only
-        return str(tmp_path / model)
+        return str(fill(tmp_path / model))
 
     assert locate("small", str(tmp_path), here) == tmp_path / "small"
 
@@ -176,9 +202,33 @@ def test_a_model_that_is_not_cached_comes_from_the_hub(tmp_path: Path) -> None:
     def hub(model: str, *, cache_dir: str, local_files_only: bool = False) -> str:
         if local_files_only:
             raise FileNotFoundError(model)
-        return f"{cache_dir}/{model}"
+        return str(fill(Path(cache_dir) / model))
 
     assert locate("small", str(tmp_path), hub).is_relative_to(tmp_path)
+
+
+def test_a_download_that_was_cut_off_is_completed(tmp_path: Path) -> None:
+    snapshot = fill(tmp_path / "snapshot", "config.json", "tokenizer.json")
+
+    def hub(model: str, *, local_files_only: bool = False, **_: Any) -> str:
+        return str(snapshot if local_files_only else fill(snapshot))
+
+    directory = locate("small", str(tmp_path), hub)
+    assert directory == snapshot
+    assert all((directory / name).is_file() for name in WEIGHTS)
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_a_download_that_was_cut_off_and_cannot_go_on_is_reported(tmp_path: Path, offline: bool) -> None:
+    snapshot = fill(tmp_path / "snapshot", "config.json", "tokenizer.json")
+
+    def hub(model: str, *, local_files_only: bool = False, **_: Any) -> str:
+        if offline and not local_files_only:
+            raise OSError("no network")
+        return str(snapshot)
+
+    with pytest.raises(ModelUnavailable, match=r"model 'small' is .*lacks model.bin and vocabulary.txt"):
+        locate("small", str(tmp_path), hub)
 
 
 @pytest.mark.parametrize(("tokens", "multilingual"), [(MULTILINGUAL_VOCABULARY, True), (MULTILINGUAL_VOCABULARY - 1, False)])

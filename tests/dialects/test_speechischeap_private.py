@@ -142,7 +142,7 @@ async def test_late_writes_of_a_worker_are_swept(
     monkeypatch.setattr("serve_app.runner.sweeper.STRAGGLER_S", 0.0)
     await Sweeper(served.app.store, served.app.artifacts, period_s=1.0, stream_grace_s=3600).sweep()
     assert files(served) == {"transcript"}
-    assert await served.app.store.leases.private_ended(0.0) == []
+    assert await served.app.store.upkeep.private_ended(0.0) == []
 
 
 async def test_the_audio_of_other_jobs_is_kept(served: Served, secret_site: WebServer) -> None:

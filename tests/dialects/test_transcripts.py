@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from serve_app.dialects.transcripts import routes
 from serve_app.dialects.transcripts.routes import PREFIX, render, seconds
 from serve_app.dialects.transcripts.wire import TranscriptsTranscript
 from serve_app.models.job import JobSpec, Phase
@@ -265,3 +267,21 @@ async def test_a_vocabulary_is_limited_in_length(
     served: Served, site: WebServer, vocabulary: list[str], status: int
 ) -> None:
     assert (await by_url(served.http, site.url("/talk.flac"), vocabulary=vocabulary)).status_code == status
+
+
+async def test_a_webhooks_body_is_rendered_beside_the_event_loop(
+    served: Served, sample: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = await served.app.submit(sample, JobSpec("fake", dialect="transcripts"))
+    job = await served.app.ended(job_id)
+    threads: list[threading.Thread] = []
+    from_job = routes.from_job
+
+    def note_thread(*arguments: Any) -> dict[str, Any]:
+        threads.append(threading.current_thread())
+        return from_job(*arguments)
+
+    monkeypatch.setattr(routes, "from_job", note_thread)
+    assert json.loads((await render(job, served.app.jobs.results)).body)["data"]["text"]
+    assert len(threads) == 1
+    assert threads[0] is not threading.current_thread()

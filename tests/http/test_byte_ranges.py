@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator
 
 import pytest
 
@@ -89,19 +89,22 @@ class Content(Results):
     def __init__(self) -> None:
         """Need no storage."""
 
-    def content(self, file: Artifact, start: int, length: int) -> Iterator[bytes]:
-        yield b"0123456789"[start : start + length]
+    async def open(self, file: Artifact, start: int, length: int) -> AsyncGenerator[bytes, None]:
+        async def chunks() -> AsyncGenerator[bytes, None]:
+            yield b"0123456789"[start : start + length]
+
+        return chunks()
 
 
 @pytest.mark.parametrize("header", ["bytes=0-1,4-5", "bytes=0-0, -1", "bytes=0-,2-"])
-def test_of_several_ranges_the_whole_file_is_sent(header: str) -> None:
-    response = file_response(Content(), FILE, header)
+async def test_of_several_ranges_the_whole_file_is_sent(header: str) -> None:
+    response = await file_response(Content(), FILE, header)
     assert (response.status_code, response.headers["content-length"]) == (200, "10")
     assert "content-range" not in response.headers
 
 
 @pytest.mark.parametrize("if_range", ['"stale"', 'W/"weak"', "Wed, 21 Oct 2015 07:28:00 GMT"])
-def test_a_validator_that_does_not_match_gets_the_whole_file(if_range: str) -> None:
+async def test_a_validator_that_does_not_match_gets_the_whole_file(if_range: str) -> None:
     assert requested_range("bytes=0-1", if_range) is None
-    assert file_response(Content(), FILE, requested_range("bytes=0-1", if_range)).status_code == 200
-    assert file_response(Content(), FILE, requested_range("bytes=0-1", None)).status_code == 206
+    assert (await file_response(Content(), FILE, requested_range("bytes=0-1", if_range))).status_code == 200
+    assert (await file_response(Content(), FILE, requested_range("bytes=0-1", None))).status_code == 206

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import NoReturn
 
 import orjson
 import pytest
 
 from deployments.storage.artifacts import Artifacts
-from serve_app.errors import RequestError
+from serve_app.errors import RequestError, StoreUnavailable
 from serve_app.jobs import stream_tail
 from serve_app.jobs.event_stream import READS, EventStreams
 from serve_app.local.valkey import Valkey
 from serve_app.models.event import Event, EventKind
 from serve_app.models.job import JobError, JobSpec, Phase
+from serve_app.store import event_log
 from serve_app.store.connection import connect
 from serve_app.store.event_log import EventLog
 from serve_app.store.redis_store import Store
@@ -60,7 +62,7 @@ async def test_a_reader_that_left_resumes_while_the_job_runs(app: App, sample: P
 
 async def test_a_deleted_stream_is_replayed_from_the_transcript(app: App, sample: Path) -> None:
     events = await app.follow(job_id := await app.submit(sample, MANY_WINDOWS))
-    await app.store.leases.drop_old_streams(0.0)
+    await app.store.upkeep.drop_old_streams(0.0)
     assert not await app.store.events.exists(job_id)
     replayed = [e for e in events if e.kind in (EventKind.SEGMENT, EventKind.DONE)]
     assert await app.follow(job_id) == replayed
@@ -230,3 +232,33 @@ async def test_a_listener_can_be_stopped_at_any_moment(store: Store, artifacts: 
         for _ in range(moment):
             await asyncio.sleep(0)
         await events.stop()
+
+
+async def test_streams_are_healthy_while_redis_is_away_and_not_without_their_listener(
+    store: Store, artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts: asyncio.Queue[Exception] = asyncio.Queue()
+    for error in (StoreUnavailable("away"), StoreUnavailable("still away"), ZeroDivisionError("a mistake")):
+        attempts.put_nowait(error)
+    second = asyncio.Event()
+
+    def subscribe(*_: object) -> NoReturn:
+        error = attempts.get_nowait()
+        if not attempts.qsize():
+            second.set()
+        raise error
+
+    monkeypatch.setattr(event_log, "RECONNECT_S", 0.01)
+    monkeypatch.setattr(EventLog, "subscribe", subscribe)
+    streams = EventStreams(store, artifacts)
+    assert streams.healthy
+    await streams.start()
+    while attempts.qsize() > 1:
+        assert streams.healthy
+        await asyncio.sleep(0)
+    assert streams.healthy
+    await second.wait()
+    await asyncio.sleep(0)
+    assert not streams.healthy
+    for task in streams._background:
+        task.cancel()

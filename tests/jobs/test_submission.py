@@ -9,9 +9,12 @@ import pytest
 
 from deployments.storage.artifacts import Artifacts
 from serve_app.errors import RequestError
-from serve_app.models.job import Job, JobSpec
+from serve_app.jobs.quotas import TenantLimits
+from serve_app.models.job import Job, JobSpec, Phase
 from serve_app.models.principal import Principal
-from tests.lib.app import ME, App
+from serve_app.store.redis_store import Store
+from serve_app.store.scripts import PREFIX
+from tests.lib.app import ME, QUEUE_LIMIT, App
 
 SPEC = JobSpec("fake")
 
@@ -115,3 +118,50 @@ async def test_a_client_that_disconnects_at_any_moment_can_retry_at_once(app: Ap
         await asyncio.wait([sending])
         assert (await send(app, f"k{pause}")).id
     assert len((await app.jobs.page(ME, limit=100, cursor=None))[0]) == 40
+
+
+async def test_the_key_of_a_job_that_is_being_deleted_makes_a_new_job(app: App) -> None:
+    first = await send(app, "k", audio=b"no audio")
+    await app.jobs.delete_when_ended(ME, first.id)
+    assert (await send(app, "k", audio=b"no audio")).id != first.id
+
+
+async def test_the_key_of_a_job_that_vanishes_meanwhile_is_a_conflict(app: App, store: Store) -> None:
+    first = await send(app, "k", audio=b"no audio")
+    await app.ended(first.id)
+    await store._redis.delete(f"{PREFIX}job:{first.id}")  # the key stays, as if the delete came in between
+    with pytest.raises(RequestError) as refused:
+        await send(app, "k", audio=b"no audio")
+    assert (refused.value.code, refused.value.retry_after_s) == ("conflict", 1)
+
+
+async def test_a_cancelled_job_is_retried_where_its_api_allows_it(app: App) -> None:
+    await app.runner.stop()
+    job = await send(app, None)
+    await app.jobs.cancel(ME, job.id)
+    with pytest.raises(RequestError, match="it is cancelled"):
+        await app.jobs.retry(ME, job.id)
+    again = await app.jobs.retry(ME, job.id, (Phase.FAILED, Phase.CANCELLED))
+    assert again.phase is Phase.QUEUED
+
+
+async def test_a_retry_is_refused_while_the_queue_is_full(app: App) -> None:
+    await app.runner.stop()
+    job = await send(app, None)
+    await app.jobs.cancel(ME, job.id)
+    for _ in range(QUEUE_LIMIT):
+        await send(app, None)
+    with pytest.raises(RequestError) as refused:
+        await app.jobs.retry(ME, job.id, (Phase.CANCELLED,))
+    assert (refused.value.status, refused.value.code) == (429, "rate_limited")
+
+
+async def test_minutes_reserved_by_jobs_under_way_are_offered_again_soon(app: App) -> None:
+    await app.runner.stop()
+    app.jobs._quotas._limits = TenantLimits(minutes_per_month=1)
+    job = await send(app, None)
+    with pytest.raises(RequestError) as refused:
+        await send(app, None)
+    assert (refused.value.code, refused.value.retry_after_s) == ("quota_exceeded", 60)
+    await app.jobs.cancel(ME, job.id)
+    await send(app, None)

@@ -155,3 +155,33 @@ async def test_a_failed_job_gets_no_summary_and_a_deleted_one_leaves_none(app: A
         assert await app.store.summaries.take(10, 0.0) == []
     assert server.requests == []
     assert app.artifacts.keys(f"jobs/{done.id}") == []
+
+
+async def test_a_tenant_with_many_summaries_keeps_no_other_waiting(store: Store) -> None:
+    for number, tenant in enumerate(["many"] * 9 + ["few"]):
+        await store.jobs.submit(f"j{number}", "me", tenant, SPEC, ttl_s=60)
+        claim = await store.leases.claim("worker")
+        assert claim
+        await store.leases.finish(claim, Phase.COMPLETED)
+    assert "j9" in await store.summaries.take(4, 60.0)
+
+
+async def test_a_summary_that_fails_in_an_unknown_way_is_logged_and_due_again(
+    app: App, server: Server, sample: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    noted = app.store.summaries.note
+    failures = iter([ValueError("a bug")])
+
+    async def note(*arguments: Any, **options: Any) -> bool:
+        for failure in failures:
+            raise failure
+        return await noted(*arguments, **options)
+
+    monkeypatch.setattr(app.store.summaries, "note", note)
+    monkeypatch.setattr("serve_app.runner.summaries.HOLD_S", 0.2)
+    job_id = await app.submit(sample, SPEC)
+    async with working(app, server.model()):
+        async with asyncio.timeout(30):
+            while (await app.jobs.get(ME, job_id)).summary_state is not SummaryState.COMPLETED:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+    assert "retrying when its hold expires" in caplog.text

@@ -12,6 +12,7 @@ from pathlib import Path
 from time import time
 
 import pytest
+from redis.asyncio import Redis
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from deployments.ingestion.allow_list import AllowList
@@ -28,6 +29,7 @@ from serve_app.runner.webhook_sender import WebhookSender, retry_after
 from serve_app.settings import RETRIES_S
 from serve_app.store.connection import connect
 from serve_app.store.redis_store import Store
+from serve_app.store.scripts import key
 from serve_app.store.webhook_outbox import Outbox, new_secret
 from tests.lib.app import ME, App, open_app
 from tests.lib.web_server import answer
@@ -414,3 +416,47 @@ async def test_retry_after_delays_the_next_attempt(valkey: Valkey, post: Post, s
     assert delivery.next_at
     assert 3500 < delivery.next_at - time() < 3700
     assert len(sink.calls) == 1
+
+
+async def test_a_free_place_is_filled_at_once(valkey: Valkey, app: App, sink: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The queue is looked at at the start, and then only when a delivery has ended.
+    monkeypatch.setattr("serve_app.runner.webhook_sender.IDLE_S", 3600.0)
+    monkeypatch.setattr("serve_app.runner.webhook_sender.IN_FLIGHT_PER_TENANT", 2)
+    for number in range(30):
+        await app.store.jobs.submit(f"j{number}", "x", "busy", JobSpec("fake", webhook=sink.url), ttl_s=60)
+        await app.store.jobs.cancel(f"j{number}")
+    async with working(valkey, app):
+        assert len(await sink.called(30)) == 30
+
+
+async def test_a_tenant_with_a_long_queue_keeps_no_other_waiting(post: Post, sink: Sink, sample: Path, store: Store) -> None:
+    slow = Sink()
+    held = asyncio.Event()
+
+    async def stall(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await held.wait()
+        writer.close()
+
+    server = await asyncio.start_server(stall, "127.0.0.1", 0)
+    slow.port = server.sockets[0].getsockname()[1]
+    for number in range(100):
+        await store.jobs.submit(f"slow-{number}", "x", "slow", JobSpec("fake", webhook=slow.url), ttl_s=60)
+        await store.jobs.cancel(f"slow-{number}")
+    job_id = await post.ended(sink, sample)
+    await post.settled(job_id, DeliveryState.DELIVERED)
+    assert (await store.stats.read()).webhooks == 100, "none of the others is done"
+    held.set()
+    server.close()
+
+
+async def test_deliveries_of_jobs_without_a_record_are_given_up(
+    post: Post, sink: Sink, store: Store, valkey: Valkey
+) -> None:
+    async with Redis.from_url(valkey.url) as redis:
+        ghosts = {f"ghost{n}:1-0": 1.0 for n in range(20)}
+        await redis.zadd(key(f"webhooks:{ME.tenant}"), ghosts)
+        await redis.zadd(key("webhooks"), {ME.tenant: 1.0})
+        async with asyncio.timeout(30):
+            while await redis.exists(key(f"webhooks:{ME.tenant}")):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+    assert sink.calls == []

@@ -254,7 +254,7 @@ async def test_a_refused_upload_leaves_nothing_in_storage(served: Served, sample
         assert response.status_code == 422
     large = await served.http.post("/v1/jobs", files={"file": b"0" * (MAX_UPLOAD_BYTES + 1)})
     problem(large, 413, "source_too_large")
-    assert list((tmp_path / "artifacts").rglob("*")) in ([], [tmp_path / "artifacts/jobs"])
+    assert not [path for path in (tmp_path / "artifacts").rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=x", "cursor=x", "cursor=%D9%A1"])

@@ -61,7 +61,7 @@ class Server:
             store.leases.give_back(self.claim),
             store.leases.set_weights({"t": 2.0}),
             store.leases.reap(),
-            store.leases.expired(),
+            store.upkeep.expire(),
             store.events.read("running"),
             store.events.exists("running"),
             store.jobs.get("running"),

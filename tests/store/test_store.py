@@ -9,11 +9,14 @@ from uuid import uuid4
 import orjson
 import pytest
 
+from serve_app.models.delivery import Attempt, DeliveryState
 from serve_app.models.event import EventKind, Progress
-from serve_app.models.job import JobError, JobSpec, Phase, Priority
+from serve_app.models.job import ChannelCheckpoint, Checkpoint, JobError, JobSpec, JobWarning, Phase, Priority
 from serve_app.models.lease import AttemptCost, Claim, Commit, CommitOutcome, LeaseState
-from serve_app.models.submission import SubmitOutcome, SubmitResult
+from serve_app.models.submission import IdempotencyRecord, RetryOutcome, SubmitOutcome, SubmitResult
 from serve_app.store.redis_store import Store
+from serve_app.store.scripts import PREFIX
+from serve_app.store.webhook_outbox import Outbox
 
 SPEC = JobSpec("base")
 
@@ -34,7 +37,8 @@ async def claimed(store: Store, tenant_cap: int = 0) -> Claim:
 def window(index: int, *texts: str) -> Commit:
     progress = Progress(index * 10.0, None, index + 1, None, None)
     segments = tuple(orjson.dumps({"id": i, "text": text}).decode() for i, text in enumerate(texts))
-    return Commit(index, segments, index + 1.0, "en", "cpu", progress)
+    state = ChannelCheckpoint((index + 1) * 16_000, index + 1.0, {"en": 1.0})
+    return Commit(index, segments, index + 1.0, "en", "cpu", progress, state=state)
 
 
 async def payloads(store: Store, job_id: str, kind: EventKind) -> list[dict[str, object]]:
@@ -73,13 +77,13 @@ async def test_ended_private_jobs_are_listed_until_they_are_settled(store: Store
     for spec in (JobSpec("base", private=True), SPEC):
         await submitted(store, spec=spec)
     claims = [await claimed(store), await claimed(store)]
-    assert await store.leases.private_ended(0.0) == []
+    assert await store.upkeep.private_ended(0.0) == []
     for claim in claims:
         await store.leases.finish(claim, Phase.COMPLETED)
-    assert await store.leases.private_ended(0.0) == [claims[0].job_id]
-    assert await store.leases.private_ended(60.0) == []
-    await store.leases.private_settled(claims[0].job_id)
-    assert await store.leases.private_ended(0.0) == []
+    assert await store.upkeep.private_ended(0.0) == [claims[0].job_id]
+    assert await store.upkeep.private_ended(60.0) == []
+    await store.upkeep.private_settled(claims[0].job_id)
+    assert await store.upkeep.private_ended(0.0) == []
 
 
 async def test_a_private_flag_inside_a_users_string_does_not_make_a_job_private(store: Store) -> None:
@@ -87,8 +91,8 @@ async def test_a_private_flag_inside_a_users_string_does_not_make_a_job_private(
     spec = JobSpec("base", prompt=hidden, metadata={"private": "1", "a": hidden})
     job_id = await submitted(store, spec=spec)
     await store.leases.finish(await claimed(store), Phase.FAILED, JobError("internal", "It failed."))
-    assert await store.leases.private_ended(0.0) == []
-    assert await store.jobs.retry(job_id), "a private job is not retried"
+    assert await store.upkeep.private_ended(0.0) == []
+    assert await store.jobs.retry(job_id) is RetryOutcome.QUEUED, "a private job is not retried"
 
 
 async def test_a_missing_job_is_none(store: Store) -> None:
@@ -178,17 +182,19 @@ async def test_only_the_holder_of_the_token_may_write(store: Store) -> None:
     assert [s["text"] for s in await payloads(store, job_id, EventKind.SEGMENT)] == ["fresh"]
 
 
-async def test_a_window_is_committed_once_and_in_order(store: Store) -> None:
+async def test_a_place_is_committed_once(store: Store) -> None:
     job_id = await submitted(store)
     claim = await claimed(store)
     assert await store.leases.commit(claim, window(0, "a", "b")) is CommitOutcome.COMMITTED
     assert await store.leases.commit(claim, window(0, "a", "b")) is CommitOutcome.REPEATED
-    assert await store.leases.commit(claim, window(2, "too early")) is CommitOutcome.REPEATED
     assert await store.leases.commit(claim, window(1, "c")) is CommitOutcome.COMMITTED
+    replanned = replace(window(1, "b"), window=7)
+    assert await store.leases.commit(claim, replanned) is CommitOutcome.REPEATED, "whatever its number"
     assert [s["text"] for s in await payloads(store, job_id, EventKind.SEGMENT)] == ["a", "b", "c"]
     job = await store.jobs.get(job_id)
     assert job
     assert (job.checkpoint.next_window, job.checkpoint.segments, job.checkpoint.end_s) == (2, 3, 2.0)
+    assert job.checkpoint.channels == {None: ChannelCheckpoint(32_000, 2.0, {"en": 1.0})}
 
 
 async def test_a_job_ends_once(store: Store) -> None:
@@ -210,9 +216,9 @@ async def test_a_failed_job_is_retried_from_its_checkpoint(store: Store) -> None
     job_id = await submitted(store)
     claim = await claimed(store)
     await store.leases.commit(claim, window(0, "a"))
-    assert await store.jobs.retry(job_id) is False
+    assert await store.jobs.retry(job_id) is RetryOutcome.REFUSED
     await store.leases.finish(claim, Phase.FAILED, JobError("internal", "It failed."))
-    assert await store.jobs.retry(job_id) is True
+    assert await store.jobs.retry(job_id) is RetryOutcome.QUEUED
     again = await claimed(store)
     job = await store.jobs.get(job_id)
     assert job
@@ -229,17 +235,18 @@ async def test_a_failed_job_without_its_stream_is_retried_from_the_start(store: 
     claim = await claimed(store)
     await store.leases.commit(claim, window(0, "a"))
     await store.leases.finish(claim, Phase.FAILED, JobError("internal", "It failed."))
-    await store.leases.drop_old_streams(0)
-    assert await store.jobs.retry(job_id) is True
+    await store._redis.delete(f"{PREFIX}events:{job_id}")
+    assert await store.jobs.retry(job_id) is RetryOutcome.QUEUED
     job = await store.jobs.get(job_id)
     assert job
-    assert (job.checkpoint.next_window, job.checkpoint.segments) == (0, 0)
+    assert job.checkpoint == Checkpoint()
+    assert await store.leases.commit(await claimed(store), window(0, "a")) is CommitOutcome.COMMITTED
 
 
 async def test_a_job_without_attempts_left_is_not_retried(store: Store) -> None:
     job_id = await submitted(store, spec=JobSpec("base", max_attempts=1))
     await store.leases.finish(await claimed(store), Phase.FAILED, JobError("internal", "It failed."))
-    assert await store.jobs.retry(job_id) is False
+    assert await store.jobs.retry(job_id) is RetryOutcome.REFUSED
 
 
 async def test_a_waiting_job_is_cancelled_at_once(store: Store) -> None:
@@ -317,17 +324,19 @@ async def test_a_deleted_job_leaves_no_trace(store: Store) -> None:
     assert await store.jobs.get(job_id) is None
     assert not await store.events.exists(job_id)
     assert await store.jobs.page("owner", "t", limit=10) == ([], None)
-    assert await store.leases.expired() == []
+    assert await store.upkeep.expire() == 0
 
 
 async def test_results_expire_and_streams_are_dropped(store: Store) -> None:
     job_id = uuid4().hex
     await store.jobs.submit(job_id, "owner", "t", SPEC, ttl_s=0)
     await store.leases.finish(await claimed(store), Phase.COMPLETED)
-    assert await store.leases.expired() == [job_id]
-    assert await store.leases.drop_old_streams(3600) == 0
-    assert await store.leases.drop_old_streams(0) == 1
+    assert await store.upkeep.drop_old_streams(3600) == 0
+    assert await store.upkeep.drop_old_streams(0) == 1
     assert not await store.events.exists(job_id)
+    assert await store.upkeep.expire() == 1
+    assert await store.jobs.get(job_id) is None
+    assert await store.upkeep.removals() == [f"jobs/{job_id}"]
 
 
 async def test_a_tenant_that_weighs_more_has_more_turns(store: Store) -> None:
@@ -351,10 +360,14 @@ async def test_queued_jobs_get_progress_events_as_they_move_up(store: Store) -> 
     ids = [await submitted(store) for _ in range(13)]
     assert [(await payloads(store, job, EventKind.PROGRESS))[0]["queue_position"] for job in ids] == list(range(13))
     await claimed(store)
-    assert [(await payloads(store, job, EventKind.PROGRESS))[-1]["queue_position"] for job in ids[1:]] == [*range(11), 12]
+    assert [(await payloads(store, job, EventKind.PROGRESS))[-1]["queue_position"] for job in ids[1:]] == [
+        *range(10),
+        11,
+        12,
+    ]
     await claimed(store)
     progress = [(await payloads(store, job, EventKind.PROGRESS))[-1] for job in ids[2:]]
-    assert [entry["queue_position"] for entry in progress] == list(range(11))
+    assert [entry["queue_position"] for entry in progress] == [*range(10), 12]
     assert all(entry["eta_s"] is not None for entry in progress[:10])
     await store.jobs.cancel(ids[2])
     assert (await payloads(store, ids[3], EventKind.PROGRESS))[-1]["queue_position"] == 0
@@ -372,7 +385,7 @@ async def test_a_claim_emits_few_events_in_a_long_queue(store: Store) -> None:
     before = [len(await store.events.read(job)) for job in ids]
     await claimed(store)
     after = [len(await store.events.read(job)) for job in ids]
-    assert sum(after) - sum(before) < 10 + 9 + 2 + 5
+    assert sum(after) - sum(before) == 1 + 10, "a phase of the one, positions of ten"
 
 
 async def test_an_end_queues_its_webhook_and_a_retry_takes_it_back(store: Store) -> None:
@@ -381,7 +394,7 @@ async def test_an_end_queues_its_webhook_and_a_retry_takes_it_back(store: Store)
     await store.leases.finish(await claimed(store), Phase.FAILED, JobError("internal", "It failed."))
     await store.leases.finish(await claimed(store), Phase.COMPLETED)
     assert (await store.stats.read()).webhooks == 1
-    assert await store.jobs.retry(job_id)
+    assert await store.jobs.retry(job_id) is RetryOutcome.QUEUED
     assert (await store.stats.read()).webhooks == 0
     await store.leases.finish(await claimed(store), Phase.COMPLETED)
     assert (await store.stats.read()).webhooks == 1
@@ -414,7 +427,7 @@ async def test_a_job_marked_as_deleted_leaves_the_listings_only(store: Store) ->
     assert job
     assert job.deleted_at is not None
     assert job.phase is Phase.FAILED
-    assert await store.jobs.retry(job_id) is False
+    assert await store.jobs.retry(job_id) is RetryOutcome.REFUSED
     assert await store.jobs.delete(job_id) is True
 
 
@@ -451,7 +464,7 @@ async def test_a_job_continues_with_a_fallback_and_a_retry_starts_with_the_first
         if following:
             await store.leases.give_back(claim, model=following, cost=AttemptCost.NOTHING)
     await store.leases.finish(claim, Phase.FAILED, JobError("engine_failed", "No."))
-    assert await store.jobs.retry(job_id)
+    assert await store.jobs.retry(job_id) is RetryOutcome.QUEUED
     job = await store.jobs.get(job_id)
     assert job
     assert job.model == "base"
@@ -464,6 +477,143 @@ async def test_a_job_to_be_deleted_when_ended_is_hidden_and_sends_no_webhook(sto
     assert (await store.jobs.page("owner", "t", limit=10))[0] == []
     await store.leases.finish(claim, Phase.CANCELLED)
     assert (await store.stats.read()).webhooks == 0
-    assert await store.leases.expired() == [job_id]
     assert await store.jobs.delete_when_ended(job_id) is False
+    assert await store.upkeep.expire() == 1
+    assert await store.jobs.get(job_id) is None
     assert await store.jobs.delete_when_ended("nothing") is None
+
+
+async def test_progress_forgives_attempts_and_lost_workers(store: Store) -> None:
+    job_id = await submitted(store, spec=JobSpec("base", max_attempts=3))
+    index = 0
+    for _ in range(4):
+        for cost in (AttemptCost.ATTEMPT, AttemptCost.LOSS):
+            await store.leases.give_back(await claimed(store), cost=cost)
+        claim = await claimed(store)
+        for _ in range(30):
+            assert await store.leases.commit(claim, window(index, "a")) is CommitOutcome.COMMITTED
+            index += 1
+        job = await store.jobs.get(job_id)
+        assert job
+        assert (job.attempts, job.setbacks) == (1, 0), "since the last commit"
+        await store.leases.give_back(claim)
+
+
+async def test_a_cancelled_job_goes_on_from_its_checkpoint(store: Store) -> None:
+    job_id = await submitted(store)
+    claim = await claimed(store)
+    await store.leases.commit(claim, window(0, "a"))
+    await store.jobs.cancel(job_id)
+    await store.leases.finish(claim, Phase.CANCELLED, partial=True)
+    job = await store.jobs.get(job_id)
+    assert job
+    assert (job.partial, job.transcript) == (True, claim.token)
+    assert await store.jobs.retry(job_id) is RetryOutcome.REFUSED, "unless that is what the caller means"
+    assert await store.jobs.retry(job_id, (Phase.FAILED, Phase.CANCELLED)) is RetryOutcome.QUEUED
+    claim = await claimed(store)
+    job = await store.jobs.get(job_id)
+    assert job
+    assert (job.checkpoint.next_window, job.cancelling, job.partial, job.transcript) == (1, False, False, None)
+    assert await store.leases.commit(claim, window(1, "b")) is CommitOutcome.COMMITTED
+    await store.leases.finish(claim, Phase.COMPLETED)
+    assert [s["text"] for s in await payloads(store, job_id, EventKind.SEGMENT)] == ["a", "b"]
+
+
+@pytest.mark.parametrize("ended", [Phase.FAILED, Phase.CANCELLED])
+async def test_the_stream_of_a_job_that_did_not_complete_is_kept_to_its_expiry(store: Store, ended: Phase) -> None:
+    job_id = await submitted(store)
+    claim = await claimed(store)
+    await store.leases.commit(claim, window(0, "a"))
+    await store.leases.finish(claim, ended, JobError("internal", "It failed."))
+    assert await store.upkeep.drop_old_streams(0) == 0
+    assert await store.jobs.retry(job_id, (ended,)) is RetryOutcome.QUEUED
+    job = await store.jobs.get(job_id)
+    assert job
+    assert job.checkpoint.next_window == 1
+
+
+async def test_channels_have_places_of_their_own(store: Store) -> None:
+    job_id = await submitted(store)
+    claim = await claimed(store)
+    left, right = ChannelCheckpoint(32_000, 2.0, {"en": 1.5}), ChannelCheckpoint(16_000, 1.0, {"fr": 1.0})
+    assert await store.leases.commit(claim, replace(window(0, "a"), channel=0, state=left)) is CommitOutcome.COMMITTED
+    assert await store.leases.commit(claim, replace(window(1, "b"), channel=1, state=right)) is CommitOutcome.COMMITTED
+    assert await store.leases.commit(claim, replace(window(2, "c"), channel=1, state=right)) is CommitOutcome.REPEATED
+    job = await store.jobs.get(job_id)
+    assert job
+    assert job.checkpoint.channels == {0: left, 1: right}
+
+
+@pytest.mark.parametrize(("channels", "expected"), [(None, {None}), (2, {0, 1})])
+async def test_a_job_of_a_version_that_stored_no_places_goes_on(
+    store: Store, channels: int | None, expected: set[int | None]
+) -> None:
+    job_id = await submitted(store)
+    claim = await claimed(store)
+    await store.leases.note_audio(claim, channels=channels)
+    await store._redis.hset(f"{PREFIX}job:{job_id}", mapping={"next_window": 3, "end_s": "7.5"})
+    job = await store.jobs.get(job_id)
+    assert job
+    assert job.checkpoint.channels == {channel: ChannelCheckpoint(120_000, 7.5) for channel in expected}
+
+
+async def test_warnings_are_kept_once_and_bounded(store: Store) -> None:
+    job_id = await submitted(store)
+    claim = await claimed(store)
+    gap = JobWarning("gap", 'The audio says "nothing" here.', 1.0, 2.5)
+    for _ in range(2):
+        assert await store.leases.warn(claim, gap)
+    await store.leases.commit(claim, replace(window(0, "a"), warning=JobWarning("damaged", "It is damaged.")))
+    job = await store.jobs.get(job_id)
+    assert job
+    assert job.warnings == (gap, JobWarning("damaged", "It is damaged."))
+    for number in range(200):
+        await store.leases.warn(claim, replace(gap, start=float(number)))
+    job = await store.jobs.get(job_id)
+    assert job
+    assert (len(job.warnings), job.warnings[-1].code) == (100, "more_warnings")
+    await store.leases.finish(claim, Phase.COMPLETED)
+    assert not await store.leases.warn(claim, gap)
+
+
+async def test_days_between_an_end_and_a_retry_count_in_no_histogram(store: Store) -> None:
+    job_id, days_ms = await submitted(store), 5 * 86_400_000
+    claim = await claimed(store)
+    await store.leases.note_audio(claim, total_s=1.0)
+    await store.leases.finish(claim, Phase.FAILED, JobError("internal", "It failed."))
+    for name in ("created_at", "started_at", "phase_at"):
+        await store._redis.hincrby(f"{PREFIX}job:{job_id}", name, -days_ms)
+    await store._redis.hdel(f"{PREFIX}job:{job_id}", "started_at")  # as if it had failed before it was claimed
+    assert await store.jobs.retry(job_id) is RetryOutcome.QUEUED
+    claim = await claimed(store)
+    await store.leases.commit(claim, window(0, "a"))
+    await store.leases.finish(claim, Phase.COMPLETED)
+    counters = (await store.stats.read()).counters
+    sums = {name: total for name, total in counters.items() if name.endswith(":sum")}
+    assert {"real_time:sum", "wait_ms:sum", "first_segment_ms:sum"} <= sums.keys()
+    assert max(sums.values()) < days_ms
+
+
+async def test_a_retry_forgets_the_delivery_that_was_due(store: Store) -> None:
+    job_id = await submitted(store, spec=JobSpec("base", webhook="https://there/"))
+    await store.leases.finish(await claimed(store), Phase.FAILED, JobError("internal", "It failed."))
+    outbox = Outbox(store._redis)
+    (due,) = await outbox.take(1, 60.0)
+    refused = Attempt(1.0, None, "It refused.")
+    await outbox.note(due, "owner", "https://there/", refused, DeliveryState.PENDING, next_s=60.0)
+    assert (await outbox.page("owner", "t", limit=10))[0]
+    assert await store.jobs.retry(job_id) is RetryOutcome.QUEUED
+    assert not (await outbox.page("owner", "t", limit=10))[0]
+
+
+async def test_the_key_of_a_job_that_is_being_deleted_is_free(store: Store) -> None:
+    once = IdempotencyRecord("digest", "fingerprint")
+    await store.jobs.submit("first", "owner", "t", SPEC, ttl_s=60, idempotency=once)
+    claim = await claimed(store)
+    assert await store.jobs.delete_when_ended("first")
+    second = await store.jobs.submit("second", "owner", "t", SPEC, ttl_s=60, idempotency=once)
+    assert second.outcome is SubmitOutcome.NEW
+    await store.leases.finish(claim, Phase.CANCELLED)
+    assert await store.jobs.delete("first")
+    again = await store.jobs.submit("third", "owner", "t", SPEC, ttl_s=60, idempotency=once)
+    assert (again.outcome, again.job_id) == (SubmitOutcome.SAME, "second")

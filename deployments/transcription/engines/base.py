@@ -2,8 +2,8 @@
 
 # An engine knows no windows, jobs or queues. To add one: implement `Engine` in a module of this package and register a
 # factory in `__init__.py`. The constructor takes an EngineConfig and raises ModelUnavailable where weights or device are
-# missing; `fake.py` is the smallest example. A batch whose `decode` raises is halved and run again, so running out of
-# memory needs no handling.
+# missing; `fake.py` is the smallest example. A batch whose `decode` raises is halved and run again; one that runs out of
+# memory makes later batches smaller, and a single clip waits for memory.
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class EngineConfig:
     cache_dir: str  # for weights
     device: str = "auto"  # or "cpu", "cuda"
     compute_type: str = "auto"
-    workers: int = 1  # batches decoded at once
+    workers: int = 1  # batches decoded at once, 0: one on a GPU, else one per CPU core
     batch: int = 0  # most clips in a batch, 0: the engine decides
     beam_below: float | None = None  # beam search below this mean log-probability, None: by language and length
 
@@ -66,8 +66,9 @@ class Engine(Protocol):
 
     info: EngineInfo
     workers: int  # calls of `decode` at once; on a GPU one more, which prepares its input meanwhile
-    batch: int  # most clips per call
-    batch_s: float  # most audio per call in seconds; a single clip may exceed it
+    # Most clips, and most audio in seconds, per call; a single clip may exceed it. Lowered where memory runs out.
+    batch: int
+    batch_s: float
 
     def kind(self, clip: Clip) -> Hashable:
         """Batching key: only clips of equal kind share a batch."""

@@ -13,6 +13,7 @@ from collections.abc import Hashable, Sequence
 from batching.types import SAMPLE_RATE, Segment, Word
 from deployments.messages import EngineInfo
 from deployments.transcription.engines.base import Clip, Decode, EngineConfig
+from deployments.transcription.engines.cores import usable_cores
 
 SEGMENT_S = 5.0
 BATCH, BATCH_S = 4, 30.0
@@ -25,7 +26,7 @@ class FakeEngine:
 
     def __init__(self, config: EngineConfig) -> None:
         self.info = EngineInfo(config.model, "cpu", "none", ("en", "de", "fr"))
-        self.workers = config.workers
+        self.workers = config.workers or usable_cores()
         self.batch = config.batch or BATCH
         self.batch_s = self.batch * BATCH_S
         speed = config.model.partition("-")[2]

@@ -24,7 +24,7 @@ from batching.types import SAMPLE_RATE, Segment
 from deployments.errors import ModelUnavailable
 from deployments.messages import EngineInfo
 from deployments.transcription.engines.base import Clip, Decode, EngineConfig
-from deployments.transcription.engines.batch_memory import clips_that_fit, keep_memory
+from deployments.transcription.engines.batch_memory import clips_that_fit, concurrent_batches, keep_memory
 from deployments.transcription.engines.bf16_encoder import Encoder, has_amx
 from deployments.transcription.engines.ct2_weights import read_weights
 from deployments.transcription.engines.encoder_context import context_frames
@@ -68,6 +68,7 @@ class FasterWhisper:
         compute_type = choose_compute_type(config.compute_type, device)
         directory = locate(config.model, config.cache_dir)
         keep_memory()
+        self.workers = concurrent_batches(device, config.workers)
         own_encoder = (device, compute_type) == ("cpu", INT8_BFLOAT16)
         self._encoder = _bf16_encoder(config.model, directory) if own_encoder else None
         # `Any`: faster-whisper's annotations fail under mypy --strict.
@@ -76,14 +77,14 @@ class FasterWhisper:
             device=device,
             compute_type="int8" if self._encoder else compute_type,
             cpu_threads=1,
-            num_workers=config.workers,
+            num_workers=self.workers,
         )
         self.info = EngineInfo(config.model, device, compute_type, tuple(self._model.supported_languages))
         self._multilingual = bool(self._model.model.is_multilingual)
         self._features = features(self._model.feature_extractor, device)
         self._beam_below = config.beam_below
-        self.workers = config.workers
-        self.batch = config.batch or clips_that_fit(device, (directory / "model.bin").stat().st_size)
+        weights_bytes = (directory / "model.bin").stat().st_size
+        self.batch = config.batch or clips_that_fit(device, weights_bytes, self.workers)
         # On a CPU a batch holds half as many full 30 s clips, which bounds the wait for the next batch.
         self.batch_s = self.batch * CLIP_S * (1.0 if device == "cuda" else 0.5)
         if device == "cuda":

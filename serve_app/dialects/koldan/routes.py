@@ -36,6 +36,7 @@ from serve_app.dialects.koldan.wire_responses import (
 )
 from serve_app.errors import RequestError
 from serve_app.http.auth import CanDelete, CanRead, CanUpload, CanWrite
+from serve_app.http.json_response import json_response
 from serve_app.http.openapi import Responses, errors, operation_id
 from serve_app.http.parameters import is_json, is_multipart
 from serve_app.http.request_ids import Traced
@@ -114,11 +115,13 @@ class Routes:
         """Get a job, with its result until it is purged."""
         job = await self._jobs.get(principal, job_id)
         transcript = await self._jobs.results.transcript_or_none(job)
-        body = from_job(job)
-        body["result"] = None if transcript is None else from_transcript(job, transcript)
-        if summary := await self._summary(job):
-            body["summary"] = summary
-        return JSONResponse(body)
+        summary = await self._summary(job)
+
+        def body() -> dict[str, Any]:
+            result = None if transcript is None else from_transcript(job, transcript)
+            return {**from_job(job), "result": result, **({"summary": summary} if summary else {})}
+
+        return await json_response(body)
 
     async def result(self, principal: CanRead, job_id: JobId, format: Format = "json") -> Response:
         """Get the result of a completed job."""
@@ -130,7 +133,8 @@ class Routes:
             raise RequestError("gone", "The job's result has been purged.")
         if job.transcript is None:
             raise RequestError("not_found", "The job has no result: it is not completed.")
-        return JSONResponse(from_transcript(job, await self._jobs.results.transcript(job)))
+        transcript = await self._jobs.results.transcript(job)
+        return await json_response(lambda: from_transcript(job, transcript))
 
     async def set_webhook(self, request: Request, principal: CanWrite, job_id: JobId) -> Response:
         """Set or replace the webhook of a job that has not ended."""

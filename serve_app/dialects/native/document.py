@@ -163,7 +163,7 @@ LIST_DELIVERIES: Described = {"summary": "List deliveries", "response_descriptio
 REDELIVER: Described = {
     "summary": "Redeliver a webhook",
     "response_description": "The delivery, which is attempted now.",
-    "responses": problems(404),
+    "responses": problems(404, 409),
 }
 SECRETS: Described = {"summary": "Read the signing secrets", "response_description": "The secrets.", "responses": problems()}
 ROTATE: Described = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
@@ -24,10 +25,11 @@ from serve_app.http.request_ids import Traced
 from serve_app.http.sse import last_event_id, stream
 from serve_app.http.uploads import read_json
 from serve_app.jobs.submission import Draft
-from serve_app.models.job import JobSpec
+from serve_app.models.job import JobSpec, Phase
 
 # Media types of a body that is the recording itself.
 RAW = ("audio/", "video/", "application/octet-stream")
+RETRIED = (Phase.FAILED, Phase.CANCELLED)
 
 
 class Routes:
@@ -81,7 +83,8 @@ class Routes:
     ) -> wire.JobList:
         """List the jobs of the caller, or of another owner in its tenant, newest first."""
         page, following = await self._jobs.page(principal, limit=limit, cursor=cursor, owner=owner)
-        return wire.JobList(jobs=[await render_job(job, self._jobs.results) for job in page], next_cursor=following)
+        jobs = await asyncio.gather(*(render_job(job, self._jobs.results) for job in page))
+        return wire.JobList(jobs=jobs, next_cursor=following)
 
     async def get(self, principal: CanReadJob, job_id: JobId) -> wire.Job:
         """Read a job: its phase, progress, error and artifacts."""
@@ -117,7 +120,8 @@ class Routes:
             message = f"There is no format {format!r}: use {formats}."
             raise RequestError("invalid_request", message, (("format", "unknown"),))
         transcript = await self._jobs.transcript(principal, job_id)
-        return Response(FORMATS[format].render(transcript), media_type=FORMATS[format].content_type)
+        text = await asyncio.to_thread(FORMATS[format].render, transcript)
+        return Response(text, media_type=FORMATS[format].content_type)
 
     async def artifact(
         self,
@@ -127,15 +131,15 @@ class Routes:
         byte_range: ByteRange,
     ) -> Response:
         """Read a file of a job, whole or a range of its bytes."""
-        return file_response(self._jobs.results, await self._jobs.artifact(principal, job_id, name), byte_range)
+        return await file_response(self._jobs.results, await self._jobs.artifact(principal, job_id, name), byte_range)
 
     async def cancel(self, principal: CanWrite, job_id: JobId) -> wire.Job:
         """Cancel a job: at once while it waits, within one window while it runs."""
         return await render_job(await self._jobs.cancel(principal, job_id), self._jobs.results)
 
     async def retry(self, principal: CanWrite, job_id: JobId) -> wire.Job:
-        """Queue a failed job again while it has attempts left; it resumes after its last committed window."""
-        return await render_job(await self._jobs.retry(principal, job_id), self._jobs.results)
+        """Queue a failed or cancelled job again while it has attempts left; it resumes after its last committed window."""
+        return await render_job(await self._jobs.retry(principal, job_id, RETRIED), self._jobs.results)
 
     async def delete(
         self,

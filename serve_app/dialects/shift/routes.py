@@ -26,6 +26,7 @@ from serve_app.dialects.shift.wire import ShiftError, ShiftJobListResponse, Shif
 from serve_app.errors import RequestError
 from serve_app.http.auth import CanRead, CanWrite
 from serve_app.http.byte_ranges import file_response
+from serve_app.http.json_response import json_response
 from serve_app.http.openapi import Responses, binary, content, errors, header, operation_id
 from serve_app.http.parameters import is_json
 from serve_app.http.request_ids import Traced
@@ -86,16 +87,16 @@ class Routes:
             raise RequestError("not_found", "The job has no such artifact.")
         filename, content_type = files_of(job.spec)[kind]
         if kind == "normalizedAudio":
-            response = file_response(self._jobs.results, await self._jobs.results.file(job, AUDIO), byte_range)
+            response = await file_response(self._jobs.results, await self._jobs.results.file(job, AUDIO), byte_range)
         else:
-            content = content_of(job, kind, await self._jobs.results.transcript(job))
+            content = await asyncio.to_thread(content_of, job, kind, await self._jobs.results.transcript(job))
             response = Response(content, headers={"Content-Type": content_type})
         response.headers["Content-Disposition"] = f"attachment; filename*=UTF-8''{quote(filename)}"
         return response
 
     async def _respond(self, request: Request, job: Job, status: int = 200) -> Response:
-        body = from_job(job, await self._artifacts(request, job), await self._jobs.results.transcript_or_none(job))
-        return JSONResponse({"success": True, "data": body}, status)
+        artifacts, transcript = await self._artifacts(request, job), await self._jobs.results.transcript_or_none(job)
+        return await json_response(lambda: {"success": True, "data": from_job(job, artifacts, transcript)}, status)
 
     async def _artifacts(self, request: Request, job: Job) -> list[dict[str, Any]]:
         """`ShiftArtifact`s of a completed job that are still stored."""

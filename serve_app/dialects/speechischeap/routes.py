@@ -38,6 +38,7 @@ from serve_app.dialects.speechischeap.wire import FILE, URL, CheapJob, CheapJobR
 from serve_app.dialects.speechischeap.wire_events import CheapEvent
 from serve_app.errors import RequestError, not_found
 from serve_app.http.auth import CanRead, CanWrite, caller
+from serve_app.http.json_response import json_response
 from serve_app.http.openapi import errors, event_stream, operation_id
 from serve_app.http.parameters import is_json, is_multipart
 from serve_app.http.request_ids import Traced
@@ -134,7 +135,8 @@ class Routes:
     async def get(self, principal: CanRead, job_id: JobId) -> Response:
         """Get a job, with its output once it has ended."""
         job = await self._jobs.get_undeleted(principal, job_id)
-        return JSONResponse(from_job(job, await self._jobs.results.transcript_or_none(job)))
+        transcript = await self._jobs.results.transcript_or_none(job)
+        return await json_response(lambda: from_job(job, transcript))
 
     async def cancel(self, principal: CanWrite, job_id: JobId) -> str:
         """Cancel a pending job."""

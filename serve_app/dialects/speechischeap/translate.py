@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import orjson
@@ -113,9 +114,14 @@ def from_job(job: Job, transcript: Transcript | None = None) -> dict[str, Any]:
 
 async def render(job: Job, results: Results) -> Payload:
     """Webhook body: subtitles if requested and completed, else the job."""
-    transcript = await results.transcript_or_none(job)
+    # In a thread: the transcript of a whole day takes long, and the Runner's loop must go on.
+    return await asyncio.to_thread(_webhook_payload, job, await results.transcript_or_none(job))
+
+
+def _webhook_payload(job: Job, transcript: Transcript | None) -> Payload:
     if transcript is not None and (subtitles := FORMATS.get(subtitle_format(job))):
-        return Payload(subtitles.render(transcript).encode(), subtitles.content_type.partition(";")[0])
+        text = subtitles.render(transcript)
+        return Payload(text.encode(), subtitles.content_type.partition(";")[0])
     return Payload(orjson.dumps(from_job(job, transcript)))
 
 

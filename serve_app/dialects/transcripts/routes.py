@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -32,6 +33,7 @@ from serve_app.dialects.transcripts.wire import (
 )
 from serve_app.errors import RequestError
 from serve_app.http.auth import CanDelete, CanRead, CanWrite
+from serve_app.http.json_response import json_response
 from serve_app.http.openapi import Responses, errors, operation_id
 from serve_app.http.parameters import is_json, is_multipart, parse_json_field, utc_seconds
 from serve_app.http.request_ids import Traced
@@ -120,19 +122,19 @@ def from_job(job: Job, transcript: Transcript | None) -> dict[str, Any]:
     }
 
 
-async def with_transcript(job: Job, results: Results) -> dict[str, Any]:
-    """`from_job`, with the text of a completed job."""
-    return from_job(job, await results.transcript_or_none(job))
-
-
 async def render(job: Job, results: Results) -> Payload:
     """Webhook body: the whole transcript object."""
+    # In a thread: the transcript of a whole day takes long, and the Runner's loop must go on.
+    return Payload(await asyncio.to_thread(_webhook_body, job, await results.transcript_or_none(job)))
+
+
+def _webhook_body(job: Job, transcript: Transcript | None) -> bytes:
     body = {
         "type": f"transcript.{STATUS[job.phase.state]}",
         "timestamp": moment(job.completed_at),
-        "data": await with_transcript(job, results),
+        "data": from_job(job, transcript),
     }
-    return Payload(orjson.dumps(body))
+    return orjson.dumps(body)
 
 
 def error(problem: RequestError) -> Response:
@@ -160,7 +162,7 @@ class Routes:
         async with self._jobs.draft(principal, key, trace) as draft:
             spec, sha256 = await self._read_body(request, draft)
             job = await draft.submit(spec, sha256)
-        return JSONResponse(await with_transcript(job, self._jobs.results), 202)
+        return await self._respond(job, 202)
 
     async def _read_body(self, request: Request, draft: Draft) -> tuple[JobSpec, str]:
         if is_json(request):
@@ -211,7 +213,11 @@ class Routes:
     async def get(self, principal: CanRead, transcript_id: TranscriptId) -> Response:
         """Get a transcript, with its text once it is completed."""
         job = await self._jobs.get_undeleted(principal, transcript_id)
-        return JSONResponse(await with_transcript(job, self._jobs.results))
+        return await self._respond(job)
+
+    async def _respond(self, job: Job, status: int = 200) -> Response:
+        transcript = await self._jobs.results.transcript_or_none(job)
+        return await json_response(lambda: from_job(job, transcript), status)
 
     async def delete(self, principal: CanDelete, transcript_id: TranscriptId) -> None:
         """Remove a transcript and its recording for good, cancelling it first if need be."""

@@ -14,5 +14,10 @@ release_lease(id)
 if cost ~= 'attempt' then redis.call('HINCRBY', job_key(id), 'attempts', -1) end
 set_phase(id, 'queued')
 local delay = tonumber(ARGV[3])
-if delay > 0 then redis.call('ZADD', key('delayed'), now() + delay, id) else enqueue(id) end
+if delay > 0 then
+  redis.call('ZADD', key('delayed'), now() + delay, id)
+else
+  enqueue(id)
+  hand_over(redis.call('HGET', job_key(id), 'yielded'), ARGV[2])
+end
 return 1
