@@ -22,7 +22,7 @@ import psutil
 from benchmarks.lib.harness import ROOT, SAMPLE, echo, free_port, local_service, table
 from benchmarks.memory import kind
 from serve_app.cli.client import Client
-from serve_app.local.service import LOGGING
+from serve_app.local.deployment import LOGGING
 
 MODES = {"default": "Serve's proxy", "haproxy": "HAProxy"}
 CONCURRENCY = 16

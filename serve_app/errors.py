@@ -37,8 +37,21 @@ STATUS = {
 }
 
 
+# Seconds after which a client may try again, where an error has none of its own.
+RETRY_AFTER_S = {503: 5, 507: 60}
+
+
 class StoreUnavailable(Exception):
-    """Redis cannot be reached or does not reply in time."""
+    """Redis cannot be reached, does not reply in time or refuses its work."""
+
+    # The message is for the operator's log, the summary for anybody: it names no address.
+    def __init__(self, message: str, summary: str = "Redis cannot be reached") -> None:
+        super().__init__(message)
+        self.summary = summary
+
+
+class StoreMisconfigured(StoreUnavailable):
+    """Redis refuses the service until an operator mends its settings."""
 
 
 class RequestError(Exception):
@@ -71,7 +84,8 @@ class RequestError(Exception):
     @property
     def headers(self) -> dict[str, str]:
         """Response headers, alike in every dialect."""
-        wait = {"Retry-After": str(self.retry_after_s)} if self.retry_after_s is not None else {}
+        after_s = RETRY_AFTER_S.get(self.status) if self.retry_after_s is None else self.retry_after_s
+        wait = {"Retry-After": str(after_s)} if after_s is not None else {}
         return wait | self._headers | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})
 
 

@@ -8,13 +8,11 @@ from contextlib import asynccontextmanager
 from functools import partial
 from http import HTTPStatus
 from types import MappingProxyType
-from typing import Literal
 
 from fastapi import FastAPI, Request, Response, Security
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
-from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match, Route
@@ -26,11 +24,12 @@ from serve_app.dialects.base import ApiContext, Dialect
 from serve_app.dialects.native import NATIVE
 from serve_app.dialects.native.translate import PROBLEM
 from serve_app.dialects.native.wire import Problem
-from serve_app.errors import RequestError, StoreUnavailable
+from serve_app.errors import RequestError, StoreMisconfigured, StoreUnavailable
 from serve_app.http.audited import Audited
 from serve_app.http.auth import Auth, HostAllowed, key_holder
 from serve_app.http.cors import with_cors
 from serve_app.http.docs import add_docs
+from serve_app.http.health import Readings, add_health
 from serve_app.http.metrics import exposition
 from serve_app.http.openapi import Api, Responses, errors
 from serve_app.http.request_ids import RequestIds
@@ -50,21 +49,6 @@ RETRY_AFTER_S = 5  # while the storage is away or full
 Respond = Callable[[Request, RequestError], Response]
 
 
-class Health(BaseModel):
-    """Liveness of the process."""
-
-    status: Literal["ok"] = "ok"
-    version: str
-    devices: dict[str, str] = Field(description="Device and compute type of each model, as far as known.")
-
-
-class Readiness(BaseModel):
-    """Readiness to accept jobs."""
-
-    status: Literal["ready", "unready"]
-    redis: Literal["ok", "unreachable"]
-
-
 def create_api(
     context: ApiContext,
     auth: Auth,
@@ -73,6 +57,7 @@ def create_api(
     *,
     version: str,
     devices: Mapping[str, str] = MappingProxyType({}),
+    min_free_bytes: int = 0,
     dialects: Sequence[Dialect] = DIALECTS,
     request_id: Callable[[], str] | None = None,
     cors_origins: Collection[str] = (),
@@ -103,9 +88,8 @@ def create_api(
     # One flat list: a router that is included is built a second time, and searched twice for every request.
     for dialect in dialects:
         api.router.routes.extend(dialect.routes(context).routes)
-    _add_health(api, version, devices)
+    add_health(api, Readings(store, context.artifacts, devices, min_free_bytes), version, devices, SERVICE)
     _add_metrics(api, store, key_required=metrics_key_required)
-    _add_readiness(api, store)
     add_docs(api)
     _add_errors(api, dialects)
     return api
@@ -123,13 +107,6 @@ def dialect_of(dialects: Sequence[Dialect], path: str) -> Dialect:
     """The dialect with the longest prefix of a path; the native one for paths of none."""
     candidates = [dialect for dialect in dialects if path.startswith(dialect.prefix)]
     return max(candidates, key=lambda dialect: len(dialect.prefix), default=NATIVE)
-
-
-def _add_health(api: FastAPI, version: str, devices: Mapping[str, str]) -> None:
-    @api.get("/healthz", tags=[SERVICE], summary="Check liveness", response_description="The process runs.")
-    async def healthz() -> Health:
-        """Answer while the process runs, with the device and compute type of each model as far as known."""
-        return Health(version=version, devices=dict(devices))
 
 
 def _add_metrics(api: FastAPI, store: Store, *, key_required: bool) -> None:
@@ -151,26 +128,6 @@ def _add_metrics(api: FastAPI, store: Store, *, key_required: bool) -> None:
         return PlainTextResponse(exposition(await store.stats.recent()), media_type=CONTENT_TYPE_LATEST)
 
 
-def _add_readiness(api: FastAPI, store: Store) -> None:
-    unready: Responses = {503: {"model": Readiness, "description": "Redis cannot be reached."}}
-
-    @api.get(
-        "/readyz",
-        tags=[SERVICE],
-        summary="Check readiness",
-        response_model=Readiness,
-        responses=unready,
-        response_description="Jobs can be accepted.",
-    )
-    async def readyz() -> Response:
-        """Answer 200 while jobs can be accepted."""
-        try:
-            await store.ping()
-        except StoreUnavailable:
-            return JSONResponse({"status": "unready", "redis": "unreachable"}, 503)
-        return JSONResponse({"status": "ready", "redis": "ok"})
-
-
 def _add_errors(api: FastAPI, dialects: Sequence[Dialect]) -> None:
     """Render every error in the form of the dialect of the path."""
 
@@ -183,8 +140,9 @@ def _add_errors(api: FastAPI, dialects: Sequence[Dialect]) -> None:
 
     @api.exception_handler(WorkError)
     async def work_error(request: Request, error: WorkError) -> Response:
-        retry_after_s = RETRY_AFTER_S if isinstance(error, StorageUnavailable) else None
-        return respond(request, RequestError(error.code, error.message, retry_after_s=retry_after_s))
+        if isinstance(error, StorageUnavailable):
+            log.warning("storage unavailable, request refused: %s", error)
+        return respond(request, RequestError(error.code, error.message))
 
     @api.exception_handler(RequestValidationError)
     async def validation_error(request: Request, error: RequestValidationError) -> Response:
@@ -200,7 +158,8 @@ def _add_errors(api: FastAPI, dialects: Sequence[Dialect]) -> None:
 
     @api.exception_handler(StoreUnavailable)
     async def store_unavailable(request: Request, error: StoreUnavailable) -> Response:
-        log.warning("Redis unavailable, request refused: %s", error)
+        level = logging.ERROR if isinstance(error, StoreMisconfigured) else logging.WARNING
+        log.log(level, "Redis unavailable, request refused: %s", error)
         return respond(request, RequestError("unavailable", "The job store cannot be reached right now: try again."))
 
     _add_internal(api, respond)

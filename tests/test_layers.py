@@ -134,7 +134,7 @@ def test_only_one_file_wraps_deployments() -> None:
 
 def test_only_the_store_talks_to_redis() -> None:
     clients = {name for name in MODULES if any(inside(i, ("redis",)) for i in named(name))}
-    probing = {"serve_app.cli.doctor", "serve_app.local.preflight", "serve_app.local.valkey"}  # whether a server replies
+    probing = {f"serve_app.local.{name}" for name in ("installation", "redis_checks", "valkey")}  # before a start
     assert all(inside(name, ("serve_app.store",)) for name in clients - probing), clients
 
 

@@ -43,7 +43,10 @@ Port = Annotated[int | None, typer.Option(help="Port to serve on.")]
 DataDir = Annotated[Path | None, typer.Option(help="Directory for jobs and artifacts.")]
 RedisUrl = Annotated[str | None, typer.Option(help="Redis to use instead of an embedded Valkey.")]
 RayAddress = Annotated[str | None, typer.Option(help="Ray cluster to join instead of starting one.")]
-AllowAnonymous = Annotated[bool | None, typer.Option("--allow-anonymous", help="Serve beyond loopback without API keys.")]
+AllowAnonymous = Annotated[
+    bool | None,
+    typer.Option("--allow-anonymous", help="Serve beyond loopback without API keys; MURMUR_ALLOWED_HOSTS names the hosts."),
+]
 Server = Annotated[str, typer.Option(envvar="MURMUR_SERVER", help="The server's address.")]
 
 
@@ -55,6 +58,9 @@ def up(
     redis_url: RedisUrl = None,
     ray_address: RayAddress = None,
     allow_anonymous: AllowAnonymous = None,
+    adopt_storage: Annotated[
+        bool, typer.Option("--adopt-storage", help="Pair this Redis with this storage, whatever they belonged to.")
+    ] = False,
 ) -> None:
     """Start the service on this machine and serve until Ctrl-C."""
     settings = settings_with(
@@ -65,13 +71,14 @@ def up(
         ray_address=ray_address,
         allow_anonymous=allow_anonymous,
     )
+    os.umask(0o077)  # recordings, transcripts and logs are nobody else's
     out = private_stdout()
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
     notes.print("starting: checks, Valkey, Ray, models (20 to 40 s) ...")
     try:
-        with LocalService(settings, stopping) as service:
+        with LocalService(settings, stopping, adopt_storage=adopt_storage) as service:
             if service.dashboard_url:
                 notes.print(f"dashboard {service.dashboard_url} (its token: ~/.ray/auth_token)", soft_wrap=True)
             notes.print(f"log {log_file(settings.data_dir)}", soft_wrap=True)

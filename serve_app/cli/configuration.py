@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from typing import Any
 
 import typer
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from serve_app.settings import PREFIX, Settings, UnknownVariable, check_variables
 
 SHOWN = 80  # characters of an invalid value
+CREDENTIALS = re.compile(r"(\w://)\S*@")
+SECRET_NAME = re.compile(r"secret|password|token|key", re.IGNORECASE)
 
 
 def fail(message: str, status: int) -> typer.Exit:
-    """Print an error; returns the exit to raise."""
-    sys.stderr.write(f"murmur: {message}\n")
+    """Print an error, without credentials; returns the exit to raise."""
+    sys.stderr.write(f"murmur: {without_credentials(message)}\n")
     return typer.Exit(status)
 
 
@@ -41,5 +44,17 @@ def _describe(error: ValidationError) -> str:
         return message  # without the values: they are all settings, secrets included
     name = str(first["loc"][0])
     variable = name if name.isupper() else f"{PREFIX}{name.upper()}"
-    value = repr(first["input"])
+    if _secret(str(first["loc"][0])):
+        return f"{variable}: {message}"
+    value = without_credentials(repr(first["input"]))
     return f"{variable}: {message} (given: {value if len(value) <= SHOWN else value[:SHOWN] + '...'})"
+
+
+def without_credentials(text: str) -> str:
+    return CREDENTIALS.sub(r"\1", text)
+
+
+def _secret(name: str) -> bool:
+    # By its type, or by its name where it is a dialect's.
+    field = Settings.model_fields.get(name.lower().removeprefix(PREFIX.lower()))
+    return (field is not None and field.annotation is SecretStr) or bool(SECRET_NAME.search(name))

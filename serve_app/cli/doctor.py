@@ -12,23 +12,24 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from redis import Redis
-from redis.exceptions import RedisError
-
 from deployments.errors import ModelUnavailable, WorkError
 from deployments.transcoding.ffmpeg import NoFfmpeg, find_ffmpeg
 from serve_app.errors import StoreUnavailable
+from serve_app.local.deployment import last_line
+from serve_app.local.installation import check_installation, open_storage
 from serve_app.local.preflight import (
-    CONNECT_S,
     StartError,
     check_data_dir,
     check_host,
     check_port,
     check_ray,
+    check_shared,
     check_writable,
     free_space,
+    unreachable_host,
     without_password,
 )
+from serve_app.local.redis_checks import examine_redis
 from serve_app.local.valkey import ValkeyFailed, data_of, find_valkey, url_file
 from serve_app.ray_serve.environment import UnsupportedRay
 from serve_app.settings import Settings
@@ -62,8 +63,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
             yield _device(settings)
         for model in settings.models:
             yield _weights(settings, model)
-    listen = partial(check_host, settings.host, keyed=settings.keyed, allow_anonymous=settings.allow_anonymous)
-    yield _check("host", listen, settings.host)
+    yield _check("host", partial(_check_host, settings), settings.host)
     yield _check("port", partial(check_port, settings.host, settings.port), f"{settings.port} is free")
     yield _check("data directory", partial(check_data_dir, settings.data_dir), str(settings.data_dir))
     yield _redis(settings)
@@ -71,8 +71,15 @@ def examine(settings: Settings) -> Iterator[Finding]:
         yield _keys(settings)
     if settings.ray_address:
         yield _check("ray cluster", partial(check_ray, settings.ray_address), settings.ray_address)
+        yield _check("shared by the cluster", partial(check_shared, settings), "Redis and storage")
     yield _storage(settings)
     yield _disk(settings)
+
+
+def _check_host(settings: Settings) -> None:
+    check_host(settings.host, keyed=settings.keyed, allow_anonymous=settings.allow_anonymous)
+    if reason := unreachable_host(settings.host, settings.allowed_hosts, keyed=settings.keyed):
+        raise StartError(reason)
 
 
 def _check(name: str, check: Callable[[], None], detail: str) -> Finding:
@@ -130,10 +137,11 @@ def _device(settings: Settings) -> Finding:
 
 def _weights(settings: Settings, model: str) -> Finding:
     try:
-        from deployments.transcription.weights import locate
+        from deployments.transcription.weights import languages, locate
 
         directory = locate(model, str(settings.cache_dir))
-    except (ModelUnavailable, ImportError) as error:
+        languages(directory)  # reads what a download that broke off lacks
+    except (ModelUnavailable, ImportError, OSError, ValueError) as error:
         return Finding(f"weights of {model}", False, str(error))
     return Finding(f"weights of {model}", True, str(directory))
 
@@ -144,18 +152,26 @@ def _redis(settings: Settings) -> Finding:
             return Finding("valkey", True, f"embedded, {find_valkey()}")
         except ValkeyFailed as error:
             return Finding("valkey", False, str(error))
-    shown = without_password(settings.redis_url)
     try:
-        with Redis.from_url(settings.redis_url, socket_timeout=CONNECT_S, socket_connect_timeout=CONNECT_S) as client:
-            durable = client.config_get("appendfsync").get("appendfsync")
-            appending = client.config_get("appendonly").get("appendonly")
-    except (RedisError, ValueError) as error:
-        advice = "start it, or leave MURMUR_REDIS_URL empty for an embedded Valkey"
-        return Finding("redis", False, f"{shown} does not reply ({error}): {advice}")
-    detail = f"{shown} replies; appendonly {appending}, appendfsync {durable}"
-    if (appending, durable) == ("yes", "always"):
-        return Finding("redis", True, detail)
-    return Finding("redis", False, f"{detail}: set both to yes and always, or a power cut loses jobs that were accepted")
+        report = examine_redis(settings.redis_url, settings.redis_replicas)
+    except StartError as error:
+        return Finding("redis", False, f"{error}: start it, or leave MURMUR_REDIS_URL empty for an embedded Valkey")
+    if report is None:
+        return Finding("redis", False, f"{without_password(settings.redis_url)} is loading its data: wait")
+    faults = "; ".join([*report.refusals, *report.warnings])
+    if not faults:
+        faults = _pairing(settings)
+    detail = f"{report.shown}, version {report.version}"
+    return Finding("redis", not faults, f"{detail}: {faults}" if faults else detail)
+
+
+def _pairing(settings: Settings) -> str:
+    """Reason why Redis and storage do not belong together; empty if they do."""
+    try:
+        check_installation(settings.redis_url, settings.storage, pair=False)
+    except StartError as error:
+        return str(error)
+    return ""
 
 
 def _keys(settings: Settings) -> Finding:
@@ -193,18 +209,18 @@ def _storage(settings: Settings) -> Finding:
         return _check("storage", partial(check_writable, folder, "MURMUR_STORAGE_URI"), str(folder))
     shown = without_password(settings.storage)
     try:
-        from deployments.storage.artifacts import Artifacts
-
-        artifacts = Artifacts(settings.storage)
+        artifacts = open_storage(settings.storage)
         artifacts.put("doctor/probe", b"ok")
         artifacts.delete("doctor")
-    except (OSError, ValueError, ImportError, WorkError) as error:
-        return Finding("storage", False, f"{shown} cannot be written ({error.__cause__ or error}): set MURMUR_STORAGE_URI")
+    except StartError as error:
+        return Finding("storage", False, str(error))
+    except (WorkError, OSError, ValueError) as error:
+        return Finding("storage", False, f"{shown} cannot be written ({last_line(error)}): set MURMUR_STORAGE_URI")
     return Finding("storage", True, shown)
 
 
 def _disk(settings: Settings) -> Finding:
     free = free_space(settings.data_dir)
     detail = f"{free / (1 << 30):.1f} GiB free at {settings.data_dir}"
-    low = free < LOW_BYTES
+    low = free < max(LOW_BYTES, settings.min_free_bytes)
     return Finding("disk", not low, f"{detail}: an hour of audio takes 115 MB, make room" if low else detail)

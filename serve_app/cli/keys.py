@@ -21,12 +21,11 @@ from serve_app.errors import StoreUnavailable
 from serve_app.jobs.audit_log import AuditLog
 from serve_app.local.preflight import (
     StartError,
-    check_redis,
     lock_data_dir,
-    service_connected,
     temporary_directory,
     without_password,
 )
+from serve_app.local.redis_checks import check_redis, service_connected
 from serve_app.local.valkey import Valkey, ValkeyFailed, data_of, url_file
 from serve_app.models.principal import DEFAULT_SCOPES, SCOPES
 from serve_app.settings import Settings

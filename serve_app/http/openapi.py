@@ -29,9 +29,10 @@ ERRORS = {
     422: "A field is missing, unknown or out of range, or its value is not supported.",
     429: "A rate limit, a quota or the queue of the tenant is exhausted.",
     500: "The service failed to answer the request.",
-    503: "Redis, or the key set of the token's issuer, cannot be reached right now: try again.",
+    503: "Redis, the storage, or the key set of the token's issuer cannot be reached right now: try again.",
+    507: "The disk of the storage is full: try again once there is room.",
 }
-FAILURES = (500, 503)
+FAILURES = (500, 503, 507)
 HEADERS: Document = {
     "X-Request-ID": ("Id of the request in the log; the request's own if it sent one.", "string"),
     "Allow": ("Methods that the path takes.", "string"),
@@ -49,6 +50,8 @@ HEADERS_OF = {
     "405": ("Allow",),
     "409": ("Retry-After",),
     "429": ("Retry-After", "RateLimit", "RateLimit-Policy"),
+    "503": ("Retry-After",),
+    "507": ("Retry-After",),
 }
 NEVER_SENT = ("HTTPValidationError", "ValidationError")  # FastAPI's own: validation errors go through the dialect
 
@@ -99,7 +102,7 @@ def header(description: str, kind: str = "string") -> Document:
 
 
 def errors(kind: Any, *statuses: int, media_type: str = "application/json") -> Responses:
-    """Error responses of a dialect, in its own form; 500 and 503 always among them."""
+    """Error responses of a dialect, in its own form; those of FAILURES always among them."""
     return {
         status: {"description": ERRORS[status], "content": content(kind, media_type)} for status in (*statuses, *FAILURES)
     }

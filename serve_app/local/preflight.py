@@ -6,14 +6,15 @@ import fcntl
 import os
 import shutil
 import socket
+import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event
+from urllib.parse import urlsplit
 
-from redis import Redis
-from redis.exceptions import RedisError
+from serve_app.settings import Settings
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 CONNECT_S = 5.0
@@ -42,6 +43,16 @@ def check_host(host: str, *, keyed: bool, allow_anonymous: bool) -> None:
             f"refused to listen on {host} without keys: set MURMUR_API_KEYS_REQUIRED=true and make some with `murmur keys "
             "create`, or say --allow-anonymous"
         )
+
+
+def unreachable_host(host: str, allowed: Collection[str], *, keyed: bool) -> str:
+    """Reason why a service on `host` would refuse other machines; empty if it would not."""
+    if host in LOOPBACK or keyed or not set(allowed) <= set(LOOPBACK):
+        return ""
+    return (
+        f"on {host} without keys, but only requests for {', '.join(LOOPBACK)} are answered, all others with 403: set "
+        "MURMUR_ALLOWED_HOSTS to the names and addresses that clients use"
+    )
 
 
 def check_port(host: str, port: int, *, exclusive: bool = False) -> None:
@@ -82,7 +93,7 @@ def start_lock(interrupted: Event) -> Iterator[None]:
 def lock_data_dir(data_dir: Path) -> Iterator[None]:
     """Create and lock the data directory: two services would overwrite each other's jobs."""
     try:
-        data_dir.mkdir(parents=True, exist_ok=True)
+        make_private(data_dir)
         lock = (data_dir / "lock").open("w")
     except OSError as error:
         raise StartError(f"the data directory {data_dir} cannot be used ({error.strerror})") from None
@@ -92,6 +103,16 @@ def lock_data_dir(data_dir: Path) -> Iterator[None]:
         except BlockingIOError:
             raise _in_use(data_dir) from None
         yield
+
+
+def make_private(folder: Path) -> None:
+    """Create a directory, or correct its permissions. Raises StartError, OSError."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    if mode & stat.S_ISVTX:
+        raise StartError(f"{folder} is shared by all users of this machine: choose a directory of its own")
+    if mode & 0o077:
+        folder.chmod(0o700)
 
 
 def check_data_dir(data_dir: Path) -> None:
@@ -115,23 +136,6 @@ def _in_use(data_dir: Path) -> StartError:
     return StartError(f"another murmur uses {data_dir}: stop it, or choose another by --data-dir")
 
 
-def check_redis(url: str) -> None:
-    try:
-        with Redis.from_url(url, socket_timeout=CONNECT_S, socket_connect_timeout=CONNECT_S) as client:
-            client.ping()
-    except (RedisError, ValueError) as error:
-        raise StartError(f"no Redis answers at {without_password(url)}: {error}") from None
-
-
-def service_connected(redis_url: str) -> bool:
-    """Whether a running service is connected. Raises StartError if the server does not list connections."""
-    try:
-        with Redis.from_url(redis_url, socket_timeout=CONNECT_S, socket_connect_timeout=CONNECT_S) as client:
-            return any(connection["name"] in ("ingress", "runner") for connection in client.client_list())
-    except (RedisError, ValueError) as error:
-        raise StartError(f"{without_password(redis_url)} does not list its connections: {error}") from None
-
-
 def without_password(url: str) -> str:
     scheme, separator, rest = url.partition("://")
     return f"{scheme}{separator}{rest.rpartition('@')[2]}"
@@ -146,6 +150,19 @@ def check_ray(address: str) -> None:
         socket.create_connection((host.removeprefix("ray://") or "127.0.0.1", int(port)), CONNECT_S).close()
     except OSError as error:
         raise StartError(f"no Ray cluster answers at {address} ({error.strerror or error})") from None
+
+
+def check_shared(settings: Settings) -> None:
+    """Refuse a Redis or a storage that only this machine reaches, for a cluster."""
+    # Also for a cluster of one machine: it may grow at any time.
+    host = urlsplit(settings.redis_url).hostname or ""
+    if not settings.redis_url or settings.redis_url.startswith("unix:") or host in LOOPBACK:
+        raise StartError("a Ray cluster needs a Redis that all its machines reach: name one by --redis-url")
+    if not settings.storage_uri:
+        raise StartError(
+            "a Ray cluster needs a storage that all its machines reach: set MURMUR_STORAGE_URI to a bucket, or to the "
+            "file:// URI of a folder that is mounted on all of them"
+        )
 
 
 def existing_ancestor(path: Path) -> Path:

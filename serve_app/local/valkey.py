@@ -3,30 +3,47 @@
 from __future__ import annotations
 
 import ctypes
+import logging
+import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.backoff import NoBackoff
+from redis.exceptions import BusyLoadingError, RedisError
+from redis.retry import Retry
 
-START_S = 20.0
+log = logging.getLogger(__name__)
+
 STOP_S = 5.0
+POLL_S = 0.02
+PROGRESS_S = 5.0  # between two log lines while it loads its data
+LOG_BYTES = 8 << 20
+RESTART_BYTES = 16 << 20  # free disk space without which a restart would only fail again
 
 
 class ValkeyFailed(Exception):
     """The server is missing or did not start."""
 
 
+class DiskFull(ValkeyFailed):
+    """The server cannot run before there is space on its disk."""
+
+
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 PR_SET_PDEATHSIG = 1
 
 
-def _die_with_parent() -> None:
-    """Stop this process when the thread that started it ends (Linux only)."""
+def _prepare_child() -> None:
+    """Make files private; stop with the thread that started this process (Linux only)."""
+    os.umask(0o077)
     # An orphaned server would write into the same files as the next one.
     if LIBC:
         LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -54,8 +71,9 @@ def url_file(data_dir: Path) -> Path:
 class Valkey:
     """Server with its data in `data_dir` and its socket in `run_dir`, a short path (limit: 107 bytes)."""
 
-    def __init__(self, data_dir: Path, run_dir: Path) -> None:
+    def __init__(self, data_dir: Path, run_dir: Path, restart_bytes: int = RESTART_BYTES) -> None:
         self._data = data_of(data_dir)
+        self._restart_bytes = restart_bytes
         self._socket = run_dir / "valkey.sock"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -64,13 +82,31 @@ class Valkey:
         return f"unix://{self._socket}"
 
     @property
+    def log(self) -> Path:
+        return self._data / "valkey.log"
+
+    @property
     def pid(self) -> int | None:
         return self._process.pid if self._process and self._process.poll() is None else None
 
-    def start(self) -> None:
-        """Start and wait until the data is loaded. Raises ValkeyFailed."""
-        self._data.mkdir(parents=True, exist_ok=True)
-        log = self._data / "valkey.log"
+    def start(self, abandoned: Callable[[], bool] = lambda: False) -> None:
+        """Start and wait until the data is loaded. Raises ValkeyFailed, DiskFull."""
+        self._data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._data.chmod(0o700)
+        self._socket.unlink(missing_ok=True)
+        # A session of its own keeps the terminal's Ctrl-C away: it is stopped last.
+        self._process = subprocess.Popen(
+            [str(find_valkey()), *self._options()],
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            preexec_fn=_prepare_child,
+        )
+        self._wait_until_loaded(abandoned)
+        url_file(self._data.parent).write_text(self.url)
+
+    def _options(self) -> list[str]:
         settings = {
             "port": "0",
             "unixsocket": str(self._socket),
@@ -78,35 +114,42 @@ class Valkey:
             "dir": str(self._data),
             "appendonly": "yes",
             "appendfsync": "always",
+            "aof-load-truncated": "yes",  # a write that a full disk cut off was never acknowledged
             "save": "",
             "maxmemory-policy": "noeviction",
             "daemonize": "no",
-            "logfile": str(log),
+            "logfile": str(self.log),
         }
-        argv = [str(find_valkey()), *(word for name, value in settings.items() for word in (f"--{name}", value))]
-        # A session of its own keeps the terminal's Ctrl-C away: it is stopped last.
-        self._process = subprocess.Popen(
-            argv,
-            start_new_session=True,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            preexec_fn=_die_with_parent,
-        )
-        deadline = time.monotonic() + START_S
-        while not self._replies():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self.stop()
-                raise ValkeyFailed(f"the embedded Valkey did not start: see {log}")
-            time.sleep(0.02)
-        url_file(self._data.parent).write_text(self.url)
+        return [word for name, value in settings.items() for word in (f"--{name}", value)]
 
-    def restart_if_dead(self) -> bool:
-        """Returns whether it had died. Raises ValkeyFailed."""
+    def _wait_until_loaded(self, abandoned: Callable[[], bool]) -> None:
+        assert self._process
+        next_line = time.monotonic() + PROGRESS_S
+        while (loading := self._loading()) is not None:
+            if self._process.poll() is not None:
+                raise self._failure()
+            if abandoned():
+                self.stop()
+                raise ValkeyFailed("the start of the embedded Valkey was interrupted")
+            if time.monotonic() > next_line:
+                log.warning("embedded Valkey is loading its data, waiting: %s", loading or "no reply yet")
+                next_line = time.monotonic() + PROGRESS_S
+            time.sleep(POLL_S)
+
+    def restart_if_dead(self, abandoned: Callable[[], bool] = lambda: False) -> bool:
+        """Returns whether it had died. Raises ValkeyFailed, DiskFull."""
         if self._process is None or self._process.poll() is None:
             return False
-        self.start()
+        if (free := shutil.disk_usage(self._data).free) < self._restart_bytes:
+            raise DiskFull(f"{free >> 20} MiB are free at {self._data}, {self._restart_bytes >> 20} MiB are needed")
+        self.start(abandoned)
         return True
+
+    def rotate_log(self) -> None:
+        """Rename a large log to `.log.1`."""
+        # The server opens its log for each line.
+        if self.log.is_file() and self.log.stat().st_size > LOG_BYTES:
+            self.log.replace(self.log.with_suffix(".log.1"))
 
     def stop(self) -> None:
         if self._process is None:
@@ -118,11 +161,33 @@ class Valkey:
             self._process.kill()
             self._process.wait()
 
-    def _replies(self) -> bool:
-        client = Redis(unix_socket_path=str(self._socket), socket_timeout=5)
+    def _loading(self) -> str | None:
+        """None once it replies; else its progress, as far as known."""
+        client = Redis(unix_socket_path=str(self._socket), socket_timeout=5, retry=Retry(NoBackoff(), 0))
         try:
-            return bool(client.ping())
+            client.ping()
+        except BusyLoadingError:
+            return _progress(client)
         except RedisError:
-            return False
+            return ""
+        else:
+            return None
         finally:
             client.close()
+
+    def _failure(self) -> ValkeyFailed:
+        text = self.log.read_text(errors="replace") if self.log.is_file() else ""
+        lines = [line for line in text.splitlines() if line.strip()]
+        last = lines[-1].split(" # ")[-1].strip() if lines else "it wrote no log"
+        message = f"the embedded Valkey ended at its start ({last[:200]}): see {self.log}"
+        full = shutil.disk_usage(self._data).free < self._restart_bytes
+        return DiskFull(f"{message}; its disk is full, make room") if full else ValkeyFailed(message)
+
+
+def _progress(client: Redis) -> str:
+    try:
+        info: Any = client.info("persistence")
+    except RedisError:
+        return ""
+    share, left = info.get("loading_loaded_perc"), info.get("loading_eta_seconds")
+    return f"{share} % of {int(info.get('loading_total_bytes', 0)) >> 20} MiB, {left} s left"

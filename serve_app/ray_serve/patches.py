@@ -7,14 +7,17 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
-from ray.exceptions import TaskCancelledError
+from ray.exceptions import ActorDiedError, TaskCancelledError
 
+from serve_app.ray_serve import proxy_responses
 from serve_app.ray_serve.environment import UnsupportedRay
 
 try:
     from ray.serve._private import proxy, replica
     from ray.serve._private.http_util import ASGIReceiveProxy, MessageQueue
+    from ray.serve._private.proxy_router import ProxyRouter
     from ray.serve.context import _get_serve_request_context
+    from ray.serve.handle import DeploymentHandle
 except ImportError as error:
     raise UnsupportedRay.because(f"a part that the service replaces is gone ({error})") from error
 
@@ -74,9 +77,10 @@ class PacedReceive(ASGIReceiveProxy):  # type: ignore[misc]
 
 
 def pace_proxy() -> list[Any]:
-    """Install `PacedQueue`; called by Serve in each proxy. Adds no middleware. Raises UnsupportedRay."""
+    """Install `PacedQueue` and our responses; called by Serve in each proxy. Adds no middleware. Raises UnsupportedRay."""
     _check_attributes()
     proxy.MessageQueue = PacedQueue
+    proxy_responses.install()
     return []
 
 
@@ -103,6 +107,7 @@ def check_patches() -> None:
     try:
         asyncio.run(asyncio.wait_for(_check_pacing(), CHECK_TIMEOUT_S))
         _check_binding()
+        _check_responses()
     except TimeoutError:
         raise UnsupportedRay.because("paced uploads hang") from None
     except (AttributeError, TypeError, ValueError, KeyError, RuntimeError) as error:
@@ -115,7 +120,10 @@ def _on_loopback(bind: Callable[[Any, str], int]) -> Callable[[Any, str], int]:
 
 def _check_attributes() -> None:
     used = {
-        "serve proxy": (proxy, ("MessageQueue",)),
+        "serve proxy": (proxy, ("MessageQueue", "HTTPProxy", "get_http_response_status", "send_http_response_on_exception")),
+        "HTTPProxy": (getattr(proxy, "HTTPProxy", None), ("not_found_response",)),
+        "ProxyRouter": (ProxyRouter, ("match_route",)),
+        "DeploymentHandle": (DeploymentHandle, ("running_replicas_populated",)),
         "serve replica": (replica, ("ASGIReceiveProxy", "add_port_to_grpc_server")),
         "MessageQueue": (MessageQueue(), ("_message_queue", "_closed", "get_messages_nowait", "close")),
         "ASGIReceiveProxy": (ASGIReceiveProxy, ("queue", "fetch_until_disconnect", "__call__")),
@@ -184,6 +192,17 @@ def _check_binding() -> None:
     bind = _on_loopback(replica.add_port_to_grpc_server)
     bind(server, "[::]:0")
     _expect(server.address == "127.0.0.1:0", "a replica's gRPC server cannot be bound to loopback")
+
+
+def _check_responses() -> None:
+    """Prove that a proxy's classes call what is replaced, as far as that shows without a proxy."""
+    router = object.__new__(ProxyRouter)
+    router.sorted_routes = []
+    _expect(proxy_responses.match_ready_route(router, "/v1/jobs") is None, "its proxy matches a route that is not there")
+    status = proxy_responses.status_of(ActorDiedError(), None, "")
+    _expect(status.code == 503, "a replica that died is a fault of the request")
+    start, _ = proxy_responses.respond(status, False)
+    _expect(start["status"] == 503, "a replica that died is no 503")
 
 
 def _expect(condition: bool, fault: str) -> None:

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from importlib.metadata import version
 from uuid import uuid4
 
@@ -30,6 +31,7 @@ from deployments.transcription.engines.base import EngineConfig
 from deployments.transcription.stage import Transcriber
 from serve_app.dialects import key_headers, renderers
 from serve_app.dialects.base import ApiContext
+from serve_app.errors import StoreUnavailable
 from serve_app.http.auth import Auth
 from serve_app.http.jwt_tokens import JwtVerifier, TokenRules
 from serve_app.ingress import create_api
@@ -45,12 +47,14 @@ from serve_app.models.lease import LeaseRules
 from serve_app.ray_serve.autoscaling import LOAD
 from serve_app.ray_serve.patches import bind_to_loopback, pace_replica, serve_request_id
 from serve_app.ray_serve.stages import ServeStages
+from serve_app.runner.loops import every
 from serve_app.runner.runner import Runner, RunnerLimits
 from serve_app.runner.summaries import Summaries, SummaryModel
 from serve_app.runner.sweeper import Sweeper
 from serve_app.runner.webhook_sender import WebhookSender
 from serve_app.settings import Settings
 from serve_app.store.connection import connect
+from serve_app.store.heartbeats import BEAT_S
 from serve_app.store.redis_store import Store
 from serve_app.store.webhook_outbox import Outbox
 
@@ -58,6 +62,7 @@ VERSION = version("murmuration")
 RUNNER_THREADS = 64
 TRANSCODER_NICENESS = 10  # added to the worker's own
 SWITCH_INTERVAL_S = 0.0005
+DEVICE_QUERY_S, DEVICE_REPLY_S = 10.0, 30.0
 
 
 def prepare_replica(settings: Settings) -> None:
@@ -116,6 +121,7 @@ class IngressReplica:
             origins=settings.cors_origins,
             key_headers=key_headers(),
         )
+        self._min_free_bytes = settings.min_free_bytes
         self._devices: dict[str, str] = {}
         loop = asyncio.get_running_loop()
         self._device_queries = [loop.create_task(self._query_device(*item)) for item in transcribers.items()]
@@ -138,6 +144,7 @@ class IngressReplica:
             self._events,
             version=VERSION,
             devices=self._devices,
+            min_free_bytes=self._min_free_bytes,
             request_id=serve_request_id,
             cors_origins=self._settings.cors_origins,
             metrics_key_required=self._settings.metrics_key_required,
@@ -150,13 +157,15 @@ class IngressReplica:
             raise RuntimeError("a background task of the event streams has ended")
 
     async def _query_device(self, model: str, transcriber: DeploymentHandle) -> None:
-        """Ask a Transcriber once for its device, waiting until it has a replica."""
-        while model not in self._devices:
+        """Ask a Transcriber for its device, again and again: one that does not answer is not ready."""
+        while True:
             try:
-                info: EngineInfo = await transcriber.info.remote()
+                async with asyncio.timeout(DEVICE_REPLY_S):
+                    info: EngineInfo = await transcriber.info.remote()
                 self._devices[model] = f"{info.device} {info.compute_type}"
-            except (RayError, RayServeException):
-                await asyncio.sleep(1.0)
+            except (RayError, RayServeException, TimeoutError):
+                self._devices.pop(model, None)
+            await asyncio.sleep(DEVICE_QUERY_S if model in self._devices else 1.0)
 
 
 class RunnerReplica:
@@ -191,11 +200,13 @@ class RunnerReplica:
             audio_ttl_s=settings.audio_ttl_s,
         )
         stages = ServeStages(ingestion, transcoder, transcribers)
-        self._runner = Runner(f"runner-{uuid4().hex[:8]}", store, stages, artifacts, sweeper, self._limits)
+        self._name, self._heartbeats = f"runner-{uuid4().hex[:8]}", store.heartbeats
+        self._runner = Runner(self._name, store, stages, artifacts, sweeper, self._limits)
         http = SafeHttp(AllowList.parse(settings.fetch_allow))
         webhooks = WebhookSender(Outbox(redis), store, Results(artifacts), http, renderers(), settings.webhook_retries_s)
         self._starting = asyncio.get_running_loop().create_task(self._runner.start())
-        self._background = [asyncio.get_running_loop().create_task(webhooks.run())]
+        beating = every(BEAT_S, lambda: self._heartbeats.beat(self._name), "heartbeat of the runner")
+        self._background = [asyncio.get_running_loop().create_task(loop) for loop in (webhooks.run(), beating)]
         if settings.summary_base_url:
             key = settings.summary_key.get_secret_value()
             writer = SummaryModel(settings.summary_base_url, settings.summary_model, key, settings.summary_prompts)
@@ -215,6 +226,8 @@ class RunnerReplica:
         """Stop claiming jobs and return the unfinished ones to the queue at once."""
         for task in self._background:
             task.cancel()
+        with suppress(StoreUnavailable):
+            await self._heartbeats.leave(self._name)
         await self._starting
         await self._runner.stop()
 
@@ -261,16 +274,9 @@ class TranscriberReplica(Transcriber):
 
 def token_rules(settings: Settings) -> TokenRules:
     """Rules for JSON Web Tokens from the settings."""
-    secret = settings.jwt_secret.get_secret_value()
-    return TokenRules(
-        settings.jwt_issuer,
-        settings.jwt_audience,
-        secret,
-        settings.jwt_jwks_url,
-        settings.jwt_tenant_claim,
-        settings.jwt_tenant_required,
-        settings.jwt_max_stale_s,
-    )
+    names = ("issuer", "audience", "jwks_url", "tenant_claim", "tenant_required", "max_stale_s")
+    values = {name: getattr(settings, f"jwt_{name}") for name in names}
+    return TokenRules(secret=settings.jwt_secret.get_secret_value(), **values)
 
 
 def engine_config(settings: Settings, model: str) -> EngineConfig:

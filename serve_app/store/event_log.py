@@ -63,7 +63,19 @@ class EventLog:
 
     @staticmethod
     async def _messages(subscription: Any) -> AsyncIterator[tuple[str, str]]:
+        clock = asyncio.get_running_loop().time
+        pinged: float | None = None
         while True:
             message = await execute(subscription.get_message(timeout=POLL_S))
+            # A server that hangs, or a network that drops packets, closes no connection: only a missing reply shows it.
             if message is not None:
-                yield message["channel"].decode().removeprefix(PREFIX), message["data"].decode()
+                pinged = None
+                if message["type"] == "message":
+                    yield message["channel"].decode().removeprefix(PREFIX), message["data"].decode()
+            elif pinged is None:
+                pinged = clock()
+                await execute(subscription.ping())
+            elif clock() - pinged >= POLL_S:
+                raise StoreUnavailable(f"no reply to a ping in {POLL_S:g} s")
+            if subscription.connection is None or subscription.connection.should_reconnect():
+                raise StoreUnavailable("the server is no longer the primary")

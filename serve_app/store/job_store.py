@@ -32,7 +32,6 @@ class JobStore:
     def __init__(self, redis: Redis, scripts: Scripts) -> None:
         self._redis = redis
         self._run = scripts.run
-        self._run_durably = scripts.run_durably
 
     async def submit(
         self,
@@ -56,7 +55,7 @@ class JobStore:
         arguments += [webhook, digest, fingerprint, int(quota_s * 1000), spec.dialect]
         arguments += [spec.file or "", FILE.dump_json(file) if file else "", spec.summary or "", int(spec.private)]
         arguments += ["" if reserve_s is None else math.ceil(reserve_s * 1000), kept_limit]
-        outcome, created_id, *new = await self._run_durably("submit", job_id, owner, tenant, *arguments)
+        outcome, created_id, *new = await self._run("submit", job_id, owner, tenant, *arguments)
         job = _job(dict(zip(new[0][::2], new[0][1::2], strict=True))) if new else None
         job = with_position(job, *new[1:3]) if job else None
         return SubmitResult(SubmitOutcome(outcome.decode()), created_id.decode(), (await self._with_files([job]))[0])

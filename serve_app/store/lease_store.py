@@ -95,7 +95,7 @@ class LeaseStore:
         """End the job, as cancelled if a cancel was requested."""
         code, message = (error.code, error.message) if error else ("", "")
         arguments = [phase, code, message, language or "", int(partial)]
-        return bool(await self._scripts.run_durably("finish", claim.job_id, claim.token, *arguments))
+        return bool(await self._scripts.run("finish", claim.job_id, claim.token, *arguments))
 
     async def give_back(
         self, claim: Claim, *, delay_s: float = 0.0, cost: AttemptCost = AttemptCost.NOTHING, model: str = ""

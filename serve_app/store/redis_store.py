@@ -9,10 +9,11 @@
 #   tenants, weights, finish, clock   start-time fair queueing         used:TENANT                audio a month
 #   running, claimed, pace, kept      per tenant                       leases, delayed, expiry,
 #   held, held:TENANT                 reserved audio, by job           ended, audio, private      ids by due time
-#   making_room, total_weight         sharing of running jobs          worker_jobs, idle          leases, last idle claim
+#   making_room, share                sharing of running jobs          worker_jobs, idle          leases, last idle claim
 #   claim:REQUEST                     claim, to repeat a lost reply    shared:WORKER              lost worker had others
 #   reaped                            last search for expired leases
 #   summaries:TENANT, summaries       jobs to summarise, tenants by turn
+#   runners, probe, installation      see heartbeats.py, installation.py
 # Channels: `work` (a job was queued: the worker to wake, or all), `wake` (a stream grew), `cancel` (stop a running job).
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from serve_app.models.lease import LeaseRules
 from serve_app.store.api_keys import ApiKeys
 from serve_app.store.connection import execute
 from serve_app.store.event_log import EventLog
+from serve_app.store.heartbeats import Heartbeats
 from serve_app.store.job_store import JobStore
 from serve_app.store.lease_store import LeaseStore
 from serve_app.store.scripts import Scripts
@@ -41,14 +43,12 @@ class Store:
         self.jobs = JobStore(redis, scripts)
         self.leases = LeaseStore(redis, scripts, rules or LeaseRules())
         self.events = EventLog(redis)
+        self.heartbeats = Heartbeats(redis)
         self.summaries = SummaryQueue(scripts)
         self.usage = TenantUsage(redis, scripts)
         self.keys = ApiKeys(redis)
         self.upkeep = UpkeepStore(redis, scripts)
         self.stats = StatsReader(scripts)
-
-    async def ping(self) -> None:
-        await execute(self._redis.ping())
 
     async def close(self) -> None:
         await execute(self._redis.aclose())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from serve_app.errors import StoreUnavailable
 from serve_app.store.connection import execute
 
 PREFIX = "murmur:{q}:"  # the hash tag keeps all keys in one cluster slot
+CONFIRMED = ("submit", "finish")  # scripts whose result is acknowledged
+CONFIRM_MS = 5000
 SCRIPTS = Path(__file__).parent / "lua"
 LIBRARIES = ("lib", "lib_minutes", "lib_queue", "lib_sharing", "lib_turns", "lib_stop", "lib_deliveries", "lib_removal")
 DEFINED = re.compile(r"^local (?:function )?(\w+)", re.MULTILINE)
-WAIT_S = 5.0  # for replicas
 
 
 def key(name: str) -> str:
@@ -45,16 +47,20 @@ class Scripts:
 
     async def run(self, name: str, *arguments: Any) -> Any:
         """Reply of a script to its ARGV. Raises StoreUnavailable."""
+        if self._replicas and name in CONFIRMED:
+            return await self._run_confirmed(name, arguments)
         return await execute(self._scripts[name](keys=[PREFIX], args=arguments))
 
-    async def run_durably(self, name: str, *arguments: Any) -> Any:
-        """Run a script, then wait until as many replicas as configured have its writes, else raise StoreUnavailable."""
-        if not self._replicas:
-            return await self.run(name, *arguments)
-        async with self._redis.pipeline(transaction=False) as pipe:  # WAIT is about its own connection's writes
+    async def _run_confirmed(self, name: str, arguments: Sequence[Any]) -> Any:
+        # WAIT counts for the writes of its own connection.
+        async with self._redis.pipeline(transaction=False) as pipe:
             await self._scripts[name](keys=[PREFIX], args=arguments, client=pipe)
-            pipe.execute_command("WAIT", self._replicas, int(WAIT_S * 1000))
-            reply, replicas = await execute(pipe.execute())
-        if replicas < self._replicas:
-            raise StoreUnavailable(f"{replicas} of {self._replicas} replicas of Redis have the write")
+            pipe.execute_command("WAIT", self._replicas, CONFIRM_MS)
+            reply, confirmed = await execute(pipe.execute())
+        if confirmed < self._replicas:
+            raise StoreUnavailable(
+                f"{confirmed} of {self._replicas} replicas confirmed a write in {CONFIRM_MS} ms: start them, or lower "
+                "MURMUR_REDIS_REPLICAS",
+                "too few replicas of Redis confirm writes",
+            )
         return reply

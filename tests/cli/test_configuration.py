@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 import pytest
 import typer
+from pydantic import ValidationError
 
-from serve_app.cli.configuration import settings_with
-from serve_app.settings import UnknownVariable, check_variables
+from serve_app.cli.configuration import _describe, fail, settings_with
+from serve_app.settings import Settings, UnknownVariable, check_variables
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +49,43 @@ def test_an_invalid_setting_is_one_line_and_status_2(
     assert line.startswith(f"murmur: {message}")
     assert len(line) < 300
     assert "hunter2" not in line
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((f"MURMUR_{name.upper()}", "hunter2") for name, field in Settings.model_fields.items() if "Secret" in str(field)),
+        ("MURMUR_PORT", "redis://user:hunter2@host/0"),
+        ("MURMUR_TENANT_WEIGHTS", "https://key:hunter2@host=x"),
+        ("MURMUR_FETCH_ALLOW", "https://key:hunter2@host"),
+    ],
+)
+@pytest.mark.parametrize("broken", [{}, {"MURMUR_SUMMARY_BASE_URL": "http://a"}, {"MURMUR_JWT_ISSUER": "x"}])
+def test_no_secret_is_in_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: str, broken: dict[str, str]
+) -> None:
+    """Of a field, of a validator of several fields, or of another field beside it."""
+    for variable, text in broken.items():
+        monkeypatch.setenv(variable, text)
+    with suppress(typer.Exit):
+        settings_with(**{name.removeprefix("MURMUR_").lower(): value})
+    monkeypatch.setenv(name, value)
+    with suppress(typer.Exit):
+        settings_with()
+    with suppress(typer.Exit):
+        settings_with(beam_below="x")
+    assert "hunter2" not in capsys.readouterr().err
+
+
+def test_a_secret_of_the_wrong_type_is_not_quoted() -> None:
+    with pytest.raises(ValidationError) as invalid:
+        Settings.model_validate({"summary_key": ["hunter2"]})
+    assert "hunter2" not in _describe(invalid.value)
+
+
+def test_an_error_is_printed_without_credentials_of_addresses(capsys: pytest.CaptureFixture[str]) -> None:
+    fail("cannot reach redis://user:hunter2@host/0, nor s3://key:hunter2@bucket", 2)
+    assert capsys.readouterr().err == "murmur: cannot reach redis://host/0, nor s3://bucket\n"
 
 
 def test_variables_of_the_client_the_tests_and_vendors_are_known() -> None:

@@ -10,15 +10,18 @@ from typing import Any
 
 import pytest
 from ray.serve._private import replica
+from redis import Redis
 
 from benchmarks.lib.harness import free_port
 from deployments.storage.artifacts import Artifacts
 from serve_app.cli.doctor import Finding, examine, examine_installation
+from serve_app.local.installation import check_installation
 from serve_app.local.preflight import lock_data_dir
 from serve_app.local.valkey import Valkey
 from serve_app.settings import Settings
 from serve_app.store.api_keys import ApiKeys
 from serve_app.store.connection import connect
+from tests.lib.murmur_process import valkey_server
 from tests.lib.s3 import Storage
 
 
@@ -75,13 +78,36 @@ def test_unreachable_servers_are_found(tmp_path: Path) -> None:
     address = f"127.0.0.1:{free_port()}"
     details = bad(tmp_path, ray_address=address, redis_url=f"redis://:secret@{address}/0")
     assert details["ray cluster"].startswith(f"no Ray cluster answers at {address}")
-    assert details["redis"].startswith(f"redis://{address}/0 does not reply")
+    assert details["redis"].startswith(f"no Redis answers at redis://{address}/0")
     assert "secret" not in "".join(details.values())
 
 
 def test_a_public_address_without_keys_is_found(tmp_path: Path) -> None:
     assert set(bad(tmp_path, host="0.0.0.0")) == {"host"}
-    assert bad(tmp_path, host="0.0.0.0", allow_anonymous=True) == {}
+    assert "MURMUR_ALLOWED_HOSTS" in bad(tmp_path, host="0.0.0.0", allow_anonymous=True)["host"]
+    assert bad(tmp_path, host="0.0.0.0", allow_anonymous=True, allowed_hosts="murmur.example") == {}
+
+
+def test_a_redis_that_loses_jobs_is_found_with_all_that_is_wrong(tmp_path: Path) -> None:
+    with valkey_server(tmp_path / "redis") as server, Redis.from_url(server.url) as admin:
+        assert bad(tmp_path, redis_url=server.url) == {}
+        admin.config_set("maxmemory-policy", "allkeys-lru")
+        admin.config_set("appendfsync", "everysec")
+        detail = bad(tmp_path, redis_url=server.url)["redis"]
+        assert "evicts keys (allkeys-lru)" in detail
+        assert "appendfsync everysec" in detail
+
+
+def test_a_redis_of_another_storage_is_found_and_left_as_it_is(tmp_path: Path) -> None:
+    with valkey_server(tmp_path / "redis") as server:
+        check_installation(server.url, (tmp_path / "one").as_uri())
+        assert "--adopt-storage" in bad(tmp_path / "two", redis_url=server.url)["redis"]
+        assert not (tmp_path / "two").exists()
+
+
+def test_a_redis_and_a_storage_that_only_this_machine_reaches_are_found(tmp_path: Path) -> None:
+    details = bad(tmp_path, ray_address=f"127.0.0.1:{free_port()}")
+    assert "--redis-url" in details["shared by the cluster"]
 
 
 def test_missing_keys_are_found(tmp_path: Path, valkey: Valkey) -> None:

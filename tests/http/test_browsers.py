@@ -178,7 +178,7 @@ async def test_the_docs_and_metrics_answer_no_other_host(served: Served, path: s
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
 async def test_probes_may_use_any_host(served: Served, path: str) -> None:
-    assert (await served.http.get(path, headers={"Host": "10.1.2.3"})).status_code == 200
+    assert (await served.http.get(path, headers={"Host": "10.1.2.3"})).status_code in (200, 503)
 
 
 async def test_metrics_want_a_key_where_the_operator_wants_one(served: Served) -> None:

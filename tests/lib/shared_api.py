@@ -34,7 +34,9 @@ class SharedApi:
         # A route keeps these when it is built; it reads all else of the context in a request.
         jobs = Forwarder(lambda: self._context.jobs, for_dialect=self._for_dialect)  # type: ignore[union-attr]
         deliveries = Forwarder(lambda: self._context.deliveries)  # type: ignore[union-attr]
-        context = cast("ApiContext", Forwarder(lambda: self._context, jobs=jobs, deliveries=deliveries))
+        artifacts = Forwarder(lambda: self._context.artifacts)  # type: ignore[union-attr]
+        forwarders = {"jobs": jobs, "deliveries": deliveries, "artifacts": artifacts}
+        context = cast("ApiContext", Forwarder(lambda: self._context, **forwarders))
         store = cast("Store", Forwarder(lambda: self._store))
         self._api = create_api(context, cast("Auth", None), store, cast("EventStreams", None), version="0")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 from pathlib import Path
 from threading import Event
 
@@ -16,13 +17,15 @@ from serve_app.local.preflight import (
     check_host,
     check_port,
     check_ray,
-    check_redis,
+    check_shared,
     free_port,
     lock_data_dir,
-    service_connected,
     start_lock,
+    unreachable_host,
     without_password,
 )
+from serve_app.local.redis_checks import check_redis, service_connected
+from serve_app.settings import Settings
 from serve_app.store.connection import connect
 from tests.lib.murmur_process import valkey_server
 
@@ -74,6 +77,51 @@ def test_other_hosts_need_keys_or_consent() -> None:
         check_host("0.0.0.0", keyed=False, allow_anonymous=False)
     check_host("0.0.0.0", keyed=True, allow_anonymous=False)
     check_host("0.0.0.0", keyed=False, allow_anonymous=True)
+
+
+def test_a_public_service_that_refuses_everybody_is_noticed() -> None:
+    loopback = Settings.model_fields["allowed_hosts"].default
+    assert "MURMUR_ALLOWED_HOSTS" in unreachable_host("0.0.0.0", loopback, keyed=False)
+    assert not unreachable_host("0.0.0.0", loopback, keyed=True)
+    assert not unreachable_host("0.0.0.0", (*loopback, "murmur.example"), keyed=False)
+    assert not unreachable_host("127.0.0.1", loopback, keyed=False)
+
+
+def test_a_data_directory_is_private_and_an_open_one_becomes_so(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir(mode=0o755)
+    for name in ("old", "new"):
+        with lock_data_dir(tmp_path / name):
+            assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o700
+
+
+def test_a_folder_that_all_users_share_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared").chmod(0o1777)
+    with pytest.raises(StartError, match="shared by all users"), lock_data_dir(tmp_path / "shared"):
+        pass
+    assert stat.S_IMODE((tmp_path / "shared").stat().st_mode) == 0o1777
+
+
+@pytest.mark.parametrize(
+    ("redis_url", "storage_uri", "reason"),
+    [
+        ("", "s3://bucket", "--redis-url"),
+        ("unix:///run/redis.sock", "s3://bucket", "--redis-url"),
+        ("redis://127.0.0.1:6379", "s3://bucket", "--redis-url"),
+        ("redis://10.0.0.1:6379", "", "MURMUR_STORAGE_URI"),
+        ("redis://10.0.0.1:6379", "s3://bucket", ""),
+        ("redis://10.0.0.1:6379", "file:///mnt/shared", ""),  # declared, so a mount that all have
+    ],
+)
+def test_a_cluster_needs_a_redis_and_a_storage_that_all_machines_reach(
+    redis_url: str, storage_uri: str, reason: str
+) -> None:
+    settings = Settings.model_validate({"redis_url": redis_url, "storage_uri": storage_uri, "ray_address": "auto"})
+    if not reason:
+        check_shared(settings)
+        return
+    with pytest.raises(StartError, match=reason):
+        check_shared(settings)
 
 
 def test_unreachable_servers_are_refused_without_their_password() -> None:

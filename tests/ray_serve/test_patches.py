@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import ray
-from ray.serve._private import http_util, proxy, replica
+from ray.serve._private import http_util, proxy, proxy_router, replica
 
 from serve_app.ray_serve import patches
 from serve_app.ray_serve.environment import UnsupportedRay
@@ -25,6 +25,10 @@ def test_the_patches_work_with_the_installed_release() -> None:
         (proxy, "MessageQueue"),
         (replica, "ASGIReceiveProxy"),
         (replica, "add_port_to_grpc_server"),
+        (proxy, "HTTPProxy"),
+        (proxy, "get_http_response_status"),
+        (proxy, "send_http_response_on_exception"),
+        (proxy_router.ProxyRouter, "match_route"),
         (http_util.MessageQueue, "get_messages_nowait"),
         (http_util.ASGIReceiveProxy, "queue"),
         (http_util.ASGIReceiveProxy, "fetch_until_disconnect"),

@@ -266,7 +266,7 @@ async def test_models_health_and_docs_are_there(served: Served) -> None:
     models = (await served.http.get("/v1/models")).json()["models"]
     assert [model["id"] for model in models] == ["fake", "second"]
     assert (await served.http.get("/healthz")).json()["status"] == "ok"
-    assert (await served.http.get("/readyz")).json() == {"status": "ready", "redis": "ok"}
+    assert (await served.http.get("/readyz")).json()["redis"] == "ok"
     assert (await served.http.get("/docs")).status_code == 200
     schema = (await served.http.get("/openapi.json")).json()
     taken = set(schema["paths"]["/v1/jobs"]["post"]["requestBody"]["content"])

@@ -120,7 +120,7 @@ async def test_requests_are_503_while_the_storage_is_away(served: Served, artifa
 async def test_events_of_an_old_job_wait_for_the_storage(served: Served, artifacts: SlowArtifacts, sample: Path) -> None:
     job = await served.app.ended(await served.app.submit(sample))
     live = [event for event in await served.app.follow(job.id) if event.kind == "segment"]
-    await served.app.store.leases.drop_old_streams(-1.0)
+    await served.app.store.upkeep.drop_old_streams(-1.0)
     artifacts.trouble, artifacts.calls = AWAY, 0
     following = asyncio.create_task(served.app.follow(job.id))
     while artifacts.calls < 2:  # noqa: ASYNC110 - a storage has no event for it

@@ -6,6 +6,8 @@ import os
 import signal
 import socket
 import subprocess
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -114,6 +116,25 @@ def test_transcribe_without_a_server_starts_a_temporary_one(tmp_path: Path, samp
     assert list(tmp_path.iterdir()) == []
 
 
+def answers_503_until_it_is_ready(service: Up) -> None:
+    """No client takes a start for a server that does not know its path."""
+    answers: list[httpx.Response] = []
+    while not answers or answers[-1].status_code != 200:
+        assert service.process.poll() is None, service.errors.read_text()
+        with suppress(httpx.TransportError):
+            answers.append(httpx.get(f"{service.url}/readyz", trust_env=False, timeout=30))
+        time.sleep(0.05)
+    assert {answer.status_code for answer in answers} <= {503, 200}
+    assert all("Retry-After" in answer.headers for answer in answers if answer.status_code == 503)
+
+
+def no_other_user_reads_its_files(service: Up) -> None:
+    """Recordings, logs and the append-only file are its own."""
+    paths = [service.data_dir, *service.data_dir.rglob("*")]
+    assert len(paths) > 5
+    assert not [path for path in paths if path.lstat().st_mode & 0o077 and not path.is_symlink()]
+
+
 def no_worker_preempts_another(service: Up) -> None:
     """Ray's processes run under SCHED_BATCH; the command itself and Valkey do not."""
     try:
@@ -154,7 +175,9 @@ def test_a_stopped_service_leaves_no_process_and_the_next_one_resumes_its_jobs_e
     Valkey or no."""
     data = tmp_path / "data"
     slow = {"MURMUR_ENGINE": "fake", "MURMUR_MODELS": "fake-3", "MURMUR_LEASE_S": "3600"}
+    data.mkdir(mode=0o755)
     with up(data, **slow) as first:
+        answers_503_until_it_is_ready(first)
         assert first.ready(), first.errors.read_text()
         with sample.open("rb") as file, httpx.Client(base_url=first.url, trust_env=False, timeout=60) as http:
             job_id = http.post("/v1/jobs", files={"file": file}, data={"segment_duration": "6"}).json()["id"]
@@ -163,6 +186,7 @@ def test_a_stopped_service_leaves_no_process_and_the_next_one_resumes_its_jobs_e
         family = first.family()
         assert len(family) > 5
         no_worker_preempts_another(first)
+        no_other_user_reads_its_files(first)
         assert len(first.named(DASHBOARD)) > 5
         assert first.stop(signal.SIGINT) == 0
         assert psutil.wait_procs(family, timeout=0)[1] == []

@@ -53,7 +53,9 @@ class Server:
         """Calls of every kind: scripts, single commands, pipelines, transactions."""
         store, keys, outbox = self.store, ApiKeys(self.redis), Outbox(self.redis)
         return [
-            store.ping(),
+            store.heartbeats.probe(),
+            store.heartbeats.beat("worker"),
+            store.heartbeats.runners_alive(),
             store.leases.claim("worker"),
             store.leases.commit(self.claim, COMMIT),
             store.leases.renew(self.claim),
@@ -143,7 +145,7 @@ async def test_a_listener_reconnects_after_a_restart(server: Server, monkeypatch
     )
     await connected.wait()
     server.kill()
-    assert await outcomes(server.store.ping()) == {StoreUnavailable}
+    assert await outcomes(server.store.heartbeats.probe()) == {StoreUnavailable}
     connected.clear()
     server.valkey.start()
     async with asyncio.timeout(30):

@@ -37,7 +37,7 @@ def free_port() -> int:
 async def test_without_its_replica_a_submit_is_not_acknowledged_and_a_repeat_finds_the_job(
     store: Store, replicated: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scripts, "WAIT_S", 0.05)
+    monkeypatch.setattr(scripts, "CONFIRM_MS", 50)
     for _ in range(2):
         with pytest.raises(StoreUnavailable, match="0 of 1 replicas"):
             await replicated.jobs.submit("job", "me", "t", SPEC, ttl_s=60, idempotency=ONCE)
@@ -51,7 +51,7 @@ async def test_without_its_replica_a_submit_is_not_acknowledged_and_a_repeat_fin
 async def test_without_its_replica_an_end_is_not_acknowledged_and_may_be_repeated(
     store: Store, replicated: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scripts, "WAIT_S", 0.05)
+    monkeypatch.setattr(scripts, "CONFIRM_MS", 50)
     await store.jobs.submit("job", "me", "t", SPEC, ttl_s=60)
     claim = await store.leases.claim("worker")
     assert claim

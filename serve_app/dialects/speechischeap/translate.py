@@ -120,8 +120,7 @@ async def render(job: Job, results: Results) -> Payload:
 
 def _webhook_payload(job: Job, transcript: Transcript | None) -> Payload:
     if transcript is not None and (subtitles := FORMATS.get(subtitle_format(job))):
-        text = subtitles.render(transcript)
-        return Payload(text.encode(), subtitles.content_type.partition(";")[0])
+        return Payload(subtitles.render(transcript).encode(), subtitles.content_type.partition(";")[0])
     return Payload(orjson.dumps(from_job(job, transcript)))
 
 

@@ -6,7 +6,7 @@ local id, token, place, channel, FIRST_SEGMENT = ARGV[1], ARGV[2], ARGV[4], 'unt
 local holder, cancelling, next_window, committed, first_at, created_at, retried_at, tenant, urgency, claimed_at, yielded,
   cap, quota_ms, counted_ms = unpack(redis.call('HMGET', job_key(id), 'token', 'cancelling', 'next_window', channel,
   'first_at', 'created_at', 'retried_at', 'tenant', 'urgency', 'claimed_at', 'yielded', 'cap', 'quota_ms', 'counted_ms'))
-if holder ~= token or not redis.call('ZSCORE', key('leases'), id) then return 'lost' end
+if holder ~= token then return 'lost' end  -- a lease that ends takes the token along
 if cancelling then return 'cancelling' end
 if place == '0' then
   if tonumber(ARGV[6]) ~= tonumber(next_window) then return 'repeated' end

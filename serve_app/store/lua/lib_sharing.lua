@@ -10,23 +10,30 @@ local function place_is_free()
   return #redis.call('ZRANGEBYSCORE', key('idle'), now() - FREE_MS, '+inf', 'LIMIT', 0, 1) > 0
 end
 
--- Sum of the weights of all tenants with waiting or running jobs. `waiting`: FEW of the former.
-local function total_weight(waiting)
-  local many = #waiting == FEW or redis.call('HLEN', key('running')) > FEW
-  local known = many and redis.call('GET', key('total_weight'))
-  if known then return tonumber(known) end
+local function to_table(fields)
+  local numbers = {}
+  for i = 1, #fields, 2 do numbers[fields[i]] = tonumber(fields[i + 1]) end
+  return numbers
+end
+
+-- Running jobs and weights by tenant, and how many running jobs are the share of a tenant that weighs 1. `waiting`: FEW of the
+-- tenants that wait. For many tenants that share is computed once a second.
+local function shares(waiting)
+  local weights, many = to_table(redis.call('HGETALL', key('weights'))), redis.call('HLEN', key('running')) > FEW
+  many = many or #waiting == FEW
+  local running = to_table(redis.call('HGETALL', key('running')))
+  local known = many and redis.call('GET', key('share'))
+  if known then return running, weights, tonumber(known) end
   if many then waiting = redis.call('ZRANGE', key('tenants'), 0, -1) end
-  local total, weights, seen = 0, {}, {}
-  local fields = redis.call('HGETALL', key('weights'))
-  for i = 1, #fields, 2 do weights[fields[i]] = tonumber(fields[i + 1]) end
-  for _, tenants in ipairs({ waiting, redis.call('HKEYS', key('running')) }) do
-    for _, tenant in ipairs(tenants) do
-      if not seen[tenant] then total = total + (weights[tenant] or 1) end
-      seen[tenant] = true
-    end
+  local jobs, total = 0, 0
+  for tenant, number in pairs(running) do
+    jobs, total = jobs + number, total + (weights[tenant] or 1)
   end
-  if many then redis.call('SET', key('total_weight'), total, 'PX', 1000) end
-  return total
+  for _, tenant in ipairs(waiting) do
+    if not running[tenant] then total = total + (weights[tenant] or 1) end
+  end
+  if many then redis.call('SET', key('share'), jobs / total, 'PX', 1000) end
+  return running, weights, jobs / total
 end
 
 local function is_urgent_waiting(tenant)
@@ -42,17 +49,15 @@ end
 -- Tenant among `waiting` that lacks places of its share while `tenant` has too many of its own, or nil. Bulk jobs make room
 -- for interactive ones already where their tenant has exactly its share.
 local function lacking_share(waiting, tenant, bulk, cap)
-  local running = redis.call('HMGET', key('running'), tenant, unpack(waiting))
-  local weights = redis.call('HMGET', key('weights'), tenant, unpack(waiting))
-  local place = redis.call('ZCARD', key('leases')) / total_weight(waiting)
-  local function excess(i) return tonumber(running[i] or '0') - place * tonumber(weights[i] or '1') end
-  local over = excess(1)
+  local running, weights, share = shares(waiting)
+  local function excess(of) return (running[of] or 0) - share * (weights[of] or 1) end
+  local over = excess(tenant)
   if over < -1e-6 or (over < 1e-6 and not bulk) then return nil end
+  local since = redis.call('HMGET', key('making_room'), unpack(waiting))
   for i, other in ipairs(waiting) do
-    local may_run = other ~= tenant and (cap == 0 or tonumber(running[i + 1] or '0') < cap)
-    if may_run and excess(i + 1) < -1e-6 and (over > 1e-6 or is_urgent_waiting(other)) and not is_room_being_made(other) then
-      return other
-    end
+    local may_run = other ~= tenant and (cap == 0 or (running[other] or 0) < cap) and excess(other) < -1e-6
+    local is_made = since[i] and now() - tonumber(since[i]) < ROOM_MS
+    if may_run and not is_made and (over > 1e-6 or is_urgent_waiting(other)) then return other end
   end
 end
 
