@@ -45,7 +45,7 @@ class Deployment:
         settings = self._settings
         logging_config = LOGGING | {"encoding": settings.log_format.upper()}
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
-        self._begun, tls = True, check_tls(settings)
+        self._begun = True
         try:
             serve.start(
                 proxy_location="HeadOnly",
