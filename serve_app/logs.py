@@ -39,7 +39,7 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "process": record.process,
             "message": message,
-            **dict(IDS.findall(message)),
+            **dict(reversed(IDS.findall(message))),  # the first match of each: what follows may be a user's text
         }
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)

@@ -14,6 +14,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from deployments.ingestion.allow_list import check_networks
+from serve_app.models.web_address import is_origin, is_private_channel
 
 Words = Annotated[tuple[str, ...], NoDecode]
 Weights = Annotated[dict[str, Annotated[float, Field(gt=0, le=1000)]], NoDecode]
@@ -27,6 +28,7 @@ def _home(variable: str, fallback: str) -> Path:
 # Schedule suggested by the Standard Webhooks specification: 75.5 hours in all.
 RETRIES_S = (5.0, 300.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0)
 PREFIX = "MURMUR_"
+MIN_SECRET_BYTES = 32  # as long as the hash of HS256 (RFC 7518, 3.2)
 OTHER_VARIABLES = (
     "MURMUR_SERVER",
     "MURMUR_API_KEY",
@@ -104,7 +106,9 @@ class Settings(BaseSettings):
     tenant_downloads: int = Field(
         8, ge=0, description="Maximum concurrent downloads per tenant and Runner replica; 0 for no limit."
     )
-    public_url: str = Field("", description="Base URL for links in responses; empty for that of the request.")
+    public_url: str = Field(
+        "", description="Base URL for links in responses; empty for the request's host if `allowed_hosts` has it, else none."
+    )
     summary_base_url: str = Field(
         "", description="Base URL of an OpenAI-compatible API that writes summaries; empty disables them."
     )
@@ -116,7 +120,9 @@ class Settings(BaseSettings):
     api_keys_required: bool = Field(False, description="Require an API key for every request (see `murmur keys`).")
     jwt_issuer: str = Field("", description="Issuer whose JSON Web Tokens are accepted beside API keys; empty for none.")
     jwt_audience: str = Field("", description="Audience that a token must name.")
-    jwt_secret: SecretStr = Field(SecretStr(""), description="Shared secret of tokens signed with HS256, HS384 or HS512.")
+    jwt_secret: SecretStr = Field(
+        SecretStr(""), description="Shared secret of tokens signed with HS256, HS384 or HS512; 32 bytes at least."
+    )
     jwt_jwks_url: str = Field("", description="URL of the issuer's JWK set, for tokens signed with asymmetric keys.")
     jwt_tenant_claim: str = Field(
         "tenant", description="Claim that names the tenant; a token without it belongs to `default`."
@@ -125,7 +131,9 @@ class Settings(BaseSettings):
     jwt_max_stale_s: float = Field(
         86_400.0, gt=0, description="Seconds to accept known signing keys while the issuer cannot be reached."
     )
-    cors_origins: Words = Field((), description="Origins of web pages that may call the API; * for any.")
+    cors_origins: Words = Field(
+        (), description="Origins of web pages that may call the API, e.g. https://app.example; * for any."
+    )
     tls_cert: Path | None = Field(None, description="PEM file with the TLS certificate chain; unset for plain HTTP.")
     tls_key: Path | None = Field(None, description="PEM file with the TLS private key.")
     metrics_key_required: bool = Field(False, description="Require a key for /metrics.")
@@ -133,7 +141,7 @@ class Settings(BaseSettings):
     allow_anonymous: bool = Field(False, description="Allow listening beyond loopback without API keys.")
     allowed_hosts: Words = Field(
         ("localhost", "127.0.0.1", "::1"),
-        description="Allowed names in Host and Origin while no key is required, against DNS rebinding; * for any.",
+        description="Names in Host and Origin; others are refused where no key is required, and unused in links; * for any.",
     )
     max_audio_s: float = Field(86_400.0, gt=0, description="Maximum length of a recording, in seconds of decoded audio.")
     max_upload_bytes: int = Field(2 << 30, gt=0, description="Maximum size of an upload or a fetched source, in bytes.")
@@ -190,6 +198,11 @@ class Settings(BaseSettings):
             return tuple(word.strip() for word in value.split(",") if word.strip())
         return value
 
+    @field_validator("tls_cert", "tls_key", mode="before")
+    @classmethod
+    def _unset(cls, value: object) -> object:
+        return value or None
+
     @field_validator("tenant_weights", "model_aliases", mode="before")
     @classmethod
     def _pairs(cls, value: object) -> object:
@@ -224,8 +237,19 @@ class Settings(BaseSettings):
         signed = bool(self.jwt_secret.get_secret_value()) + bool(self.jwt_jwks_url)
         if (self.jwt_issuer or signed) and not (self.jwt_issuer and self.jwt_audience and signed == 1):
             raise ValueError("tokens need jwt_issuer, jwt_audience and one of jwt_secret and jwt_jwks_url")
-        if self.jwt_jwks_url and not self.jwt_jwks_url.startswith(("https://", "http://")):
-            raise ValueError("jwt_jwks_url must begin with https:// or http://")
+        if self.jwt_jwks_url and not is_private_channel(self.jwt_jwks_url):
+            raise ValueError("jwt_jwks_url must begin with https://, or on loopback with http://")
+        if 0 < len(self.jwt_secret.get_secret_value().encode()) < MIN_SECRET_BYTES:
+            raise ValueError(f"jwt_secret must have at least {MIN_SECRET_BYTES} bytes")
+        return self
+
+    @model_validator(mode="after")
+    def _edge(self) -> Settings:
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise ValueError("TLS needs both tls_cert and tls_key")
+        for origin in self.cors_origins:
+            if origin != "*" and not is_origin(origin):
+                raise ValueError(f"cors_origins: {origin!r} is no origin: write https://HOST or https://HOST:PORT, or *")
         return self
 
     @model_validator(mode="after")

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 # Tests that start Ray, by fixture and by file, and files that load Whisper or fuzz the API: `make test-fast` leaves them
 # out.
 RAY_FIXTURES = {"cluster", "edge"}
-RAY_FILES = {"test_chaos", "test_cli", "test_graph", "test_up"}
+RAY_FILES = {"test_chaos", "test_cli", "test_graph", "test_secure", "test_up"}
 WHISPER_FILES = {
     "test_bf16_encoder",
     "test_faster_whisper",

@@ -81,6 +81,21 @@ def test_an_invalid_value_is_refused_and_named(monkeypatch: pytest.MonkeyPatch, 
     assert [error["loc"] for error in refused.value.errors()] == [(name.removeprefix("MURMUR_").lower(),)]
 
 
+@pytest.mark.parametrize(
+    "origin",
+    ["https://app.example/", "app.example", "https://", "https://App.example", "null", "https://a.b/c", "https://a:x"],
+)
+def test_an_origin_that_no_browser_sends_is_refused(origin: str) -> None:
+    with pytest.raises(ValidationError, match="cors_origins"):
+        settings(cors_origins=f"https://good.example,{origin}")
+
+
+def test_origins_are_exact_or_any() -> None:
+    names = ("https://app.example", "http://localhost:3000", "http://[::1]:8080", "chrome-extension://abc")
+    assert settings(cors_origins=",".join(names)).cors_origins == names
+    assert settings(cors_origins="*").cors_origins == ("*",)
+
+
 @pytest.mark.parametrize("name", list(Settings.model_fields))
 def test_every_setting_has_a_sentence(name: str) -> None:
     description = Settings.model_fields[name].description

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
+from getpass import getuser
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -17,6 +18,7 @@ from rich.table import Table
 
 from serve_app.cli.configuration import fail, settings_with
 from serve_app.errors import StoreUnavailable
+from serve_app.jobs.audit_log import AuditLog
 from serve_app.local.preflight import (
     StartError,
     lock_data_dir,
@@ -25,7 +27,7 @@ from serve_app.local.preflight import (
 )
 from serve_app.local.redis_checks import check_redis, service_connected
 from serve_app.local.valkey import Valkey, ValkeyFailed, data_of, url_file
-from serve_app.models.principal import SCOPES
+from serve_app.models.principal import DEFAULT_SCOPES, SCOPES
 from serve_app.settings import Settings
 from serve_app.store.api_keys import ApiKeys, KeyRefused
 from serve_app.store.connection import connect
@@ -48,9 +50,10 @@ def create(
     redis_url: RedisUrl = None,
 ) -> None:
     """Create a key and print it, alone on standard output. Only its hash is stored."""
-    scopes = scope or [s for s in SCOPES if s != "admin"]
+    scopes = scope or DEFAULT_SCOPES
     lifetime_s = None if expires is None else seconds(expires)
     created = _run(data_dir, redis_url, lambda store: store.create(name, tenant, scopes, lifetime_s), may_create=True)
+    _audit(data_dir, "key.created", key_id_of(created), tenant=tenant, owner=name, scopes=scopes)
     sys.stdout.write(f"{created}\n")
 
 
@@ -68,6 +71,7 @@ def list_keys(data_dir: DataDir = None, redis_url: RedisUrl = None) -> None:
 def revoke(key_id: str, data_dir: DataDir = None, redis_url: RedisUrl = None) -> None:
     """Revoke a key, effective at once."""
     _run(data_dir, redis_url, lambda store: store.revoke(key_id))
+    _audit(data_dir, "key.revoked", key_id)
 
 
 @keys.command()
@@ -78,7 +82,9 @@ def rotate(
     redis_url: RedisUrl = None,
 ) -> None:
     """Replace a key and print the new one; the old one stays valid for a while."""
-    sys.stdout.write(_run(data_dir, redis_url, lambda store: store.rotate(key_id, seconds(overlap))) + "\n")
+    created = _run(data_dir, redis_url, lambda store: store.rotate(key_id, seconds(overlap)))
+    _audit(data_dir, "key.created", key_id_of(created), replaces=key_id)
+    sys.stdout.write(f"{created}\n")
 
 
 def seconds(text: str) -> float:
@@ -87,6 +93,17 @@ def seconds(text: str) -> float:
     if not match:
         raise typer.BadParameter(f"{text!r} is no duration: write 90s, 5m, 12h or 30d")
     return int(match[1]) * UNITS[match[2]]
+
+
+def key_id_of(key: str) -> str:
+    return key.split("_")[1]
+
+
+def _audit(data_dir: Path | None, event: str, key_id: str, **fields: object) -> None:
+    """Write to the audit log, if it is on."""
+    settings = settings_with(data_dir=data_dir)
+    if settings.audit_log:
+        AuditLog.under(settings.data_dir).write(event, result="ok", key_id=key_id, user=getuser(), **fields)
 
 
 def _date(moment: float) -> str:

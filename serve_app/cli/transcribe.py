@@ -24,7 +24,8 @@ from serve_app.local.service import LocalService
 FORMAT_NAMES = ", ".join(FORMATS)
 CONCURRENCY = 4
 # Settings of a temporary server, in place of those of a shared one.
-TEMPORARY = {"redis_url": "", "ray_address": "", "dashboard": False, "api_keys_required": False, "jwt_issuer": ""}
+TEMPORARY: dict[str, Any] = {"redis_url": "", "ray_address": "", "dashboard": False, "api_keys_required": False}
+TEMPORARY |= dict.fromkeys(("jwt_issuer", "jwt_secret", "jwt_jwks_url", "tls_cert", "tls_key"), "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar, overload
 
-from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings
 
 from deployments.storage.artifacts import Artifacts
 from serve_app.errors import RequestError
+from serve_app.http.byte_ranges import requested_range
 from serve_app.http.openapi import COMPONENT, schema_of, without_null
 from serve_app.http.uploads import Form, Watch, receive, receive_raw
 from serve_app.http.validation import invalid
@@ -39,8 +40,9 @@ class ApiContext:
     dialect_settings: Mapping[str, BaseSettings] = field(default_factory=dict)  # dialect -> its settings
 
     def at(self, request: Request) -> str:
-        """The service's URL as the client knows it, without a trailing slash."""
-        return (self.public_url or str(request.base_url)).rstrip("/")
+        """URL of the service as the client knows it, without a trailing slash; '' where its Host is not a known one."""
+        known = self.public_url or request.app.state.auth.knows_host(request.headers)
+        return (self.public_url or str(request.base_url)).rstrip("/") if known else ""
 
     def settings(self, dialect: str, kind: type[S]) -> S:
         """Settings of a dialect as the root read them, else the defaults."""
@@ -92,7 +94,7 @@ IdempotencyKey = Annotated[
     ),
 ]
 JobId = Annotated[str, Path(description="Id of the job.")]
-ByteRange = Annotated[str | None, Header(alias="Range", description="Range of bytes, as in `bytes=0-1023`.")]
+ByteRange = Annotated[str | None, Depends(requested_range)]
 PageSize = Annotated[int, Query(ge=1, le=100, description="Entries of a page, at most.")]
 
 

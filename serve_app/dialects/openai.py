@@ -227,9 +227,12 @@ class Routes:
         async with waiting:
             events: AsyncGenerator[Event, None] = await self._jobs.follow(principal, job_id, "0")
             async with aclosing(events):
-                async for event in events:
-                    if frame := deltas.from_event(event):
-                        yield frame
+                try:
+                    async for event in events:
+                        if frame := deltas.from_event(event):
+                            yield frame
+                except RequestError as problem:  # the key was revoked or has expired
+                    yield _frame({"type": "error", "error": error_body(problem)})
 
 
 @asynccontextmanager

@@ -9,20 +9,27 @@ from starlette.datastructures import Headers
 
 from serve_app.errors import RequestError
 
-ANY = "*"  # allows every host
+ANY = "*"  # allows every host, or every origin
 
 
 class AllowedHosts:
-    """Raises RequestError `forbidden` unless Host and Origin are in `hosts`."""
+    """Names of the service, and `origins` of other pages that may call it."""
 
-    def __init__(self, hosts: Collection[str]) -> None:
+    def __init__(self, hosts: Collection[str], origins: Collection[str] = ()) -> None:
         self._hosts = frozenset(host.lower().strip("[]") for host in hosts)
+        self._origins = frozenset(origins)
 
     def check(self, headers: Headers) -> None:
-        for header in ("host", "origin"):
-            value = headers.get(header)
-            if value is not None and ANY not in self._hosts and hostname(value) not in self._hosts:
-                raise RequestError("forbidden", f"The {header} {value!r} is not allowed here: see MURMUR_ALLOWED_HOSTS.")
+        """Raises RequestError `forbidden`."""
+        origin = headers.get("origin")
+        if not self.has(headers.get("host")):
+            raise _refused("host", headers["host"], "MURMUR_ALLOWED_HOSTS")
+        if not (self.has(origin) or origin in self._origins or ANY in self._origins):
+            raise _refused("origin", str(origin), "MURMUR_ALLOWED_HOSTS and MURMUR_CORS_ORIGINS")
+
+    def has(self, value: str | None) -> bool:
+        """Whether a Host or Origin header is absent or names an allowed host."""
+        return value is None or ANY in self._hosts or hostname(value) in self._hosts
 
 
 def hostname(value: str) -> str:
@@ -31,3 +38,7 @@ def hostname(value: str) -> str:
         return urlsplit(value if "://" in value else f"//{value}").hostname or ""
     except ValueError:
         return ""
+
+
+def _refused(header: str, value: str, settings: str) -> RequestError:
+    return RequestError("forbidden", f"The {header} {value!r} is not allowed here: see {settings}.")

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import re
+from typing import Annotated
 
-from fastapi import Response
+from fastapi import Header, Response
 from fastapi.responses import StreamingResponse
 
 from serve_app.jobs.results import Artifact, Results
 
 
+def requested_range(
+    sent_range: Annotated[str | None, Header(alias="Range", description="Range of bytes, as in `bytes=0-1023`.")] = None,
+    if_range: Annotated[
+        str | None, Header(alias="If-Range", description="Files have no validators, so none matches: all is sent.")
+    ] = None,
+) -> str | None:
+    """Dependency: range to send, None for the whole file."""
+    return sent_range if if_range is None else None
+
+
 async def file_response(results: Results, artifact: Artifact, range_header: str | None) -> Response:
     headers = {"Accept-Ranges": "bytes"}
     start, end, status = 0, artifact.size, 200
-    if range_header is not None and in_bytes(range_header):
+    if range_header is not None and in_bytes(range_header) and "," not in range_header:  # several: all is sent
         span = byte_range(range_header, artifact.size)
         if span is None:
             return Response(status_code=416, headers=headers | {"Content-Range": f"bytes */{artifact.size}"})

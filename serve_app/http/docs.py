@@ -6,7 +6,10 @@ from importlib.resources import files
 
 from fastapi import FastAPI, Response
 from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
+
+from serve_app.http.auth import HostAllowed
 
 ASSETS = "/docs/assets"
 
@@ -15,7 +18,11 @@ def add_docs(api: FastAPI) -> None:
     """Serve the page and its assets. Their URLs are relative, so that they work behind a proxy that adds a prefix."""
     api.mount(ASSETS, StaticFiles(directory=str(files("fastapi_swagger") / "resources")), name="docs_assets")
 
-    @api.get("/docs", include_in_schema=False)
+    @api.get("/openapi.json", include_in_schema=False, dependencies=[HostAllowed])
+    async def document() -> Response:
+        return JSONResponse(api.openapi())
+
+    @api.get("/docs", include_in_schema=False, dependencies=[HostAllowed])
     async def docs() -> Response:
         return get_swagger_ui_html(
             openapi_url="openapi.json",

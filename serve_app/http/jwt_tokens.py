@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
 import jwt
 
 from serve_app.errors import RequestError
-from serve_app.models.principal import NAME, SCOPES, Principal
+from serve_app.http.issuer_keys import IssuerKeys, IssuerUnreachable
+from serve_app.models.principal import NAME, SCOPES, SUBJECT_PREFIX, Principal, name_fault
 
 SECRET_ALGORITHMS = ("HS256", "HS384", "HS512")
-KEY_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 REQUIRED_CLAIMS = ("exp", "iss", "aud", "sub")
 LEEWAY_S = 30.0
-KEYS_TTL_S = 600.0
-FETCH_COOLDOWN_S = 10.0  # between two fetches of the keys, whether the first one succeeded or failed
-FETCH_TIMEOUT_S = 5.0
-MAX_KEY_SET_BYTES = 1 << 20
+# Types of access tokens (RFC 9068), and of tokens whose issuer says nothing. Others are for other purposes (RFC 8725, 3.11).
+TYPES = (None, "jwt", "at+jwt", "application/at+jwt", "application/jwt")
+# Claims of ID tokens (OpenID Connect Core). Old versions of Keycloak have a nonce in access tokens too, and say so in `typ`.
+ID_CLAIMS = ("nonce", "at_hash", "c_hash", "s_hash")
+OTHER_KINDS = ("id", "refresh", "offline", "logout")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,101 +32,78 @@ class TokenRules:
     secret: str = ""
     jwks_url: str = ""
     tenant_claim: str = "tenant"
+    tenant_required: bool = False
+    max_stale_s: float = 86_400.0  # how long known keys are used while the issuer cannot be reached
 
 
 class JwtVerifier:
     def __init__(self, rules: TokenRules) -> None:
         self._rules = rules
-        self._keys = None if rules.secret else IssuerKeys(rules.jwks_url)
+        self._keys = None if rules.secret else IssuerKeys(rules.jwks_url, rules.max_stale_s)
+        self._secret_algorithms = algorithms_of(rules.secret)
 
     async def principal(self, token: str) -> Principal | None:
-        """Principal of a token; None if invalid. Raises RequestError `unavailable` if keys cannot be fetched."""
+        """Principal of a token; None if invalid. Raises RequestError `unavailable`, or `forbidden` for its tenant."""
         try:
-            if self._keys is None:
-                return self._verify(token, self._rules.secret, SECRET_ALGORITHMS)
-            key = await self._keys.find(jwt.get_unverified_header(token).get("kid"))
-            if key is None or key.algorithm_name not in KEY_ALGORITHMS:
+            header = jwt.get_unverified_header(token)
+            if _lower(header.get("typ")) not in TYPES:
                 return None
-            return self._verify(token, key.key, (key.algorithm_name,))
-        except jwt.PyJWKClientError as error:
+            if self._keys is None:
+                return self._verify(token, header, self._rules.secret, self._secret_algorithms)
+            key = await self._keys.find(header.get("kid"), header.get("alg"))
+            return self._verify(token, header, key.key, key.algorithms) if key else None
+        except IssuerUnreachable as error:
             message = "The keys that tokens are signed with cannot be fetched right now: try again."
             raise RequestError("unavailable", message) from error
-        except jwt.PyJWTError:
+        except (jwt.PyJWTError, OverflowError):
             return None
 
-    def _verify(self, token: str, key: Any, algorithms: Any) -> Principal | None:
+    def _verify(self, token: str, header: Mapping[str, Any], key: Any, algorithms: Sequence[str]) -> Principal | None:
         claims = jwt.decode(
             token,
             key,
-            algorithms=algorithms,
+            algorithms=list(algorithms),
             issuer=self._rules.issuer,
             audience=self._rules.audience,
             leeway=LEEWAY_S,
             options={"require": list(REQUIRED_CLAIMS)},
         )
-        tenant = claims.get(self._rules.tenant_claim, "default")
-        if not isinstance(tenant, str) or not NAME.fullmatch(tenant):
+        if not is_access_token(header, claims):
             return None
-        return Principal(owner_of(claims["sub"]), tenant, frozenset(scopes_of(claims)))
+        expires_at = float(claims["exp"]) + LEEWAY_S
+        return Principal(owner_of(claims["sub"]), self._tenant(claims), frozenset(scopes_of(claims)), "", expires_at)
+
+    def _tenant(self, claims: Mapping[str, Any]) -> str:
+        name = self._rules.tenant_claim
+        if name not in claims:
+            if self._rules.tenant_required:
+                raise RequestError("forbidden", f"The token has no claim {name!r}, which names the tenant.")
+            return "default"
+        tenant = claims[name]
+        if fault := name_fault(tenant) if isinstance(tenant, str) else "it must be a string":
+            raise RequestError("forbidden", f"The tenant in the token's claim {name!r} is refused: {fault}.")
+        return str(tenant)
 
 
-class IssuerKeys(jwt.PyJWKClient):
-    """Cached JWK set. Unknown key ids cause one fetch per cooldown and never block known ones."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__(url, lifespan=KEYS_TTL_S, timeout=FETCH_TIMEOUT_S)
-        self._last: jwt.PyJWKSet | None = None
-        self._failure: jwt.PyJWKClientConnectionError | None = None
-        self._next_fetch = 0.0
-        self._fetching = asyncio.Lock()
-
-    async def find(self, key_id: str | None) -> jwt.PyJWK | None:
-        """Find a key by id. Raises PyJWKClientError."""
-        fresh = self.jwk_set_cache.get() if self.jwk_set_cache else None
-        if key := _match(fresh, key_id):
-            return key
-        async with self._fetching:
-            try:
-                return _match(await asyncio.to_thread(self.get_jwk_set, refresh=True), key_id)
-            except jwt.PyJWKClientError:
-                # Known keys stay valid while the issuer cannot be reached.
-                if key := _match(self._last, key_id):
-                    return key
-                raise
-
-    def fetch_data(self) -> jwt.PyJWKSet:
-        """Fetch at most once per cooldown. Raises PyJWKClientConnectionError."""
-        # Replaces the base class's version, which uses proxies of the environment, reads without a limit and does not
-        # back off after a failure.
-        if time.monotonic() >= self._next_fetch:
-            self._next_fetch = time.monotonic() + FETCH_COOLDOWN_S
-            try:
-                self._last, self._failure = jwt.PyJWKSet.from_json(_download(self.uri, self.timeout)), None
-            except (httpx.HTTPError, jwt.PyJWTError, ValueError, TypeError, AttributeError) as error:
-                self._failure = jwt.PyJWKClientConnectionError(f"{self.uri}: {error}")
-        if self._failure or self._last is None:
-            raise self._failure or jwt.PyJWKClientConnectionError("no keys yet")
-        return self._last
+def is_access_token(header: Mapping[str, Any], claims: Mapping[str, Any]) -> bool:
+    """False for a token that is recognizably an ID token or another that is not for APIs."""
+    if str(_lower(header.get("typ"))).endswith("at+jwt"):
+        return True
+    if claims.get("token_use", "access") != "access":  # Cognito
+        return False
+    if (kind := claims.get("typ")) is not None:  # Keycloak
+        return _lower(kind) not in OTHER_KINDS
+    return not any(name in claims for name in ID_CLAIMS)
 
 
-def _match(keys: jwt.PyJWKSet | None, key_id: str | None) -> jwt.PyJWK | None:
-    return next((key for key in keys or () if key.key_id == key_id), None)
-
-
-def _download(url: str, timeout_s: float) -> str:
-    body = bytearray()
-    with httpx.stream("GET", url, timeout=timeout_s, trust_env=False) as response:
-        response.raise_for_status()
-        for chunk in response.iter_bytes():
-            body += chunk
-            if len(body) > MAX_KEY_SET_BYTES:
-                raise ValueError(f"more than {MAX_KEY_SET_BYTES} bytes")
-    return body.decode()
+def algorithms_of(secret: str) -> tuple[str, ...]:
+    """Algorithms for which a secret is long enough (RFC 7518, 3.2)."""
+    return tuple(name for name in SECRET_ALGORITHMS if 8 * len(secret.encode()) >= int(name[2:]))
 
 
 def owner_of(subject: str) -> str:
     """Owner name for a subject; a hash where it is no valid name."""
-    owner = f"jwt.{subject}"
+    owner = f"{SUBJECT_PREFIX}{subject}"
     digest = hashlib.sha256(subject.encode(errors="surrogatepass")).hexdigest()
     return owner if NAME.fullmatch(owner) else f"jwt-{digest[:48]}"
 
@@ -138,3 +113,7 @@ def scopes_of(claims: Mapping[str, Any]) -> list[str]:
     value = next((claims[name] for name in ("scope", "scopes", "scp") if name in claims), ())
     words = value.split() if isinstance(value, str) else value if isinstance(value, list) else ()
     return [word for word in words if word in SCOPES]
+
+
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from functools import reduce
 from http import HTTPStatus
 from typing import Any, Literal
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
+from starlette.types import ASGIApp
 
 Document = dict[str, Any]
 Responses = dict[int | str, dict[str, Any]]
@@ -33,6 +35,7 @@ ERRORS = {
 FAILURES = (500, 503, 507)
 HEADERS: Document = {
     "X-Request-ID": ("Id of the request in the log; the request's own if it sent one.", "string"),
+    "Allow": ("Methods that the path takes.", "string"),
     "WWW-Authenticate": ("`Bearer`.", "string"),
     "Retry-After": ("Seconds to wait before the request is sent again.", "integer"),
     "RateLimit": (
@@ -44,6 +47,7 @@ HEADERS: Document = {
 # Headers that accompany a status in every dialect, beside X-Request-ID.
 HEADERS_OF = {
     "401": ("WWW-Authenticate",),
+    "405": ("Allow",),
     "409": ("Retry-After",),
     "429": ("Retry-After", "RateLimit", "RateLimit-Policy"),
     "503": ("Retry-After",),
@@ -121,11 +125,18 @@ def operation_id(route: APIRoute) -> str:
 
 class Api(FastAPI):
     """FastAPI whose document has its schemas as components, and names the headers and keys that all operations share.
-    `key_header_of` gives the header that clients of a path may send their key in."""
+    `key_header_of` gives the header that clients of a path may send their key in; `layers` are middlewares."""
 
-    def __init__(self, *, key_header_of: Callable[[str], str], **options: Any) -> None:
+    def __init__(
+        self, *, key_header_of: Callable[[str], str], layers: Sequence[Callable[[ASGIApp], ASGIApp]], **options: Any
+    ) -> None:
         super().__init__(generate_unique_id_function=operation_id, **options)
-        self._key_header_of = key_header_of
+        self.key_header_of = key_header_of
+        self._layers = layers
+
+    def build_middleware_stack(self) -> ASGIApp:
+        # Starlette's own list would be inside of the handler of unexpected errors. Innermost first.
+        return reduce(lambda app, layer: layer(app), self._layers, super().build_middleware_stack())
 
     def openapi(self) -> Document:
         """The document; made once."""
@@ -145,7 +156,7 @@ class Api(FastAPI):
                     operation["responses"] = dict(sorted(operation["responses"].items()))
                     for parameter in operation.get("parameters", ()):
                         parameter["schema"] = without_null(parameter["schema"])
-                    self._add_key_header(document, operation, self._key_header_of(path))
+                    self._add_key_header(document, operation, self.key_header_of(path))
         return self.openapi_schema or {}
 
     @staticmethod

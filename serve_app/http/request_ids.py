@@ -14,11 +14,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serve_app.models.trace import TRACEPARENT, Trace
 
 HEADER = b"x-request-id"
-REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 class RequestIds:
-    """Middleware: gives every request an id; one from the client or from Serve (`outer`) is kept."""
+    """Middleware: gives every request an id; a valid one from the client or from Serve (`outer`) is kept."""
 
     def __init__(self, app: ASGIApp, outer: Callable[[], str] | None = None) -> None:
         self._app = app
@@ -28,12 +28,15 @@ class RequestIds:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if self._outer and (outer_id := self._outer()):  # Serve's proxy sends the header itself
+        outer_id = self._outer() if self._outer else ""
+        if REQUEST_ID.fullmatch(outer_id):  # Serve's proxy sends the header itself
             scope.setdefault("state", {})["request_id"] = outer_id
             await self._app(scope, receive, send)
             return
-        header = dict(scope["headers"]).get(HEADER, b"")
-        request_id = header.decode() if REQUEST_ID.fullmatch(header) else uuid4().hex
+        # Serve takes any header for its id: one that could forge fields of the log is replaced, and both are sent.
+        header = b"" if outer_id else dict(scope["headers"]).get(HEADER, b"")
+        sent_id = header.decode("latin-1")
+        request_id = sent_id if REQUEST_ID.fullmatch(sent_id) else uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
 
         async def send_with_id(message: Message) -> None:

@@ -43,7 +43,7 @@ async def _frames(
             try:
                 async with asyncio.timeout_at(end):
                     event = await anext(events)
-            except (StopAsyncIteration, TimeoutError):
+            except (StopAsyncIteration, TimeoutError, RequestError):  # the last: its key was revoked or has expired
                 return
             if frame := render(event):
                 yield frame

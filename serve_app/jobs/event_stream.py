@@ -14,10 +14,12 @@ from batching.types import Transcript
 from deployments.errors import StorageUnavailable
 from deployments.storage.artifacts import Artifacts
 from serve_app.errors import StoreUnavailable
+from serve_app.jobs.stream_sessions import StreamSessions
 from serve_app.jobs.stream_tail import StreamTail
 from serve_app.jobs.transcript_file import replay, transcript_of
 from serve_app.models.event import Event, EventKind, event_order
 from serve_app.models.job import Job
+from serve_app.models.principal import Principal
 from serve_app.models.storage_paths import transcript_key
 from serve_app.store.redis_store import Store
 
@@ -34,13 +36,14 @@ class EventStreams:
     def __init__(self, store: Store, artifacts: Artifacts) -> None:
         self._store = store
         self._artifacts = artifacts
+        self.sessions = StreamSessions(store.keys)
         self._tails: dict[str, StreamTail] = {}
         self._read_slots = asyncio.Semaphore(READS)
         self._background: list[asyncio.Task[NoReturn]] = []
 
     async def start(self) -> None:
-        listening = self._store.events.listen("wake", on_message=self._notify, on_connect=self._notify_all)
-        self._background = [asyncio.create_task(loop) for loop in (listening, self._poll())]
+        listening = self._store.events.listen("wake", "keys", on_message=self._notify, on_connect=self._notify_all)
+        self._background = [asyncio.create_task(loop) for loop in (listening, self._poll(), self.sessions.run())]
 
     @property
     def healthy(self) -> bool:
@@ -55,10 +58,12 @@ class EventStreams:
             with suppress(asyncio.CancelledError):
                 await task
 
-    async def follow(self, job_id: str, after: str = "0") -> AsyncGenerator[Event, None]:
-        """Events after the event id `after` as they come, up to `done` or a deletion."""
-        with self._tail(job_id) as tail:
+    async def follow(self, job_id: str, after: str = "0", principal: Principal | None = None) -> AsyncGenerator[Event, None]:
+        """Events after the event id `after` as they come, up to `done` or a deletion. Raises RequestError when the
+        principal's key, token or ticket ends."""
+        with self._tail(job_id) as tail, self.sessions.open(principal) as session:
             while True:
+                session.check()
                 try:
                     page = await tail.read(after)
                 except StoreUnavailable as outage:
@@ -66,6 +71,7 @@ class EventStreams:
                     await asyncio.sleep(RETRY_S)
                     continue
                 for event in page.events:
+                    session.check()
                     yield event
                     after = event.id
                     if event.kind is EventKind.DONE:
@@ -76,11 +82,12 @@ class EventStreams:
                     return
                 if page.job.done_event and not page.stream_exists:
                     async for event in self._replay(page.job, page.job.done_event, after):
+                        session.check()
                         yield event
                     return
                 if page.job.done_event and event_order(after) >= event_order(page.job.done_event):
                     return
-                await tail.changed()
+                await session.wait(tail.changed())
 
     async def _replay(self, job: Job, done_event: str, after: str) -> AsyncGenerator[Event, None]:
         # The stream is deleted: segments come from the transcript.
@@ -122,8 +129,10 @@ class EventStreams:
             if not tail.readers and self._tails.get(job_id) is tail:
                 del self._tails[job_id]
 
-    def _notify(self, _: str, job_id: str) -> None:
-        if tail := self._tails.get(job_id):
+    def _notify(self, channel: str, name: str) -> None:
+        if channel == "keys":
+            self.sessions.notify(name)
+        elif tail := self._tails.get(name):
             tail.notify()
 
     def _notify_all(self) -> None:

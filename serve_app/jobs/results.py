@@ -13,6 +13,7 @@ from batching.types import SAMPLE_RATE, Transcript
 from deployments.storage.artifacts import Artifacts
 from deployments.storage.pcm import SAMPLE_BYTES, WAV_HEADER_BYTES, wav_chunks
 from serve_app.errors import RequestError, not_found
+from serve_app.jobs.audit import audit
 from serve_app.jobs.transcript_cache import TranscriptCache
 from serve_app.models.job import Job, Phase, SummaryState
 from serve_app.models.storage_paths import (
@@ -55,7 +56,7 @@ class Results:
         self._transcripts = TranscriptCache(artifacts)
         self._sizes: OrderedDict[str, tuple[int, float]] = OrderedDict()  # key -> (bytes, monotonic time)
 
-    async def transcript(self, job: Job) -> Transcript:
+    async def transcript(self, job: Job, *, audited: bool = True) -> Transcript:
         """Transcript of a completed job. Raises RequestError `conflict`."""
         return await self.stored_transcript(replace(job, transcript=None) if job.partial else job)
 
@@ -64,6 +65,8 @@ class Results:
         if job.transcript is None:
             state = "has failed" if job.phase is Phase.FAILED else f"is {job.phase}"
             raise RequestError("conflict", f"There is no transcript: the job {state}.")
+        if audited:  # a caller receives it
+            audit("job.read", job.id)
         try:
             return await self._transcripts.get(transcript_key(job.id, job.transcript))
         except FileNotFoundError:  # purged meanwhile
@@ -115,6 +118,7 @@ class Results:
         """Raises RequestError `not_found`, or `gone` for audio that was deleted before the results."""
         for file in await self.files(job):
             if file.name == name:
+                audit("job.read", job.id)
                 return file
         if job.audio_gone and name in (SOURCE, AUDIO):
             raise RequestError("gone", "The recording was deleted: only the results are kept.")

@@ -13,6 +13,7 @@ from batching.types import Transcript
 from deployments.ingestion.allow_list import AllowList
 from deployments.storage.artifacts import Artifacts
 from serve_app.errors import RequestError, not_found
+from serve_app.jobs.audit import audit
 from serve_app.jobs.event_stream import EventStreams
 from serve_app.jobs.model_catalog import ModelCatalog
 from serve_app.jobs.quotas import Quotas
@@ -24,7 +25,7 @@ from serve_app.models.event import Event, event_order
 from serve_app.models.file import File
 from serve_app.models.job import Job, JobSpec, Phase, State
 from serve_app.models.listing import JobPage, JobQuery
-from serve_app.models.principal import Principal
+from serve_app.models.principal import TENANT_READ, Principal
 from serve_app.models.submission import RetryOutcome, SubmitOutcome
 from serve_app.models.trace import Trace
 from serve_app.store.redis_store import Store
@@ -139,10 +140,17 @@ class Jobs:
     async def get(self, principal: Principal, job_id: str) -> Job:
         """A job, marked as deleted or not."""
         job = await self._store.jobs.get(job_id)
-        if job is None or (job.owner, job.tenant) != (principal.owner, principal.tenant) or job.erasing:
+        if job is None or not principal.sees(job.owner, job.tenant) or job.erasing:
             raise not_found()
         if self._dialect not in ("", job.spec.dialect):
             raise not_found()
+        return job
+
+    async def _own(self, principal: Principal, job_id: str) -> Job:
+        """A job that the principal may change. Raises RequestError `forbidden` for one that it only sees."""
+        job = await self.get(principal, job_id)
+        if not principal.owns(job.owner, job.tenant):
+            raise RequestError("forbidden", "The key may read the jobs of its tenant, but change only its own.")
         return job
 
     async def get_undeleted(self, principal: Principal, job_id: str) -> Job:
@@ -152,13 +160,18 @@ class Jobs:
             raise RequestError("gone", "The job was deleted.")
         return job
 
-    async def page(self, principal: Principal, *, limit: int, cursor: str | None) -> tuple[list[Job], str | None]:
-        """Jobs, newest first, and the next cursor."""
+    async def page(
+        self, principal: Principal, *, limit: int, cursor: str | None, owner: str | None = None
+    ) -> tuple[list[Job], str | None]:
+        """Jobs of an owner, the principal's own without one, newest first, and the next cursor."""
+        owner = principal.owner if owner is None else owner
+        if not principal.sees(owner, principal.tenant):
+            raise RequestError("forbidden", f"Jobs of other owners need the scope {TENANT_READ}.", (("owner", "forbidden"),))
         if cursor is not None and not (cursor.isascii() and cursor.isdecimal()):
             raise RequestError(
                 "invalid_request", "Unknown cursor: pass the `next_cursor` of a page.", (("cursor", "unknown"),)
             )
-        return await self._store.jobs.page(principal.owner, principal.tenant, limit=limit, before=cursor)
+        return await self._store.jobs.page(owner, principal.tenant, limit=limit, before=cursor)
 
     async def query(self, principal: Principal, query: JobQuery) -> JobPage:
         return await self._store.jobs.query(principal.owner, principal.tenant, self._dialect, query)
@@ -166,28 +179,31 @@ class Jobs:
     async def follow(self, principal: Principal, job_id: str, after: str) -> AsyncGenerator[Event, None]:
         """Events after the event id `after`, up to `done`."""
         await self.get_undeleted(principal, job_id)
-        return self._events.follow(job_id, after)
+        audit("job.read", job_id)
+        return self._events.follow(job_id, after, principal)
 
     async def resume(self, principal: Principal, job_id: str, after: str) -> AsyncGenerator[Event, None] | None:
         """Events after the event id `after`, up to `done`; None where there are no more."""
         job = await self.get_undeleted(principal, job_id)
         if job.done_event is not None and event_order(after) >= event_order(job.done_event):
             return None
-        return self._events.follow(job_id, after)
+        audit("job.read", job_id)
+        return self._events.follow(job_id, after, principal)
 
     async def cancel(self, principal: Principal, job_id: str) -> Job:
         """Cancel a queued job now, a running one within a window."""
-        await self.get(principal, job_id)
+        await self._own(principal, job_id)
         phase_before = await self._store.jobs.cancel(job_id)
         if phase_before in (Phase.COMPLETED, Phase.FAILED):
             raise RequestError("conflict", f"The job has {phase_before}: there is nothing to cancel.")
+        audit("job.cancelled", job_id)
         job = await self.get(principal, job_id)
         await delete_audio(self._store, self._artifacts, job)  # a queued job has no Runner that does it
         return job
 
     async def cancel_and_wait(self, principal: Principal, job_id: str) -> Job:
         """Cancel a job, and wait until it has ended."""
-        if (await self.get(principal, job_id)).phase.final:
+        if (await self._own(principal, job_id)).phase.final:
             raise RequestError("conflict", "The job has ended: there is nothing to cancel.")
         await self.cancel(principal, job_id)
         with suppress(TimeoutError):
@@ -198,6 +214,7 @@ class Jobs:
 
     async def retry(self, principal: Principal, job_id: str, phases: Collection[Phase] = (Phase.FAILED,)) -> Job:
         """Requeue a job that ended in one of `phases`, from its checkpoint."""
+        await self._own(principal, job_id)
         job = await self.get_undeleted(principal, job_id)
         await check_audio(self._store, job)
         limit, quota_s = self._queue_limit, self._quotas.month_s
@@ -214,34 +231,38 @@ class Jobs:
 
     async def mark_deleted(self, principal: Principal, job_id: str) -> None:
         """Hide an ended job; its results answer `gone`, until they expire and are deleted."""
-        job = await self.get(principal, job_id)
+        job = await self._own(principal, job_id)
         if not await self._store.jobs.mark_deleted(job_id):
             why = "It is deleted already." if job.phase.final else "The job has not ended: cancel it first."
             raise RequestError("conflict", why)
+        audit("job.deleted", job_id)
 
     async def delete(self, principal: Principal, job_id: str) -> None:
-        await self.get(principal, job_id)
+        await self._own(principal, job_id)
         await delete_job(self._store, self._artifacts, job_id)
+        audit("job.deleted", job_id)
 
     async def delete_when_ended(self, principal: Principal, job_id: str) -> None:
         """Hide a job, cancel it, and delete it for good once it has ended."""
-        await self.get(principal, job_id)
+        await self._own(principal, job_id)
         if await self._store.jobs.delete_when_ended(job_id):
             await self._store.jobs.cancel(job_id)
         else:
             await delete_job(self._store, self._artifacts, job_id)
+        audit("job.deleted", job_id)
 
     async def purge_results(self, principal: Principal, job_id: str, *, deleted: bool) -> None:
         """Delete the results of an ended job; with `deleted`, it must be marked as deleted."""
-        job = await self.get(principal, job_id)
+        job = await self._own(principal, job_id)
         if not await purge_results(self._store, self._artifacts, job, deleted=deleted):
             unmarked = "it is purged already" if job.purged_at else "delete it first"
             why = unmarked if job.phase.final else "it has not ended"
             raise RequestError("conflict", f"The job cannot be purged: {why}.")
+        audit("job.deleted", job_id)
 
     async def set_webhook(self, principal: Principal, job_id: str, spec: JobSpec) -> Job:
         """Replace the webhook of a job that has not ended."""
-        await self.get(principal, job_id)
+        await self._own(principal, job_id)
         if spec.webhook is not None:
             self._rules.check_webhook(spec.webhook)
         if not await self._store.jobs.set_webhook(job_id, spec):

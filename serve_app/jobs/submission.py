@@ -14,6 +14,7 @@ from uuid import uuid4
 from deployments.errors import StorageUnavailable
 from deployments.storage.artifacts import Artifacts
 from serve_app.errors import RequestError, StoreUnavailable
+from serve_app.jobs.audit import audit
 from serve_app.models.file import File
 from serve_app.models.job import Job, JobSpec
 from serve_app.models.principal import Principal
@@ -124,6 +125,8 @@ class Draft:
         if result.outcome is SubmitOutcome.BUSY:
             raise _in_progress()
         self._submitted = result.outcome is SubmitOutcome.NEW
+        if self._submitted:
+            audit("job.created", result.job_id)
         log.info("job_id=%s request_id=%s %s", result.job_id, self._trace.request_id, result.outcome)
         return result
 

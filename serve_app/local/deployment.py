@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 from urllib.error import HTTPError
-from urllib.request import ProxyHandler, build_opener
+from urllib.request import HTTPSHandler, ProxyHandler, build_opener
 
 from serve_app.local.preflight import StartError, without_password
+from serve_app.local.tls import check_tls, unverified
 from serve_app.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,12 @@ class Deployment:
         try:
             serve.start(
                 proxy_location="HeadOnly",
-                http_options={"host": settings.host, "port": settings.port, "request_timeout_s": None},
+                http_options={
+                    "host": settings.host,
+                    "port": settings.port,
+                    "request_timeout_s": None,
+                    **check_tls(settings),
+                },
                 logging_config=logging_config,
             )
             logging.getLogger("ray.serve").setLevel(logging.ERROR)
@@ -85,7 +91,7 @@ class Deployment:
                 log.warning("the application is not running yet, waiting: %s", waited_for(application.deployments))
 
     def _wait_until_ready(self) -> None:
-        opener = build_opener(ProxyHandler({}))
+        opener = build_opener(ProxyHandler({}), HTTPSHandler(context=unverified()))
         for reminder_due in self._waits():
             states = _readiness(opener, f"{self._url}/readyz")
             red = {part: state for part, state in states.items() if part != "status" and state != "ok"}

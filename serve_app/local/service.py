@@ -31,6 +31,7 @@ from serve_app.local.preflight import (
 )
 from serve_app.local.ray_token import protect_token
 from serve_app.local.redis_checks import check_own_redis
+from serve_app.local.tls import check_tls
 from serve_app.local.valkey import Valkey
 from serve_app.local.valkey_supervisor import CHECK_S, ValkeySupervisor
 from serve_app.logs import rotate_log
@@ -72,7 +73,7 @@ class LocalService:
     @property
     def url(self) -> str:
         host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
-        return f"http://{host}:{self._settings.port}"
+        return f"{'https' if self._settings.tls_cert else 'http'}://{host}:{self._settings.port}"
 
     def __enter__(self) -> LocalService:
         """Start the service. Raises StartError or Interrupted, with nothing left running."""
@@ -114,6 +115,7 @@ class LocalService:
         if reason := unreachable_host(settings.host, settings.allowed_hosts, keyed=settings.keyed):
             log.warning("listening %s", reason)
         check_port(settings.host, settings.port)
+        check_tls(settings)
         self._exit.enter_context(lock_data_dir(settings.data_dir))
         rotate_log(settings.data_dir)
         try:

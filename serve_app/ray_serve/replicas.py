@@ -35,6 +35,7 @@ from serve_app.errors import StoreUnavailable
 from serve_app.http.auth import Auth
 from serve_app.http.jwt_tokens import JwtVerifier, TokenRules
 from serve_app.ingress import create_api
+from serve_app.jobs.audit_log import AuditLog
 from serve_app.jobs.deliveries import Deliveries
 from serve_app.jobs.event_stream import EventStreams
 from serve_app.jobs.model_catalog import Model, ModelCatalog
@@ -53,7 +54,6 @@ from serve_app.runner.summaries import Summaries, SummaryModel
 from serve_app.runner.sweeper import Sweeper
 from serve_app.runner.webhook_sender import WebhookSender
 from serve_app.settings import Settings
-from serve_app.store.api_keys import ApiKeys
 from serve_app.store.connection import connect
 from serve_app.store.heartbeats import BEAT_S
 from serve_app.store.redis_store import Store
@@ -97,6 +97,7 @@ class IngressReplica:
         redis = connect(settings.redis_url, "ingress")
         artifacts = Artifacts(settings.storage, settings.min_free_bytes)
         store = Store(redis, replicas=settings.redis_replicas)
+        self._settings = settings
         self._store = store
         self._events = EventStreams(store, artifacts)
         limits = Quotas(store, TenantLimits(settings.tenant_requests_per_minute, settings.tenant_minutes_per_month))
@@ -113,11 +114,12 @@ class IngressReplica:
         )
         tokens = JwtVerifier(token_rules(settings)) if settings.jwt_issuer else None
         self._auth = Auth(
-            ApiKeys(redis),
+            store.keys,
             limits,
             tokens,
             required=settings.keyed,
             hosts=settings.allowed_hosts,
+            origins=settings.cors_origins,
             key_headers=key_headers(),
         )
         self._min_free_bytes = settings.min_free_bytes
@@ -145,6 +147,9 @@ class IngressReplica:
             devices=self._devices,
             min_free_bytes=self._min_free_bytes,
             request_id=serve_request_id,
+            cors_origins=self._settings.cors_origins,
+            metrics_key_required=self._settings.metrics_key_required,
+            audit_log=AuditLog.under(self._settings.data_dir) if self._settings.audit_log else None,
         )
 
     async def check_health(self) -> None:
@@ -272,8 +277,9 @@ class TranscriberReplica(Transcriber):
 
 def token_rules(settings: Settings) -> TokenRules:
     """Rules for JSON Web Tokens from the settings."""
-    secret = settings.jwt_secret.get_secret_value()
-    return TokenRules(settings.jwt_issuer, settings.jwt_audience, secret, settings.jwt_jwks_url, settings.jwt_tenant_claim)
+    names = ("issuer", "audience", "jwks_url", "tenant_claim", "tenant_required", "max_stale_s")
+    values = {name: getattr(settings, f"jwt_{name}") for name in names}
+    return TokenRules(secret=settings.jwt_secret.get_secret_value(), **values)
 
 
 def engine_config(settings: Settings, model: str) -> EngineConfig:

@@ -273,7 +273,9 @@ class Runner:
             log.warning("job_id=%s outage goes on, job goes back to the queue at no cost: %s", job_id, error)
             await lease.give_back(delay_s=OUTAGE_DELAY_S * random.uniform(0.75, 1.25))
         elif job and transient and (isinstance(error, StageLost) or job.attempts_left > 0):
-            delay_s = min(2.0 ** min(job.attempts - job.forgiven + job.setbacks, 10), LONGEST_DELAY_S) * random.uniform(0.75, 1.25)
+            delay_s = min(2.0 ** min(job.attempts - job.forgiven + job.setbacks, 10), LONGEST_DELAY_S) * random.uniform(
+                0.75, 1.25
+            )
             log.warning("job_id=%s attempt failed, retrying in %.1f s: %s", job_id, delay_s, reason.message)
             await lease.give_back(delay_s=delay_s, cost=_cost(error))
         else:

@@ -1,6 +1,6 @@
-"""API keys in Redis."""
+"""API keys in Redis, and the secret that signs tickets."""
 
-# Keys: `key:ID` hash, `keys` ids by time of creation.
+# Keys: `key:ID` hash, `keys` ids by time of creation, `ticket_secret`. Channel: `keys` (the id of a key that ends).
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from serve_app.models.principal import NAME, SCOPES, Principal
+from serve_app.models.principal import SCOPES, Principal, name_fault
 from serve_app.store.connection import execute
 from serve_app.store.scripts import key
 
@@ -38,7 +38,7 @@ class ApiKey:
 
     @property
     def principal(self) -> Principal:
-        return Principal(self.name, self.tenant, frozenset(self.scopes))
+        return Principal(self.name, self.tenant, frozenset(self.scopes), self.id, self.expires_at)
 
     def valid(self, now: float) -> bool:
         return self.expires_at is None or now < self.expires_at
@@ -51,8 +51,8 @@ class ApiKeys:
     async def create(self, name: str, tenant: str, scopes: Collection[str], lifetime_s: float | None = None) -> str:
         """Create a key and return it with its secret. KeyRefused."""
         for field, value in (("name", name), ("tenant", tenant)):
-            if not NAME.fullmatch(value):
-                raise KeyRefused(f"the {field} {value!r} is refused: use 1 to 64 letters, digits and any of . _ - @")
+            if fault := name_fault(value):
+                raise KeyRefused(f"the {field} {value!r} is refused: {fault}")
         if unknown := [scope for scope in scopes if scope not in SCOPES]:
             raise KeyRefused(f"there is no scope {unknown[0]!r}: use {', '.join(SCOPES)}")
         key_id, secret = secrets.token_hex(8), secrets.token_urlsafe(32)
@@ -82,7 +82,8 @@ class ApiKeys:
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.delete(_record_key(key_id))
             pipe.zrem(key("keys"), key_id)
-            deleted, _ = await execute(pipe.execute())
+            pipe.publish(key("keys"), key_id)  # its streams end
+            deleted, *_ = await execute(pipe.execute())
         if not deleted:
             raise _no_such_key(key_id)
 
@@ -94,7 +95,10 @@ class ApiKeys:
         lifetime_s = None if old.expires_at is None else old.expires_at - old.created_at
         successor = await self.create(old.name, old.tenant, old.scopes, lifetime_s)
         end = min(time.time() + overlap_s, old.expires_at or float("inf"))
-        await execute(self._redis.hset(_record_key(key_id), "expires_at", str(end)))
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.hset(_record_key(key_id), "expires_at", str(end))
+            pipe.publish(key("keys"), key_id)
+            await execute(pipe.execute())
         return successor
 
     async def principal(self, key: str) -> Principal | None:
@@ -108,9 +112,19 @@ class ApiKeys:
             return None
         return record.principal
 
+    async def by_id(self, key_id: str) -> ApiKey | None:
+        """A key that is valid now."""
+        record = await self._get(key_id)
+        return record if record and record.valid(time.time()) else None
+
+    async def ticket_secret(self) -> bytes:
+        """Secret that signs tickets, for all replicas; made at first use."""
+        await execute(self._redis.set(key("ticket_secret"), secrets.token_bytes(32), nx=True))
+        return bytes(await execute(self._redis.get(key("ticket_secret"))))
+
     async def _get(self, key_id: str) -> ApiKey | None:
         fields: Mapping[bytes, bytes] = await execute(self._redis.hgetall(_record_key(key_id)))
-        return _parse(key_id, {k.decode(): v.decode() for k, v in fields.items()}) if fields else None
+        return _parse(key_id, {k.decode(): v.decode() for k, v in fields.items()}) if b"sha256" in fields else None
 
 
 def _parse(key_id: str, fields: Mapping[str, str]) -> ApiKey:

@@ -21,6 +21,7 @@ from __future__ import annotations
 from redis.asyncio import Redis
 
 from serve_app.models.lease import LeaseRules
+from serve_app.store.api_keys import ApiKeys
 from serve_app.store.connection import Client, execute
 from serve_app.store.event_log import EventLog
 from serve_app.store.heartbeats import Heartbeats
@@ -46,6 +47,7 @@ class Store:
         self.heartbeats = Heartbeats(redis)
         self.summaries = SummaryQueue(scripts)
         self.usage = TenantUsage(redis, scripts)
+        self.keys = ApiKeys(redis)
         self.upkeep = UpkeepStore(redis, scripts)
         self.stats = StatsReader(scripts)
 

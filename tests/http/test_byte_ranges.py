@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+
 import pytest
 
-from serve_app.http.byte_ranges import byte_range, in_bytes
+from serve_app.http.byte_ranges import byte_range, file_response, in_bytes, requested_range
+from serve_app.jobs.results import Artifact, Results
 
 
 @pytest.mark.parametrize(
@@ -75,3 +78,33 @@ def test_units_ignore_case_and_positions_any_length(header: str, span: tuple[int
 def test_a_range_in_another_unit_is_ignored() -> None:
     assert in_bytes("bytes=0-4")
     assert not in_bytes("items=0-4")
+
+
+FILE = Artifact("a", "key", "audio/wav", 10)
+
+
+class Content(Results):
+    """Results with one file."""
+
+    def __init__(self) -> None:
+        """Need no storage."""
+
+    async def open(self, file: Artifact, start: int, length: int) -> AsyncGenerator[bytes, None]:
+        async def chunks() -> AsyncGenerator[bytes, None]:
+            yield b"0123456789"[start : start + length]
+
+        return chunks()
+
+
+@pytest.mark.parametrize("header", ["bytes=0-1,4-5", "bytes=0-0, -1", "bytes=0-,2-"])
+async def test_of_several_ranges_the_whole_file_is_sent(header: str) -> None:
+    response = await file_response(Content(), FILE, header)
+    assert (response.status_code, response.headers["content-length"]) == (200, "10")
+    assert "content-range" not in response.headers
+
+
+@pytest.mark.parametrize("if_range", ['"stale"', 'W/"weak"', "Wed, 21 Oct 2015 07:28:00 GMT"])
+async def test_a_validator_that_does_not_match_gets_the_whole_file(if_range: str) -> None:
+    assert requested_range("bytes=0-1", if_range) is None
+    assert (await file_response(Content(), FILE, requested_range("bytes=0-1", if_range))).status_code == 200
+    assert (await file_response(Content(), FILE, requested_range("bytes=0-1", None))).status_code == 206

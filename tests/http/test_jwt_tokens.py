@@ -97,8 +97,6 @@ WRONG: list[dict[str, Any]] = [
     {"aud": None},
     {"exp": None},
     {"sub": None},
-    {"tenant": "a/b"},
-    {"tenant": ["acme"]},
     {"key": "another secret that is long enough for any of the three hashes, so that no one warns"},
 ]
 
@@ -161,8 +159,8 @@ async def test_a_symmetric_key_in_a_jwk_set_is_refused(site: WebServer) -> None:
 async def test_known_keys_stay_valid_while_the_issuer_is_unreachable(
     site: WebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serve_app.http.jwt_tokens.KEYS_TTL_S", 1e-9)
-    monkeypatch.setattr("serve_app.http.jwt_tokens.FETCH_COOLDOWN_S", 0.0)
+    monkeypatch.setattr("serve_app.http.issuer_keys.KEYS_TTL_S", 1e-9)
+    monkeypatch.setattr("serve_app.http.issuer_keys.FETCH_COOLDOWN_S", 0.0)
     tokens = with_issuer(site)
     good = signed("RS256", RSA, {"kid": "one"})
     assert await tokens.principal(good)
@@ -186,12 +184,12 @@ async def test_an_unreachable_issuer_is_not_queried_for_every_token(site: WebSer
 async def test_an_unknown_key_id_does_not_block_tokens_of_known_keys(
     site: WebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serve_app.http.jwt_tokens.FETCH_COOLDOWN_S", 0.0)
-    monkeypatch.setattr("serve_app.http.jwt_tokens.FETCH_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("serve_app.http.issuer_keys.FETCH_COOLDOWN_S", 0.0)
+    monkeypatch.setattr("serve_app.http.issuer_keys.FETCH_TIMEOUT_S", 0.5)
     tokens = with_issuer(site)
     good = signed("RS256", RSA, {"kid": "one"})
     assert await tokens.principal(good)
-    monkeypatch.setattr(tokens._keys, "uri", site.url("/silent"))
+    monkeypatch.setattr(tokens._keys, "url", site.url("/silent"))
     unknown = asyncio.create_task(tokens.principal(signed("RS256", RSA, {"kid": "two"})))
     while "/silent" not in site.paths:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
@@ -243,3 +241,159 @@ def test_an_issuer_makes_a_key_or_token_required() -> None:
     settings = Settings(**values)
     assert settings.keyed
     assert SECRET not in repr(settings)
+
+
+@pytest.mark.parametrize("secret", ["x", "x" * 31, "é" * 15])
+def test_a_short_secret_is_refused(secret: str) -> None:
+    values: dict[str, Any] = {"jwt_issuer": ISSUER, "jwt_audience": AUDIENCE, "jwt_secret": secret}
+    with pytest.raises(ValidationError, match="32 bytes"):
+        Settings(**values)
+
+
+async def test_a_secret_signs_only_with_hashes_that_are_not_longer() -> None:
+    secret = "thirty-two bytes are for SHA-256"
+    tokens = JwtVerifier(TokenRules(ISSUER, AUDIENCE, secret=secret))
+    assert await tokens.principal(signed(key=secret))
+    for algorithm in ("HS384", "HS512"):
+        with pytest.warns(jwt.InsecureKeyLengthWarning):
+            token = signed(algorithm, secret)
+        assert await tokens.principal(token) is None
+
+
+@pytest.mark.parametrize(
+    ("url", "accepted"),
+    [
+        ("https://id.example/keys", True),
+        ("http://127.0.0.1:9/keys", True),
+        ("http://localhost/keys", True),
+        ("http://[::1]/keys", True),
+        ("http://id.example/keys", False),
+        ("http://127.0.0.1.id.example/keys", False),
+        ("https://", False),
+    ],
+)
+def test_keys_are_fetched_over_https_or_from_this_machine(url: str, accepted: bool) -> None:
+    values: dict[str, Any] = {"jwt_issuer": ISSUER, "jwt_audience": AUDIENCE, "jwt_jwks_url": url}
+    if accepted:
+        assert Settings(**values).jwt_jwks_url == url
+    else:
+        with pytest.raises(ValidationError, match="https"):
+            Settings(**values)
+
+
+@pytest.mark.parametrize("tenant", ["a/b", ["acme"], "..", "anonymous", "jwt.x", 7])
+async def test_a_refused_tenant_is_named(tokens: JwtVerifier, tenant: object) -> None:
+    with pytest.raises(RequestError, match="tenant") as refused:
+        await tokens.principal(signed(tenant=tenant))
+    assert refused.value.code == "forbidden"
+
+
+async def test_the_claim_of_the_tenant_may_be_required() -> None:
+    tokens = JwtVerifier(TokenRules(ISSUER, AUDIENCE, secret=SECRET, tenant_required=True))
+    assert await tokens.principal(signed())
+    with pytest.raises(RequestError, match="no claim 'tenant'"):
+        await tokens.principal(signed(tenant=None))
+
+
+@pytest.mark.parametrize("subject", ["..", "anonymous", "jwt.x", "x"])
+async def test_a_subject_cannot_name_another_kind_of_owner(tokens: JwtVerifier, subject: str) -> None:
+    principal = await tokens.principal(signed(sub=subject))
+    assert principal
+    assert principal.owner == f"jwt.{subject}"
+
+
+async def test_the_end_of_a_token_is_that_of_its_streams(tokens: JwtVerifier) -> None:
+    principal = await tokens.principal(signed(exp=int(time.time()) + 60))
+    assert principal
+    assert principal.expires_at
+    assert principal.expires_at - time.time() == pytest.approx(90, abs=5), "with the leeway for clocks"
+
+
+@pytest.mark.parametrize(
+    ("kind", "changed", "accepted"),
+    [
+        (None, {}, True),
+        ("JWT", {}, True),
+        ("at+jwt", {}, True),
+        ("application/at+jwt", {"nonce": "n"}, True),
+        ("logout+jwt", {}, False),
+        ("dpop+jwt", {}, False),
+        ("JWT", {"nonce": "n"}, False),
+        ("JWT", {"at_hash": "h"}, False),
+        ("JWT", {"typ": "ID"}, False),
+        ("JWT", {"typ": "Refresh"}, False),
+        ("JWT", {"typ": "Bearer", "nonce": "n"}, True),
+        ("JWT", {"token_use": "id"}, False),
+        ("JWT", {"token_use": "access"}, True),
+    ],
+    ids=str,
+)
+async def test_id_tokens_and_others_for_another_purpose_are_refused(
+    tokens: JwtVerifier, kind: str | None, changed: dict[str, Any], accepted: bool
+) -> None:
+    principal = await tokens.principal(signed(headers={"typ": kind}, **changed))
+    assert (principal is not None) is accepted
+
+
+def public_jwk(key: Any, **fields: Any) -> dict[str, Any]:
+    """JWK of a private key's public part."""
+    convert = RSAAlgorithm.to_jwk if isinstance(key, rsa.RSAPrivateKey) else ECAlgorithm.to_jwk
+    jwk = {name: value for name, value in json.loads(convert(key.public_key())).items() if name != "key_ops"}
+    return {**jwk, **fields}
+
+
+async def test_a_token_without_a_key_id_is_accepted_if_one_key_fits(site: WebServer) -> None:
+    publish(site, public_jwk(RSA, kid="one", alg="RS256"), public_jwk(EC, kid="two", alg="ES256"))
+    tokens = with_issuer(site)
+    assert await tokens.principal(signed("RS256", RSA))
+    assert await tokens.principal(signed("ES256", EC))
+    publish(site, public_jwk(RSA, kid="one", alg="RS256"), public_jwk(RSA, kid="other", alg="RS256"))
+    assert await with_issuer(site).principal(signed("RS256", RSA)) is None
+
+
+@pytest.mark.parametrize("algorithm", ["RS256", "RS512", "PS256"])
+async def test_a_key_without_an_algorithm_fits_those_of_its_type(site: WebServer, algorithm: str) -> None:
+    publish(site, public_jwk(RSA, kid="one"), public_jwk(EC, kid="two"))
+    tokens = with_issuer(site)
+    assert await tokens.principal(signed(algorithm, RSA, {"kid": "one"}))
+    assert await tokens.principal(signed("ES256", EC, {"kid": "two"}))
+    assert await tokens.principal(signed(algorithm, RSA, {"kid": "two"})) is None
+
+
+@pytest.mark.parametrize("fields", [{"use": "enc"}, {"key_ops": ["encrypt"]}, {"alg": "RSA-OAEP"}, {"alg": "RS384"}])
+async def test_a_key_for_something_else_verifies_nothing(site: WebServer, fields: dict[str, Any]) -> None:
+    publish(site, public_jwk(RSA, kid="one", **fields), public_jwk(EC, kid="two"))
+    assert await with_issuer(site).principal(signed("RS256", RSA, {"kid": "one"})) is None
+
+
+async def test_a_withdrawn_key_is_believed_as_long_as_the_cache_and_no_longer(
+    site: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = with_issuer(site)
+    good = signed("RS256", RSA, {"kid": "one"})
+    assert await tokens.principal(good)
+    publish(site)  # no key at all is an answer too
+    assert await tokens.principal(good)
+    monkeypatch.setattr("serve_app.http.issuer_keys.KEYS_TTL_S", 0.0)
+    monkeypatch.setattr("serve_app.http.issuer_keys.FETCH_COOLDOWN_S", 0.0)
+    tokens._keys._next_fetch = 0.0  # type: ignore[union-attr]
+    assert await tokens.principal(good) is None
+    site.replies["/jwks"] = answer(503)
+    with pytest.raises(RequestError):
+        await tokens.principal(good)
+
+
+async def test_known_keys_are_not_believed_for_ever_while_the_issuer_is_unreachable(
+    site: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve_app.http.issuer_keys.KEYS_TTL_S", 1e-9)
+    monkeypatch.setattr("serve_app.http.issuer_keys.FETCH_COOLDOWN_S", 0.0)
+    tokens = JwtVerifier(TokenRules(ISSUER, AUDIENCE, jwks_url=site.url("/jwks"), max_stale_s=0.5))
+    good = signed("RS256", RSA, {"kid": "one"})
+    assert await tokens.principal(good)
+    site.replies["/jwks"] = answer(503)
+    assert await tokens.principal(good)
+    tokens._keys._fetched_at -= 0.5  # type: ignore[union-attr]
+    with pytest.raises(RequestError) as refused:
+        await tokens.principal(good)
+    assert refused.value.code == "unavailable"

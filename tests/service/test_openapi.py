@@ -101,7 +101,7 @@ async def test_every_operation_names_the_errors_that_all_have(document: Document
 async def test_errors_of_the_native_api_are_problems(document: Document) -> None:
     problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     tagged = [operation for _, operation in operations(document) if operation["tags"][0] in ("Jobs", "Models", "Webhooks")]
-    assert len(tagged) == 15
+    assert len(tagged) == 16
     for operation in tagged:
         for status, response in operation["responses"].items():
             assert status < "400" or status == "416" or response["content"] == problem
@@ -138,15 +138,19 @@ async def test_examples_are_valid(document: Document) -> None:
     assert examples >= 13
 
 
+WITH_TICKET = {f"GET /v1/jobs/{{job_id}}{rest}" for rest in ("", "/events", "/transcript", "/artifacts/{name}")}
+
+
 async def test_it_says_what_it_is_and_how_to_send_a_key(document: Document) -> None:
     assert document["info"]["description"]
     assert document["info"]["license"] == {"name": "Apache License 2.0", "identifier": "Apache-2.0"}
     schemes = document["components"]["securitySchemes"]
-    assert set(schemes) == {"bearer", "apiKey", "x-bf-vk"}
+    assert set(schemes) == {"bearer", "apiKey", "x-bf-vk", "ticket"}
     for name, operation in operations(document):
         keys = {key for choice in operation.get("security", ()) for key in choice}
+        ticket = {"ticket"} if name in WITH_TICKET else set()
         bifrost = {"x-bf-vk"} if operation["tags"] == ["Bifrost"] else set()
-        assert keys == (set() if name.split()[1] in PLAIN else {"bearer", "apiKey", *bifrost}), name
+        assert keys == (set() if name.split()[1] in PLAIN else {"bearer", "apiKey", *bifrost, *ticket}), name
 
 
 async def test_paths_have_no_aliases(document: Document) -> None:

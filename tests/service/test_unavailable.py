@@ -26,7 +26,7 @@ async def refusal(dialect: Dialect, trouble: Exception) -> httpx.Response:
 
     path = f"{dialect.prefix.rstrip('/')}/anything"
     api.add_api_route(path, route)
-    _add_errors(api, DIALECTS, None)
+    _add_errors(api, DIALECTS)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://test") as http:
         return await http.get(path)
 

@@ -132,6 +132,11 @@ ARTIFACT: Described = {
         **problems(404, 410),
     },
 }
+TICKET: Described = {
+    "summary": "Make a ticket",
+    "response_description": "The ticket.",
+    "responses": problems(400, 404, 410, 422),
+}
 CANCEL: Described = {
     "summary": "Cancel a job",
     "response_description": "The job; one that runs is cancelled within a window.",

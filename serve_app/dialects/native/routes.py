@@ -10,6 +10,7 @@ from fastapi.responses import PlainTextResponse
 from sse_starlette import EventSourceResponse
 
 import serve_app.dialects.native.document as document
+import serve_app.dialects.native.tickets as tickets
 import serve_app.dialects.native.webhooks as webhooks
 import serve_app.dialects.native.wire as wire
 from serve_app.dialects.base import ApiContext, ByteRange, Dialect, IdempotencyKey, JobId, PageSize, validated
@@ -17,7 +18,7 @@ from serve_app.dialects.native.events import from_event
 from serve_app.dialects.native.translate import error, form_options, render, render_job, to_spec, transcript_response
 from serve_app.errors import RequestError
 from serve_app.formats import FORMATS
-from serve_app.http.auth import CanDelete, CanRead, CanWrite
+from serve_app.http.auth import CanDelete, CanRead, CanReadJob, CanWrite
 from serve_app.http.byte_ranges import file_response
 from serve_app.http.openapi import operation_id
 from serve_app.http.request_ids import Traced
@@ -76,34 +77,40 @@ class Routes:
         principal: CanRead,
         limit: PageSize = 20,
         cursor: Annotated[str | None, Query(max_length=20, description="`next_cursor` of the previous page.")] = None,
+        owner: Annotated[
+            str | None, Query(max_length=64, description="Owner in the key's tenant, with the scope speech:tenant:read.")
+        ] = None,
     ) -> wire.JobList:
-        """List the caller's jobs, newest first."""
-        page, following = await self._jobs.page(principal, limit=limit, cursor=cursor)
+        """List the jobs of the caller, or of another owner in its tenant, newest first."""
+        page, following = await self._jobs.page(principal, limit=limit, cursor=cursor, owner=owner)
         jobs = await asyncio.gather(*(render_job(job, self._jobs.results) for job in page))
         return wire.JobList(jobs=jobs, next_cursor=following)
 
-    async def get(self, principal: CanRead, job_id: JobId) -> wire.Job:
+    async def get(self, principal: CanReadJob, job_id: JobId) -> wire.Job:
         """Read a job: its phase, progress, error and artifacts."""
         return await render_job(await self._jobs.get_undeleted(principal, job_id), self._jobs.results)
 
     async def events(
         self,
-        principal: CanRead,
+        principal: CanReadJob,
         job_id: JobId,
         last: Annotated[
             str | None, Header(alias="Last-Event-ID", description="Id of the last event received, to resume after it.")
         ] = None,
+        last_in_query: Annotated[
+            str | None, Query(alias="lastEventId", description="The same, for a client that sends no headers.")
+        ] = None,
     ) -> Response:
         """Follow a job as Server-Sent Events: `phase`, `progress`, `segment` and finally `done`. Answers 204
         when there are no more events; an EventSource then stops reconnecting."""
-        events = await self._jobs.resume(principal, job_id, last_event_id(last))
+        events = await self._jobs.resume(principal, job_id, last_event_id(last or last_in_query))
         if events is None:
             return Response(status_code=204)
         return stream(events, from_event, self._context.sse_max_age_s)
 
     async def transcript(
         self,
-        principal: CanRead,
+        principal: CanReadJob,
         job_id: JobId,
         format: Annotated[str, Query(description="Format.", json_schema_extra={"enum": [*FORMATS]})] = "json",
     ) -> Response:
@@ -120,10 +127,10 @@ class Routes:
 
     async def artifact(
         self,
-        principal: CanRead,
+        principal: CanReadJob,
         job_id: JobId,
         name: Annotated[str, Path(description="Name of one of the job's artifacts.")],
-        byte_range: ByteRange = None,
+        byte_range: ByteRange,
     ) -> Response:
         """Read a file of a job, whole or a range of its bytes."""
         return await file_response(self._jobs.results, await self._jobs.artifact(principal, job_id, name), byte_range)
@@ -179,7 +186,7 @@ def routes(context: ApiContext) -> APIRouter:
     models.get("", **document.LIST_MODELS)(native.list_models)
     models.get("/{model_id:path}", **document.GET_MODEL)(native.get_model)
     router = APIRouter()
-    for part in (jobs, models, webhooks.routes(context.deliveries)):
+    for part in (jobs, tickets.routes(context.jobs), models, webhooks.routes(context.deliveries)):
         router.routes.extend(part.routes)
     return router
 

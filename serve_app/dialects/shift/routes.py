@@ -80,9 +80,7 @@ class Routes:
         """Queue a failed job again, if it has attempts left."""
         return await self._respond(request, await self._jobs.retry(principal, job_id), 202)
 
-    async def artifact(
-        self, principal: CanRead, job_id: JobId, kind: ArtifactKind, byte_range: ByteRange = None
-    ) -> Response:
+    async def artifact(self, principal: CanRead, job_id: JobId, kind: ArtifactKind, byte_range: ByteRange) -> Response:
         """Download an artifact."""
         job = await self._jobs.get_undeleted(principal, job_id)
         if job.transcript is None or job.partial or kind not in files_of(job.spec):
@@ -125,7 +123,7 @@ class Routes:
         """Sizes of the text artifacts in bytes, cached for lists."""
         key = f"{job.id}/{job.transcript}"
         if key not in self._sizes:
-            transcript = await self._jobs.results.transcript(job)
+            transcript = await self._jobs.results.transcript(job, audited=False)
             kinds = [kind for kind in files_of(job.spec) if kind != "normalizedAudio"]
             sizes = await asyncio.to_thread(lambda: [len(content_of(job, kind, transcript)) for kind in kinds])
             if len(self._sizes) >= MAX_SIZES:

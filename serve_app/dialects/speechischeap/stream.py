@@ -23,7 +23,10 @@ from serve_app.models.principal import Principal
 log = logging.getLogger(__name__)
 
 DEFAULT_SEGMENT_S = 30.0
-REMOVED = {"phase": Phase.FAILED, "error": {"message": "The job was removed before its end."}}  # data of a `done` event
+REMOVED: Mapping[str, Any] = {
+    "phase": Phase.FAILED,
+    "error": {"message": "The job was removed before its end."},
+}  # data of a `done` event
 
 
 class StreamRenderer(Protocol):
@@ -154,10 +157,18 @@ class SubtitleRenderer:
             yield json_frame(failure, failure["type"])
 
 
+def ending(problem: Exception) -> Mapping[str, Any]:
+    # The stream ends before the job: the job is gone, or the caller's key is.
+    if isinstance(problem, RequestError) and problem.code in ("unauthenticated", "unavailable"):
+        return {"phase": Phase.FAILED, "error": {"message": problem.message}}
+    return REMOVED
+
+
 async def follow(
     jobs: Jobs, principal: Principal, job: Job, renderer: StreamRenderer
 ) -> AsyncGenerator[ServerSentEvent, None]:
     """Stream a job from its start to its end."""
+    failure = REMOVED
     for frame in renderer.begin():
         yield frame
     try:
@@ -170,10 +181,10 @@ async def follow(
                     yield frame
                 if event.kind is EventKind.DONE:
                     return
-    except (RequestError, FileNotFoundError):  # the job was removed
-        pass
+    except (RequestError, FileNotFoundError) as problem:
+        failure = ending(problem)
     except Exception as error:  # noqa: BLE001 - the response has begun, so the error goes into the stream
         yield exception_frame(error)
         return
-    for frame in renderer.end(REMOVED):
+    for frame in renderer.end(failure):
         yield frame
