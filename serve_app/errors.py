@@ -11,6 +11,7 @@ STATUS = {
     "forbidden": 403,
     "not_found": 404,
     "not_allowed": 405,
+    "timeout": 408,
     "conflict": 409,
     "gone": 410,
     "key_reused": 422,
@@ -73,6 +74,12 @@ class RequestError(Exception):
         """Response headers, alike in every dialect."""
         wait = {"Retry-After": str(self.retry_after_s)} if self.retry_after_s is not None else {}
         return wait | self._headers | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})
+
+    def closing(self) -> RequestError:
+        """Make the response close the connection."""
+        # A body that waits for `100 Continue` never comes, and the next request would be taken for it.
+        self._headers["Connection"] = "close"
+        return self
 
 
 def not_found() -> RequestError:

@@ -24,6 +24,7 @@ from serve_app.dialects.native.translate import PROBLEM
 from serve_app.dialects.native.wire import Problem
 from serve_app.errors import RequestError, StoreUnavailable
 from serve_app.http.auth import Auth
+from serve_app.http.body_timeouts import BodyTimeouts, broken_off
 from serve_app.http.docs import add_docs
 from serve_app.http.metrics import exposition
 from serve_app.http.openapi import Api, Responses, errors
@@ -89,6 +90,7 @@ def create_api(
         key_header_of=lambda path: dialect_of(dialects, path).key_header,
     )
     api.state.auth = auth
+    api.add_middleware(BodyTimeouts, idle_s=lambda: context.body_idle_s)
     api.add_middleware(RequestIds, outer=request_id)
     # One flat list: a router that is included is built a second time, and searched twice for every request.
     for dialect in dialects:
@@ -171,7 +173,7 @@ def _add_errors(api: FastAPI, dialects: Sequence[Dialect], outer: Callable[[], s
 
     @api.exception_handler(ClientDisconnect)
     async def client_disconnect(request: Request, _: ClientDisconnect) -> Response:
-        return respond(request, RequestError("malformed", "The body broke off."))  # nobody reads it, and no 500 is logged
+        return respond(request, broken_off(request))  # if the client has left, nobody reads it, and no 500 is logged
 
     @api.exception_handler(StoreUnavailable)
     async def store_unavailable(request: Request, error: StoreUnavailable) -> Response:

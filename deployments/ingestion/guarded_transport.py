@@ -14,9 +14,7 @@ import httpcore
 import httpx
 
 from deployments.errors import SourceForbidden, SourceUnreachable
-from deployments.ingestion.allow_list import Address, AllowList, is_public
-
-PORTS = (80, 443)
+from deployments.ingestion.allow_list import PORTS, Address, AllowList, is_public
 
 
 class GuardedBackend(httpcore.AsyncNetworkBackend):

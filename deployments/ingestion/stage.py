@@ -36,8 +36,7 @@ class Ingestion:
     @asynccontextmanager
     async def _body(self, request: FetchRequest) -> AsyncIterator[AsyncIterator[bytes]]:
         if urlsplit(request.url).scheme not in ("http", "https"):
-            read = self._buckets.read_drive if request.drive else self._buckets.read
-            yield _in_threads(read(request.url, request.max_bytes))
+            yield _in_threads(self._buckets.read(request))
             return
         async with self._http.get(request.url, request.max_bytes, request.user_agent) as body:
             yield body

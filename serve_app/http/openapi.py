@@ -20,6 +20,7 @@ ERRORS = {
     403: "The API key lacks the scope, or Host or Origin does not name this service.",
     404: "There is no such object, or it is another caller's.",
     405: "The path does not take this method.",
+    408: "Nothing of the body came for too long.",
     409: "The state does not allow it, or another request with the Idempotency-Key is in progress.",
     410: "The object was deleted.",
     413: "The recording is larger than allowed.",
@@ -28,8 +29,10 @@ ERRORS = {
     429: "A rate limit, a quota or the queue of the tenant is exhausted.",
     500: "The service failed to answer the request.",
     503: "Redis, or the key set of the token's issuer, cannot be reached right now: try again.",
+    507: "The disk of the service is full.",
 }
 FAILURES = (500, 503)
+UPLOAD = (408, 409, 413, 507)  # of routes that read a recording
 HEADERS: Document = {
     "X-Request-ID": ("Id of the request in the log; the request's own if it sent one.", "string"),
     "WWW-Authenticate": ("`Bearer`.", "string"),

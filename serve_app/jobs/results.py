@@ -72,7 +72,7 @@ class Results:
         if job.spec.url is not None and job.started_at is None:
             return []  # not fetched yet
         stored = []
-        if not job.spec.private:
+        if not job.spec.private and not job.source_withheld:
             stored.append((SOURCE, job.source, "application/octet-stream"))
         if job.spec.file is not None or (job.spec.listening and not job.spec.private):
             # Another job of the same file may have made it.
@@ -94,7 +94,10 @@ class Results:
         return Artifact(AUDIO, pcm_prefix(job.id), "audio/wav", size, job.audio_channels)
 
     async def file(self, job: Job, name: str) -> Artifact:
-        """Raises RequestError `not_found`."""
+        """Raises RequestError `not_found`, and `forbidden` for a source that is withheld."""
+        if name == SOURCE and job.source_withheld:
+            message = "The source was read with the service's own credentials, so it is not handed out: use audio.wav."
+            raise RequestError("forbidden", message)
         for file in await self.files(job):
             if file.name == name:
                 return file

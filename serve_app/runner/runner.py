@@ -244,7 +244,8 @@ class Runner:
         key = job.source
         if job.spec.url is not None:
             max_bytes, spec = self._limits.max_source_bytes, job.spec
-            stored = await self._stages.fetch(FetchRequest(job.spec.url, key, max_bytes, spec.user_agent, spec.drive))
+            request = FetchRequest(job.spec.url, key, max_bytes, spec.user_agent, spec.drive_root, job.tenant)
+            stored = await self._stages.fetch(request)
             if spec.file is not None:
                 await self._store.jobs.file_stored(spec.file, stored.size)
         elif await asyncio.to_thread(self._artifacts.size, key) is None:
