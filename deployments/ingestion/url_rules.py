@@ -58,8 +58,9 @@ def _port_fault(port: int) -> UrlFault:
 
 def _literal(host: str) -> Address | None:
     """Address that a host is written as, in any of the notations that resolvers take (127.1, 0x7f000001)."""
+    host = host.partition("%")[0].removesuffix(".")
     try:
-        return ip_address(host.partition("%")[0])
+        return ip_address(host)
     except ValueError:
         pass
     try:
