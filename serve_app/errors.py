@@ -75,12 +75,6 @@ class RequestError(Exception):
         wait = {"Retry-After": str(self.retry_after_s)} if self.retry_after_s is not None else {}
         return wait | self._headers | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})
 
-    def closing(self) -> RequestError:
-        """Make the response close the connection."""
-        # A body that waits for `100 Continue` never comes, and the next request would be taken for it.
-        self._headers["Connection"] = "close"
-        return self
-
 
 def not_found() -> RequestError:
     """Error for a job that does not exist or is not the caller's."""

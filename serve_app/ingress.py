@@ -24,10 +24,10 @@ from serve_app.dialects.native.translate import PROBLEM
 from serve_app.dialects.native.wire import Problem
 from serve_app.errors import RequestError, StoreUnavailable
 from serve_app.http.auth import Auth
-from serve_app.http.body_timeouts import BodyTimeouts, broken_off
 from serve_app.http.docs import add_docs
 from serve_app.http.metrics import exposition
 from serve_app.http.openapi import Api, Responses, errors
+from serve_app.http.request_bodies import RequestBodies, broken_off
 from serve_app.http.request_ids import RequestIds
 from serve_app.http.validation import invalid
 from serve_app.jobs.event_stream import EventStreams
@@ -90,7 +90,7 @@ def create_api(
         key_header_of=lambda path: dialect_of(dialects, path).key_header,
     )
     api.state.auth = auth
-    api.add_middleware(BodyTimeouts, idle_s=lambda: context.body_idle_s)
+    api.add_middleware(RequestBodies, idle_s=lambda: context.body_idle_s)
     api.add_middleware(RequestIds, outer=request_id)
     # One flat list: a router that is included is built a second time, and searched twice for every request.
     for dialect in dialects:

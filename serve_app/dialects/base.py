@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -79,13 +80,12 @@ class ApiContext:
         await self._admit(request, draft, self.max_upload_bytes)
         return await receive_raw(request.stream(), self.artifacts, draft.source, self.max_upload_bytes)
 
-    @staticmethod
-    async def _admit(request: Request, draft: Draft, max_bytes: int) -> None:
-        # Before the first byte is read, so that the client sends none: it is told to go on when reading begins.
-        try:
-            await draft.admit(refuse_large(request.headers.get("content-length"), max_bytes))
-        except RequestError as problem:
-            raise (problem.closing() if "expect" in request.headers else problem) from None
+    async def _admit(self, request: Request, draft: Draft, max_bytes: int) -> None:
+        # Before the first byte is read, so that the client sends none: it gets its `100 Continue` when reading begins.
+        size = refuse_large(request.headers.get("content-length"), max_bytes)
+        await draft.admit()
+        if require_space := getattr(self.artifacts, "require_space", None):
+            await asyncio.to_thread(require_space, size)
 
 
 @dataclass(frozen=True, slots=True)

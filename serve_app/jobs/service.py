@@ -34,7 +34,6 @@ from serve_app.store.redis_store import Store
 
 CANCEL_WAIT_S = 30.0
 UNKNOWN_PACE_S = 5  # Retry-After of a full queue whose pace is not known yet
-RETRY_S = 60  # Retry-After of a full disk
 
 
 class Jobs:
@@ -53,7 +52,6 @@ class Jobs:
         max_result_ttl_s: float = math.inf,
         queue_limit: int = 0,
         open_limit: int = 0,  # event streams of a tenant in this process, and likewise submissions under way
-        min_free_bytes: int = 0,  # of the artifact storage, below which uploads are refused
         prompts: Collection[str] = (),  # ids of summary prompts
         results: Results | None = None,
     ) -> None:
@@ -67,7 +65,6 @@ class Jobs:
         self._artifacts = artifacts
         self._result_ttl_s = result_ttl_s
         self._queue_limit = queue_limit
-        self._min_free_bytes = min_free_bytes
         self._streams = TenantSlots(open_limit, "event streams")
         self._submissions = TenantSlots(open_limit, "uploads")
         self._dialect = ""  # shows only jobs made through it
@@ -105,21 +102,14 @@ class Jobs:
             async with Draft(*parts, submit=self._submit, admit=self._admit, as_file=as_file) as draft:
                 yield draft
 
-    async def _admit(self, draft: Draft, size: int) -> None:
-        """Refuse an upload before its body is read. `size` is in bytes, 0 if unknown."""
+    async def _admit(self, draft: Draft) -> None:
+        """Refuse an upload before its body is read."""
         if draft.repeated:
             return  # it may return an existing job, whatever is full or used up by now
         await self._quotas.check_minutes(draft.principal)
         tenant = draft.principal.tenant
         if self._queue_limit and await self._store.usage.waiting(tenant) >= self._queue_limit:
             raise await self._queue_full(tenant)
-        await self._check_space(size)
-
-    async def _check_space(self, size: int) -> None:
-        free_bytes = getattr(self._artifacts, "free_bytes", None)  # object stores have no such limit
-        free = await asyncio.to_thread(free_bytes) if free_bytes and self._min_free_bytes else None
-        if free is not None and free - size < self._min_free_bytes:
-            raise RequestError("storage_full", "The disk of this service is full: try again later.", retry_after_s=RETRY_S)
 
     async def _submit(self, draft: Draft, spec: JobSpec, sha256: str, file: File | None) -> Job:
         spec = self.resolve(draft.principal, spec)

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Submit = Callable[["Draft", JobSpec, str, File | None], Awaitable[Job]]
-Admit = Callable[["Draft", int], Awaitable[None]]
+Admit = Callable[["Draft"], Awaitable[None]]
 REQUEST_ID_LENGTH = 128
 KEY_LENGTH = 255
 RESERVED_S = 10.0  # how long a key stays reserved for a request whose process died
@@ -86,9 +86,9 @@ class Draft:
         if not self._submitted:
             await asyncio.shield(self._discard())
 
-    async def admit(self, size: int = 0) -> None:
-        """Check quota, queue and disk before a body of `size` bytes is read (0: unknown). Raises RequestError."""
-        await self._admit(self, size)
+    async def admit(self) -> None:
+        """Check quota and queue before a body is read. Raises RequestError."""
+        await self._admit(self)
 
     async def submit(self, spec: JobSpec, sha256: str = "", file: File | None = None) -> Job:
         """Create the job, or return that of an equal request. Raises RequestError."""

@@ -104,7 +104,6 @@ class IngressReplica:
             max_result_ttl_s=settings.max_result_ttl_s,
             queue_limit=settings.tenant_queued_jobs,
             open_limit=settings.tenant_streams,
-            min_free_bytes=settings.min_free_bytes,
             prompts=tuple(settings.summary_prompts) if settings.summary_base_url else (),
         )
         tokens = JwtVerifier(token_rules(settings)) if settings.jwt_issuer else None

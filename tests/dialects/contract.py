@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from deployments.errors import StorageFull
 from serve_app.local.valkey import Valkey
 from serve_app.models.event import EventKind
 from serve_app.store.api_keys import ApiKeys
@@ -315,8 +316,11 @@ class Contract:
         self, served: Served, keys: ApiKeys, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         request = await self.upload(served)
-        monkeypatch.setattr(type(served.app.artifacts), "free_bytes", lambda _: 6000, raising=False)
-        served.app.jobs._min_free_bytes = 2000
+
+        def require_space(_: object, size: int = 0) -> None:
+            raise StorageFull(f"There is no room for {size} bytes.")
+
+        monkeypatch.setattr(type(served.app.artifacts), "require_space", require_space, raising=False)
         async with opened(request, Expect="100-continue") as upload:
             await self.refused_at(upload, "disk", "storage_full")
 

@@ -134,3 +134,4 @@ async def test_no_body_is_read_before_the_key_is_checked(served: Served) -> None
     request = await captured(served.http, lambda http: http.post(path, json={"overlap_s": 60}))
     async with opened(request, Expect="100-continue", Content_Length="99999999999") as upload, asyncio.timeout(20):
         assert await upload.status() == 403
+        assert upload.headers["connection"] == "close"

@@ -41,6 +41,7 @@ from serve_app.errors import RequestError, not_found
 from serve_app.http.auth import CanRead, CanWrite, caller
 from serve_app.http.openapi import UPLOAD, errors, event_stream, operation_id
 from serve_app.http.parameters import is_json, is_multipart
+from serve_app.http.request_bodies import broken_off
 from serve_app.http.request_ids import Traced
 from serve_app.http.sse import HEADERS, PING_S
 from serve_app.http.uploads import Form, read_json
@@ -82,7 +83,7 @@ class Routes:
     async def _upload(self, request: Request, principal: Principal, trace: Trace, key: str | None) -> Response:
         upload = Upload(lambda form: self._check(principal, form))
         await upload.start(self._receive(request, principal, trace, key, upload))
-        return UploadResponse(self._upload_frames(principal, upload), upload)
+        return UploadResponse(self._upload_frames(request, principal, upload), upload)
 
     async def _receive(
         self, request: Request, principal: Principal, trace: Trace, key: str | None, upload: Upload
@@ -112,12 +113,15 @@ class Routes:
             return spec
         return replace(spec, result_ttl_s=int(min(spec.result_ttl_s, self._jobs.max_result_ttl_s)))
 
-    async def _upload_frames(self, principal: Principal, upload: Upload) -> AsyncGenerator[ServerSentEvent, None]:
+    async def _upload_frames(
+        self, request: Request, principal: Principal, upload: Upload
+    ) -> AsyncGenerator[ServerSentEvent, None]:
         async for size in upload.progress():
             yield upload_frame(size)
         try:
             job, slot = await upload.result()
         except ClientDisconnect:
+            yield error_frame(broken_off(request).message)  # if the client has left, nobody reads it
             return
         except RequestError as problem:
             yield error_frame(message_of(problem))
