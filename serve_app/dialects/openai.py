@@ -192,7 +192,8 @@ class Routes:
 
     async def _respond(self, request: Request, principal: Principal, task: Task, trace: Trace, key: str | None) -> Response:
         slot = self._jobs.stream_slot(principal)
-        job_id, fields = await self._submit(request, principal, task, trace, key)
+        with slot.kept():
+            job_id, fields = await self._submit(request, principal, task, trace, key)
         # A client that sends a key may come back for the same job.
         waiting = cancelled_unless_ended(self._jobs, principal, job_id) if key is None else nullcontext()
         if fields.stream:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 import orjson
+from fastapi import Request
 from python_multipart.exceptions import FormParserError, MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
@@ -203,13 +204,25 @@ def refuse_large(declared: str | None, max_bytes: int) -> int:
     return size
 
 
+async def json_body(request: Request, empty: object = None) -> object:
+    """Read and parse a JSON body, unless its Content-Length is too large. Raises RequestError."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > MAX_JSON_BYTES:
+        raise _json_too_long()
+    return await read_json(request.stream(), empty)
+
+
+def _json_too_long() -> RequestError:
+    return RequestError("malformed", f"The JSON body is longer than {MAX_JSON_BYTES} bytes.")
+
+
 async def read_json(body: AsyncIterator[bytes], empty: object = None) -> object:
     """Parse a JSON body of at most `MAX_JSON_BYTES`; `empty` stands for no body. Raises RequestError."""
     document = bytearray()
     async for chunk in body:
         document += chunk
         if len(document) > MAX_JSON_BYTES:
-            raise RequestError("malformed", f"The JSON body is longer than {MAX_JSON_BYTES} bytes.")
+            raise _json_too_long()
     if empty is not None and not document:
         return empty
     try:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -45,6 +46,15 @@ class Slot:
         self._taken[tenant] -= 1
         if not self._taken[tenant]:
             del self._taken[tenant]
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Release the slot only if the block raises: what comes after it holds the slot on."""
+        try:
+            yield
+        except BaseException:
+            self.release()
+            raise
 
     def __enter__(self) -> Slot:
         return self

@@ -50,6 +50,17 @@ def test_without_a_limit_there_is_none() -> None:
     assert len([slots.take("t") for _ in range(100)]) == 100
 
 
+def test_a_slot_that_is_kept_is_released_by_an_error_only(slots: TenantSlots) -> None:
+    slot = slots.take("t")
+    with pytest.raises(ZeroDivisionError), slot.kept():
+        raise ZeroDivisionError
+    assert not full(slots)
+    slot = slots.take("t")
+    with slot.kept():
+        pass
+    assert full(slots)
+
+
 async def test_a_stream_holds_its_slot_to_its_end(slots: TenantSlots) -> None:
     stream = Slotted(numbers(2), slots.take("t"))
     assert await anext(stream) == 0

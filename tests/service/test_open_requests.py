@@ -91,6 +91,27 @@ async def test_a_stream_of_speech_is_cheap_counts_too(served: Served, job_id: st
     assert len(await jobs(served)) == 1
 
 
+async def test_refused_calls_leave_no_slot_taken(served: Served, job_id: str) -> None:
+    served.app.jobs._streams = TenantSlots(1, "event streams")
+    for _ in range(3):
+        form = {"model": "nothing", "stream": "true"}
+        response = await served.http.post("/v1/audio/transcriptions", data=form, files={"file": ("t", b"x")})
+        assert response.json()["error"]["code"] == "model_not_found"
+        for options in ({"data": {"can_stream_output": "true", "language": "xx"}}, {"json": {"can_stream_output": True}}):
+            files = {"input_file": ("t", b"x")} if "data" in options else None
+            response = await served.http.post("/v2/jobs", files=files, **options)
+            assert response.status_code == 400
+    served.app.jobs.stream_slot(ANONYMOUS).release()
+
+
+async def test_a_long_json_body_is_refused_before_it_is_sent(served: Served) -> None:
+    for path in ("/v1/jobs", "/v1/transcripts", "/v2/jobs"):
+        request = await captured(served.http, lambda http, path=path: http.post(path, json={}))  # type: ignore[misc]
+        async with opened(request, Expect="100-continue", Content_Length="2000000") as upload, asyncio.timeout(20):
+            assert await upload.status() == 400
+            assert upload.headers["connection"] == "close"
+
+
 @pytest.mark.parametrize(
     "path", ["/v1/jobs?phase=completed", "/v1/jobs/x?a=1", "/v1/jobs/x/transcript?fromat=srt", "/v1/models?a=1"]
 )

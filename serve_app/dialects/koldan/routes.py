@@ -39,7 +39,7 @@ from serve_app.http.auth import CanDelete, CanRead, CanUpload, CanWrite
 from serve_app.http.openapi import UPLOAD, Responses, content, errors, operation_id
 from serve_app.http.parameters import is_json, is_multipart
 from serve_app.http.request_ids import Traced
-from serve_app.http.uploads import Form, read_json
+from serve_app.http.uploads import Form, json_body
 from serve_app.jobs.submission import Draft
 from serve_app.models.file import File
 from serve_app.models.job import Job, JobSpec
@@ -87,7 +87,7 @@ class Routes:
         """Transcribe an uploaded file."""
         if not is_json(request):
             raise RequestError("malformed", "Send application/json.")
-        body = validated(KoldanJobRequest, await read_json(request.stream()))
+        body = validated(KoldanJobRequest, await json_body(request))
         file = await self._jobs.file(principal, str(body.file_id))
         if file.size is None:
             raise RequestError("file_unusable", "The file has not been imported yet.", (("fileId", "not imported"),))
@@ -130,7 +130,7 @@ class Routes:
     async def set_webhook(self, request: Request, principal: CanWrite, job_id: JobId) -> Response:
         """Set or replace the webhook of a job that has not ended."""
         job = await self._jobs.get(principal, job_id)
-        webhook = validated(KoldanWebhookRequest, await read_json(request.stream()))
+        webhook = validated(KoldanWebhookRequest, await json_body(request))
         job = await self._jobs.set_webhook(principal, job.id, with_webhook(job.spec, webhook))
         return JSONResponse(from_job(job))
 
@@ -218,7 +218,7 @@ def routes(context: ApiContext) -> APIRouter:
         response_model=KoldanJob,
         response_description="The job.",
         openapi_extra=request_body(json=KoldanJobRequest),
-        responses=errors(KoldanError, 404, 409, 422),
+        responses=errors(KoldanError, 404, 408, 409, 422),
     )(koldan.create)
     _add_job_routes(router, koldan)
     return router
@@ -248,7 +248,7 @@ def _add_job_routes(router: APIRouter, koldan: Routes) -> None:
         response_model=KoldanJob,
         response_description="The job.",
         openapi_extra=request_body(json=KoldanWebhookRequest),
-        responses=wrong_state,
+        responses=errors(KoldanError, 404, 408, 409),
     )(koldan.set_webhook)
     router.delete("/{job_id}/webhook", status_code=204, summary="Remove the webhook", responses=done)(koldan.drop_webhook)
     later: Responses = {202: {"description": "It stops later: its worker is lost.", "content": content(KoldanJob)}}

@@ -177,5 +177,5 @@ SECRETS: Described = {"summary": "Read the signing secrets", "response_descripti
 ROTATE: Described = {
     "summary": "Rotate the signing secret",
     "response_description": "The secrets, the new one first.",
-    "responses": problems(422),
+    "responses": problems(400, 408, 422),
 }

@@ -30,7 +30,7 @@ from serve_app.http.auth import CanDelete, CanRead, CanWrite
 from serve_app.http.byte_ranges import file_response
 from serve_app.http.request_ids import Traced
 from serve_app.http.sse import last_event_id, stream
-from serve_app.http.uploads import Form, read_json
+from serve_app.http.uploads import Form, json_body
 from serve_app.jobs.submission import Draft
 from serve_app.models.job import JobSpec
 
@@ -64,7 +64,7 @@ class Routes:
             name = next(iter(request.query_params))
             raise RequestError("invalid_request", "Send options in the body, not in the query.", ((name, "in the query"),))
         if kind.startswith("application/json"):
-            body = validated(wire.JobRequest, await read_json(request.stream()))
+            body = validated(wire.JobRequest, await json_body(request))
             return to_spec(body, url=body.source.url), ""
         if kind.startswith("multipart/form-data"):
 

@@ -12,7 +12,7 @@ import serve_app.dialects.native.document as document
 import serve_app.models.delivery as core
 from serve_app.dialects.base import PageSize, request_body, utc, validated
 from serve_app.http.auth import CanRead, CanWrite, caller
-from serve_app.http.uploads import read_json
+from serve_app.http.uploads import json_body
 from serve_app.jobs.deliveries import Deliveries
 from serve_app.models.delivery import DeliveryState
 from serve_app.models.principal import Principal
@@ -94,7 +94,7 @@ class Routes:
     async def rotate_secret(self, request: Request, principal: Admin) -> WebhookSecrets:
         """Make a new secret; the old one signs too until the overlap is over."""
         # FastAPI would read the whole body, however long, and before it checks the key.
-        rotation = validated(Rotation, await read_json(request.stream(), empty={}))
+        rotation = validated(Rotation, await json_body(request, empty={}))
         return WebhookSecrets(secrets=await self._deliveries.rotate(principal, rotation.overlap_s))
 
 

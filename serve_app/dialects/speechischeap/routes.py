@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
@@ -44,7 +44,7 @@ from serve_app.http.parameters import is_json, is_multipart
 from serve_app.http.request_bodies import broken_off
 from serve_app.http.request_ids import Traced
 from serve_app.http.sse import HEADERS, PING_S
-from serve_app.http.uploads import Form, read_json
+from serve_app.http.uploads import Form, json_body
 from serve_app.jobs.tenant_slots import Slot
 from serve_app.models.job import Job, JobSpec
 from serve_app.models.principal import Principal
@@ -69,13 +69,14 @@ class Routes:
             return await self._upload(request, principal, trace, key)
         if not is_json(request):
             raise RequestError("malformed", f"Send application/json with {URL}, or multipart/form-data with {FILE}.")
-        body: Any = await read_json(request.stream())
+        body: Any = await json_body(request)
         if isinstance(body, dict) and body.get(URL) in (None, ""):
             raise missing(URL)
         options = validated(CheapJobRequest, body)
         slot = self._jobs.stream_slot(principal) if options.can_stream_output else None
-        async with self._jobs.draft(principal, key, trace) as draft:
-            job = await draft.submit(self._bounded(to_spec(options, body, url=options.input_url)))
+        with slot.kept() if slot else nullcontext():
+            async with self._jobs.draft(principal, key, trace) as draft:
+                job = await draft.submit(self._bounded(to_spec(options, body, url=options.input_url)))
         if slot:
             return EventSourceResponse(self._job_frames(principal, job, slot), ping=PING_S, headers=HEADERS, sep="\n")
         return JSONResponse(from_job(job), 202)
@@ -101,7 +102,8 @@ class Routes:
                 raise missing(FILE)
             options, spec = from_form(form)
             slot = self._jobs.stream_slot(principal) if options.can_stream_output else None
-            return await draft.submit(self._bounded(spec), form.sha256), slot
+            with slot.kept() if slot else nullcontext():
+                return await draft.submit(self._bounded(spec), form.sha256), slot
 
     def _check(self, principal: Principal, form: Form) -> None:
         """Refuse invalid fields before the file is read, and before the response starts."""

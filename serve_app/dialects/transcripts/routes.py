@@ -36,7 +36,7 @@ from serve_app.http.auth import CanDelete, CanRead, CanWrite
 from serve_app.http.openapi import UPLOAD, Responses, errors, operation_id
 from serve_app.http.parameters import is_json, is_multipart, parse_json_field, utc_seconds
 from serve_app.http.request_ids import Traced
-from serve_app.http.uploads import Form, read_json
+from serve_app.http.uploads import Form, json_body
 from serve_app.jobs.results import Results
 from serve_app.jobs.submission import Draft
 from serve_app.jobs.webhook_payload import Payload
@@ -165,7 +165,7 @@ class Routes:
 
     async def _read_body(self, request: Request, draft: Draft) -> tuple[JobSpec, str]:
         if is_json(request):
-            body = validated(TranscriptsTranscriptRequest, without_blanks(await read_json(request.stream())))
+            body = validated(TranscriptsTranscriptRequest, without_blanks(await json_body(request)))
             return to_spec(body, url=body.audio_url), ""
         if not is_multipart(request):
             raise RequestError("malformed", "Send application/json with audio_url, or multipart/form-data with audio_file.")
