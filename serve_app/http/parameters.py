@@ -29,7 +29,7 @@ def parse_json_field(name: str, text: Any) -> Any:
         raise RequestError("invalid_request", f"{name} must be valid JSON.", ((name, "no JSON"),)) from None
 
 
-def refuse_unknown_query(request: Request) -> None:
+async def refuse_unknown_query(request: Request) -> None:
     """Dependency: raise RequestError for query parameters that the route does not have. A POST reads its own."""
     if not request.query_params or request.method == "POST":
         return
