@@ -15,8 +15,8 @@ class FetchRequest:
     key: str  # of the artifact to store it as
     max_bytes: int
     user_agent: str | None = None  # User-Agent header, None for ours
-    drive: bool = False  # the URL comes from the operator's own template: it may be file:// or any bucket
-    tenant: str = ""  # has a share of the name lookups
+    drive_root: str = ""  # the URL comes from the operator's own template, and must lie below this: any storage
+    tenant: str = ""  # has a share of the name lookups, and its own folders of buckets
 
 
 @dataclass(frozen=True, slots=True)

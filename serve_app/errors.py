@@ -11,6 +11,7 @@ STATUS = {
     "forbidden": 403,
     "not_found": 404,
     "not_allowed": 405,
+    "timeout": 408,
     "conflict": 409,
     "gone": 410,
     "key_reused": 422,

@@ -32,6 +32,7 @@ from serve_app.http.docs import add_docs
 from serve_app.http.health import Readings, add_health
 from serve_app.http.metrics import exposition
 from serve_app.http.openapi import Api, Responses, errors
+from serve_app.http.request_bodies import RequestBodies, broken_off
 from serve_app.http.request_ids import RequestIds
 from serve_app.http.response_headers import ResponseHeaders
 from serve_app.http.validation import invalid
@@ -85,6 +86,7 @@ def create_api(
         key_header_of=lambda path: dialect_of(dialects, path).key_header,
     )
     api.state.auth = auth
+    api.add_middleware(RequestBodies, idle_s=lambda: context.body_idle_s)
     # One flat list: a router that is included is built a second time, and searched twice for every request.
     for dialect in dialects:
         api.router.routes.extend(dialect.routes(context).routes)
@@ -154,7 +156,7 @@ def _add_errors(api: FastAPI, dialects: Sequence[Dialect]) -> None:
 
     @api.exception_handler(ClientDisconnect)
     async def client_disconnect(request: Request, _: ClientDisconnect) -> Response:
-        return respond(request, RequestError("malformed", "The body broke off."))  # nobody reads it, and no 500 is logged
+        return respond(request, broken_off(request))  # if the client has left, nobody reads it, and no 500 is logged
 
     @api.exception_handler(StoreUnavailable)
     async def store_unavailable(request: Request, error: StoreUnavailable) -> Response:

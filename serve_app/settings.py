@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from deployments.ingestion.allow_list import check_networks
+from deployments.ingestion.allow_list import check_entries
 from serve_app.models.web_address import is_origin, is_private_channel
 
 Words = Annotated[tuple[str, ...], NoDecode]
@@ -98,7 +98,7 @@ class Settings(BaseSettings):
 
     fetch_allow: Words = Field(
         (),
-        description="Private hosts, host:port pairs and CIDRs that sources and webhooks may use, and buckets as s3://BUCKET.",
+        description="Private hosts, host:port pairs and CIDRs for sources and webhooks; buckets as s3://BUCKET/{tenant}/.",
     )
     fetch_min_rate: int = Field(
         16_384, ge=0, description="Lowest rate of a download over a minute, in bytes per second; slower ones are ended."
@@ -150,7 +150,7 @@ class Settings(BaseSettings):
         RETRIES_S, description="Delay before each retry of a webhook, in seconds; after the last retry it is a dead letter."
     )
     result_ttl_s: float = Field(604_800.0, gt=0, description="Seconds to keep a job and its results after its end.")
-    max_result_ttl_s: float = Field(31_536_000.0, gt=0, description="Maximum result_ttl_s that a request may ask for.")
+    max_result_ttl_s: float = Field(31_536_000.0, gt=0, description="Maximum seconds that a request may have results kept.")
     audio_ttl_s: float = Field(
         0.0, ge=0, description="Seconds to keep sources and decoded audio after the end; 0 for as long as the results."
     )
@@ -167,7 +167,7 @@ class Settings(BaseSettings):
 
     tenant_kept_jobs: int = Field(0, ge=0, description="Maximum jobs kept per tenant, ended ones included; 0 for no limit.")
     tenant_streams: int = Field(
-        1000, ge=0, description="Maximum open event streams per tenant and Ingress replica; 0 for no limit."
+        1000, ge=0, description="Maximum open event streams, and uploads, per tenant and Ingress replica; 0 for no limit."
     )
     tenant_requests_per_minute: int = Field(
         0, ge=0, description="Rate limit per tenant, in requests per minute; 0 for no limit."
@@ -229,7 +229,7 @@ class Settings(BaseSettings):
     @field_validator("fetch_allow")
     @classmethod
     def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        check_networks(value)
+        check_entries(value)
         return value
 
     @model_validator(mode="after")

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
+from os.path import realpath
+from urllib.parse import unquote
 
 Address = IPv4Address | IPv6Address
+PORTS = (80, 443)  # of public addresses
+BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+TENANT = "{tenant}"
 
 # Blocks that `ipaddress` counts as global in some Python versions, although they lead inside: IPv4 translation, multicast.
 DENIED = tuple(
@@ -38,31 +44,76 @@ def is_public(address: Address) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class AllowList:
-    """Private hosts, host:port pairs, networks and buckets (`s3://name`) that may be read."""
+class Place:
+    """Bucket, or a folder in one; `{tenant}` in it stands for the caller's tenant."""
 
-    entries: frozenset[str] = frozenset()
+    path: tuple[str, ...]  # bucket and folders
 
     @classmethod
-    def parse(cls, entries: Iterable[str]) -> AllowList:
-        """Parse the setting MURMUR_FETCH_ALLOW."""
-        return cls(frozenset(entry.strip().lower() for entry in entries if entry.strip()))
+    def parse(cls, entry: str) -> Place:
+        """Parse `s3://BUCKET` or `s3://BUCKET/FOLDER/`. Raises ValueError."""
+        bucket, *folders = entry.strip().rstrip("/")[len("s3://") :].split("/")
+        odd = {"", ".", ".."} & set(folders) or set("{}?#") & set("".join(folders).replace(TENANT, ""))
+        if odd or not BUCKET.fullmatch(bucket.lower()):
+            raise ValueError(f"{entry}: write a bucket as s3://BUCKET or s3://BUCKET/FOLDER/, with {{tenant}} if need be")
+        return cls((bucket.lower(), *folders))
+
+    def holds(self, path: tuple[str, ...], tenant: str) -> bool:
+        """Whether an object lies in it, segment by segment."""
+        if not tenant and any(TENANT in folder for folder in self.path):
+            return False
+        return tuple(folder.replace(TENANT, tenant) for folder in self.path) == path[: len(self.path)]
+
+
+@dataclass(frozen=True, slots=True)
+class AllowList:
+    """Private hosts, host:port pairs, networks and places in object storage that may be read."""
+
+    entries: frozenset[str] = frozenset()  # hosts and networks
+    places: frozenset[Place] = frozenset()
+    own: tuple[str, ...] = ()  # scheme, bucket and folders of the service's own artifacts, which are never a source
+
+    @classmethod
+    def parse(cls, entries: Iterable[str], storage_uri: str = "") -> AllowList:
+        """Parse the setting MURMUR_FETCH_ALLOW. Raises ValueError for a malformed entry."""
+        stripped = [entry.strip() for entry in entries if entry.strip()]
+        places = frozenset(Place.parse(entry) for entry in stripped if _is_place(entry))
+        hosts = frozenset(entry.lower() for entry in stripped if not _is_place(entry))
+        scheme, _, path = storage_uri.partition("?")[0].partition("://")
+        path = realpath(unquote(path)) if scheme == "file" else path.rstrip("/")
+        return cls(hosts, places, (scheme, *path.split("/")) if storage_uri else ())
 
     def has_host(self, host: str, port: int) -> bool:
         # Listed with or without its port.
         bracketed = f"[{host}]" if ":" in host else host
         return not {host.lower(), bracketed.lower(), f"{bracketed}:{port}".lower()}.isdisjoint(self.entries)
 
+    @property
+    def networks(self) -> list[IPv4Network | IPv6Network]:
+        return [ip_network(entry, strict=False) for entry in self.entries if "/" in entry]
+
     def has_address(self, address: Address) -> bool:
-        networks = (entry for entry in self.entries if "/" in entry and not entry.startswith("s3://"))
-        return any(address in ip_network(network, strict=False) for network in networks)
+        return any(address in network for network in self.networks)
 
-    def has_bucket(self, name: str) -> bool:
-        return f"s3://{name}".lower() in self.entries
+    def has_object(self, bucket: str, key: str, tenant: str) -> bool:
+        """Whether a tenant may read an object."""
+        path = f"{bucket}/{key}"
+        listed = any(place.holds(tuple(path.split("/")), tenant) for place in self.places)
+        return listed and not self.is_own("s3", path)
+
+    def is_own(self, scheme: str, path: str) -> bool:
+        """Whether a resolved path is below the service's artifacts."""
+        return bool(self.own) and (scheme, *path.split("/"))[: len(self.own)] == self.own
 
 
-def check_networks(entries: Iterable[str]) -> None:
-    """Raise ValueError for a malformed network."""
+def _is_place(entry: str) -> bool:
+    return entry[:5].lower() == "s3://"
+
+
+def check_entries(entries: Iterable[str]) -> None:
+    """Raise ValueError for a malformed network or place."""
     for entry in entries:
-        if "/" in entry and not entry.startswith("s3://"):
+        if _is_place(entry):
+            Place.parse(entry)
+        elif "/" in entry:
             ip_network(entry.strip(), strict=False)

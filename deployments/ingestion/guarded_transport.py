@@ -12,10 +12,9 @@ import httpcore
 import httpx
 
 from deployments.errors import SourceForbidden
-from deployments.ingestion.allow_list import Address, AllowList, is_public
+from deployments.ingestion.allow_list import PORTS, Address, AllowList, is_public
 from deployments.ingestion.names import Resolver
 
-PORTS = (80, 443)
 # Timeout where the caller has none, and what a slow resolution leaves at least.
 CONNECT_S, LEAST_CONNECT_S = 5.0, 1.0
 

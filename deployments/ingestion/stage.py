@@ -51,8 +51,7 @@ class Ingestion:
     @asynccontextmanager
     async def _body(self, request: FetchRequest) -> AsyncIterator[AsyncIterator[bytes]]:
         if urlsplit(request.url).scheme not in ("http", "https"):
-            read = self._buckets.read_drive if request.drive else self._buckets.read
-            async with aclosing(self._bucket_threads.iterate(read(request.url, request.max_bytes))) as chunks:
+            async with aclosing(self._bucket_threads.iterate(self._buckets.read(request))) as chunks:
                 yield chunks
             return
         async with self._http.get(request.url, request.max_bytes, request.user_agent, request.tenant) as body:

@@ -15,7 +15,16 @@ from deployments.storage.artifacts import Artifacts
 from serve_app.errors import RequestError
 from serve_app.http.byte_ranges import requested_range
 from serve_app.http.openapi import COMPONENT, schema_of, without_null
-from serve_app.http.uploads import Form, Watch, receive, receive_raw
+from serve_app.http.uploads import (
+    OVERHEAD_BYTES,
+    Check,
+    Form,
+    Watch,
+    accept_all,
+    receive,
+    receive_raw,
+    refuse_large,
+)
 from serve_app.http.validation import invalid
 from serve_app.jobs.deliveries import Deliveries
 from serve_app.jobs.service import Jobs
@@ -38,6 +47,7 @@ class ApiContext:
     public_url: str = ""  # URL that clients reach the service by; '' for the request's own
     devices: Mapping[str, str] = field(default_factory=dict)  # model -> device and compute type, as far as known
     dialect_settings: Mapping[str, BaseSettings] = field(default_factory=dict)  # dialect -> its settings
+    body_idle_s: float = 30.0  # silence after which a request body is cut off
 
     def at(self, request: Request) -> str:
         """URL of the service as the client knows it, without a trailing slash; '' where its Host is not a known one."""
@@ -50,24 +60,31 @@ class ApiContext:
         return settings if isinstance(settings, kind) else kind.model_construct()
 
     async def receive_form(
-        self, request: Request, draft: Draft, field: str, *, required: bool = True, watch: Watch = lambda _body, _form: None
+        self,
+        request: Request,
+        draft: Draft,
+        field: str,
+        *,
+        required: bool = True,
+        check: Check = accept_all,
+        watch: Watch = lambda _body, _form: None,
     ) -> Form:
-        """Read a multipart body; its file `field` is stored as the draft's source. `watch` is called as it arrives."""
+        """Read a multipart body; its file `field` is stored as the draft's source."""
         kind, limit = request.headers.get("content-type", ""), self.max_upload_bytes
-        await self._require_space(request)
+        await self._admit(request, draft, limit + OVERHEAD_BYTES)
         return await receive(
-            request.stream(), kind, self.artifacts, draft.source, field, limit, needed=required, watch=watch
+            request.stream(), kind, self.artifacts, draft.source, field, limit, needed=required, check=check, watch=watch
         )
 
     async def receive_raw(self, request: Request, draft: Draft) -> Form:
         """Read a body that is the recording itself; it is stored as the draft's source."""
-        await self._require_space(request)
+        await self._admit(request, draft, self.max_upload_bytes)
         return await receive_raw(request.stream(), self.artifacts, draft.source, self.max_upload_bytes)
 
-    async def _require_space(self, request: Request) -> None:
-        # Before the body is read, and so before the client is told to go on (100 Continue).
-        length = request.headers.get("content-length", "")
-        size = min(int(length), self.max_upload_bytes) if length.isdecimal() else 0
+    async def _admit(self, request: Request, draft: Draft, max_bytes: int) -> None:
+        # Before the first byte is read, so that the client sends none: it gets its `100 Continue` when reading begins.
+        size = refuse_large(request.headers.get("content-length"), max_bytes)
+        await draft.admit()
         await self.artifacts.threads.run(self.artifacts.require_space, size)
 
 
@@ -104,6 +121,17 @@ def validated(model: type[M], data: object) -> M:
         return model.model_validate(data)
     except ValidationError as error:
         raise invalid(error.errors(), model) from None
+
+
+def validated_so_far(model: type[M], data: object) -> M | None:
+    """Like `validated`, but None while required fields are missing."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        wrong = [each for each in error.errors() if each["type"] != "missing"]
+        if wrong:
+            raise invalid(wrong, model) from None
+        return None
 
 
 def flat(fields: Mapping[str, list[str]], lists: Collection[str] = (), ignored: Collection[str] = ()) -> dict[str, Any]:
@@ -155,6 +183,7 @@ def request_body(
     json: type[BaseModel] | None = None,
     form_name: str = "",
     file_required: bool = True,
+    required: bool = True,
 ) -> dict[str, Any]:
     """`openapi_extra` of a body that a route reads itself: JSON, or multipart with a file in the field `file`. The
     component of the form is `form_name`, else named after the model."""
@@ -163,7 +192,7 @@ def request_body(
         content["application/json"] = {"schema": schema_of(json, "validation")}
     if form:
         content["multipart/form-data"] = {"schema": _form_schema(form, file, form_name, required=file_required)}
-    return {"requestBody": {"required": True, "content": content}}
+    return {"requestBody": {"required": required, "content": content}}
 
 
 def _form_schema(form: type[BaseModel], file: str, name: str, *, required: bool) -> dict[str, Any]:

@@ -24,15 +24,17 @@ from serve_app.dialects.base import (
     moment,
     request_body,
     validated,
+    validated_so_far,
     without_blanks,
 )
 from serve_app.dialects.openai_format import ResponseFormat, error_body, from_transcript, status_of
 from serve_app.errors import RequestError, not_found
 from serve_app.http.auth import CanRead, CanWrite
 from serve_app.http.json_response import json_response
-from serve_app.http.openapi import content, errors, header, operation_id
+from serve_app.http.openapi import UPLOAD, content, errors, header, operation_id
 from serve_app.http.parameters import is_multipart
 from serve_app.http.request_ids import Traced
+from serve_app.http.uploads import Form
 from serve_app.models.job import Job, JobSpec, State
 
 # Wire models.
@@ -50,7 +52,7 @@ class BifrostTranscriptionForm(BaseModel):
     )
 
     model: Model
-    fallbacks: Annotated[tuple[Model, ...], Field(max_length=10)] = ()
+    fallbacks: Annotated[tuple[Model, ...], Field(max_length=8)] = ()
     stream: bool = False
     language: str | None = None
     prompt: Annotated[str | None, Field(max_length=2000)] = None
@@ -112,8 +114,17 @@ class BifrostJob(BaseModel):
 # To the core.
 
 
+def form_fields(upload: Form) -> dict[str, Any]:
+    """Fields of a form that are set. Raises RequestError."""
+    fields: dict[str, Any] = without_blanks(flat(upload.fields, ("fallbacks",), IGNORED))
+    return fields
+
+
 def to_spec(form: BifrostTranscriptionForm, filename: str | None, ttl_s: int) -> JobSpec:
-    """Form -> job spec."""
+    """Form -> job spec. Raises RequestError."""
+    if form.stream:
+        message = "stream is not supported by asynchronous transcriptions: leave it out, and poll."
+        raise RequestError("malformed", message, (("stream", "not supported"),))
     return JobSpec(
         model=form.model,
         fallbacks=form.fallbacks,
@@ -179,7 +190,7 @@ def error(problem: RequestError) -> Response:
 
 PREFIX = "/v1/async/audio/transcriptions"
 Ttl = Annotated[
-    int,
+    int | None,
     Header(alias="x-bf-async-job-result-ttl", ge=1, le=31_536_000, description="Seconds to keep a result after its end."),
 ]
 
@@ -196,19 +207,22 @@ class Routes:
         request: Request,
         principal: CanWrite,
         trace: Traced,
-        ttl_s: Ttl = RESULT_TTL_S,
+        ttl_s: Ttl = None,
         key: IdempotencyKey = None,
     ) -> Response:
         """Create an asynchronous transcription."""
         if not is_multipart(request):
             raise RequestError("malformed", "Send multipart/form-data with a model and a file.")
         async with self._jobs.draft(principal, key, trace) as draft:
-            upload = await self._context.receive_form(request, draft, "file")
-            form = validated(BifrostTranscriptionForm, without_blanks(flat(upload.fields, ("fallbacks",), IGNORED)))
-            if form.stream:
-                message = "stream is not supported by asynchronous transcriptions: leave it out, and poll."
-                raise RequestError("malformed", message, (("stream", "not supported"),))
-            job = await draft.submit(to_spec(form, upload.filename, ttl_s), upload.sha256)
+            kept_s = ttl_s or int(min(RESULT_TTL_S, self._jobs.max_result_ttl_s))
+
+            def check(upload: Form) -> None:
+                if form := validated_so_far(BifrostTranscriptionForm, form_fields(upload)):
+                    self._jobs.resolve(principal, to_spec(form, upload.filename, kept_s))
+
+            upload = await self._context.receive_form(request, draft, "file", check=check)
+            form = validated(BifrostTranscriptionForm, form_fields(upload))
+            job = await draft.submit(to_spec(form, upload.filename, kept_s), upload.sha256)
         return await self._respond(job, 202)
 
     async def get(self, principal: CanRead, job_id: JobId) -> Response:
@@ -240,7 +254,7 @@ def routes(context: ApiContext) -> APIRouter:
         response_model=BifrostJob,
         response_description="The job.",
         openapi_extra=request_body(form=BifrostTranscriptionForm, file="file"),
-        responses=errors(BifrostError, 409, 413),
+        responses=errors(BifrostError, *UPLOAD),
     )(bifrost.create)
     used = {"x-bf-model-used": header("Model at work.")}
     pending = {"description": "The job, which is pending or processing.", "headers": used, "content": content(BifrostJob)}

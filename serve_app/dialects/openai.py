@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import BaseModel, ConfigDict, Field
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from serve_app.dialects.base import ApiContext, Dialect, IdempotencyKey, flat, request_body, validated
+from serve_app.dialects.base import ApiContext, Dialect, IdempotencyKey, flat, request_body, validated, validated_so_far
 from serve_app.dialects.openai_format import (
     OpenAIError,
     OpenAIErrorBody,
@@ -27,13 +27,15 @@ from serve_app.dialects.openai_format import (
 from serve_app.errors import RequestError, StoreUnavailable
 from serve_app.formats import FORMATS
 from serve_app.http.auth import CanWrite
+from serve_app.http.disconnects import unless_disconnected
 from serve_app.http.json_response import json_response
-from serve_app.http.openapi import Responses, content, errors, event_stream, header, operation_id
+from serve_app.http.openapi import UPLOAD, Responses, content, errors, event_stream, header, operation_id
 from serve_app.http.request_ids import Traced
 from serve_app.http.sse import HEADERS, PING_S
 from serve_app.http.uploads import Form
 from serve_app.jobs.results import Results
 from serve_app.jobs.service import Jobs
+from serve_app.jobs.tenant_slots import Slot
 from serve_app.models.event import Event, EventKind
 from serve_app.models.job import Job, JobSpec, Phase
 from serve_app.models.principal import Principal
@@ -87,10 +89,16 @@ class OpenAIStreamError(BaseModel):
 # To the core.
 
 
-def read_form(form: Form) -> OpenAIForm:
-    """The fields of a form. Raises RequestError with the fields that are wrong."""
-    values = flat(form.fields, LISTS, IGNORED)
-    fields = validated(OpenAIForm, {name: value for name, value in values.items() if value})
+def form_fields(form: Form) -> dict[str, Any]:
+    """Fields of a form that are set. Raises RequestError."""
+    return {name: value for name, value in flat(form.fields, LISTS, IGNORED).items() if value}
+
+
+def _check_fields(fields: OpenAIForm, task: Task) -> None:
+    """Raise RequestError for fields that do not go together."""
+    if task == "translate" and fields.language:
+        message = "A translation takes no language: it is detected."
+        raise RequestError("malformed", message, (("language", "unknown"),))
     if fields.include:
         raise RequestError("feature_unavailable", "include is not supported here.", (("include", "unsupported"),))
     if fields.stream and fields.response_format not in ("json", "text"):
@@ -98,7 +106,6 @@ def read_form(form: Form) -> OpenAIForm:
     if fields.timestamp_granularities and fields.response_format != "verbose_json":
         message = "timestamp_granularities needs response_format=verbose_json."
         raise RequestError("malformed", message, (("timestamp_granularities", "needs verbose_json"),))
-    return fields
 
 
 def to_spec(fields: OpenAIForm, task: Task, filename: str | None) -> JobSpec:
@@ -186,14 +193,17 @@ class Routes:
         return await self._respond(request, principal, "translate", trace, key)
 
     async def _respond(self, request: Request, principal: Principal, task: Task, trace: Trace, key: str | None) -> Response:
-        job_id, fields = await self._submit(request, principal, task, trace, key)
+        slot = self._jobs.stream_slot(principal)
+        with slot.kept():
+            job_id, fields = await self._submit(request, principal, task, trace, key)
         # A client that sends a key may come back for the same job.
         waiting = cancelled_unless_ended(self._jobs, principal, job_id) if key is None else nullcontext()
         if fields.stream:
-            frames = self._frames(principal, job_id, waiting)
+            frames = self._frames(principal, job_id, waiting, slot)
             return EventSourceResponse(frames, ping=PING_S, headers=HEADERS | {"X-Job-Id": job_id})
         async with waiting:
-            await _first(self._end(principal, job_id), _disconnect(request))
+            with slot:
+                await unless_disconnected(request, self._end(principal, job_id, slot))
             job = await self._jobs.get(principal, job_id)
             if job.error:
                 raise RequestError(job.error.code, job.error.message)
@@ -207,25 +217,29 @@ class Routes:
         if not kind.lower().startswith("multipart/form-data"):
             raise RequestError("malformed", "Send multipart/form-data with a file and a model.")
         async with self._jobs.draft(principal, key, trace) as draft:
-            form = await self._context.receive_form(request, draft, "file")
-            fields = read_form(form)
-            if task == "translate" and fields.language:
-                message = "A translation takes no language: it is detected."
-                raise RequestError("malformed", message, (("language", "unknown"),))
+
+            def check(form: Form) -> None:
+                if fields := validated_so_far(OpenAIForm, form_fields(form)):
+                    _check_fields(fields, task)
+                    self._jobs.resolve(principal, to_spec(fields, task, form.filename))
+
+            form = await self._context.receive_form(request, draft, "file", check=check)
+            fields = validated(OpenAIForm, form_fields(form))
+            _check_fields(fields, task)
             job = await draft.submit(to_spec(fields, task, form.filename), form.sha256)
         return job.id, fields
 
-    async def _end(self, principal: Principal, job_id: str) -> None:
-        async with aclosing(await self._jobs.follow(principal, job_id, "0")) as events:
+    async def _end(self, principal: Principal, job_id: str, slot: Slot) -> None:
+        async with aclosing(await self._jobs.follow(principal, job_id, "0", slot)) as events:
             async for _ in events:
                 pass
 
     async def _frames(
-        self, principal: Principal, job_id: str, waiting: AbstractAsyncContextManager[None]
+        self, principal: Principal, job_id: str, waiting: AbstractAsyncContextManager[None], slot: Slot
     ) -> AsyncIterator[ServerSentEvent]:
         deltas = Deltas()
         async with waiting:
-            events: AsyncGenerator[Event, None] = await self._jobs.follow(principal, job_id, "0")
+            events: AsyncGenerator[Event, None] = await self._jobs.follow(principal, job_id, "0", slot)
             async with aclosing(events):
                 try:
                     async for event in events:
@@ -245,24 +259,6 @@ async def cancelled_unless_ended(jobs: Jobs, principal: Principal, job_id: str) 
             await asyncio.shield(jobs.cancel(principal, job_id))
 
 
-async def _first(work: Any, other: Any) -> None:
-    """Wait for the first of two to end, and cancel the other."""
-    tasks = [asyncio.ensure_future(work), asyncio.ensure_future(other)]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _disconnect(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
 def _responses() -> Responses:
     """Responses of both routes: the transcript in every format, or a stream."""
     texts = content(str, "text/plain", "text/vtt", "application/x-subrip")
@@ -276,7 +272,7 @@ def _responses() -> Responses:
             **events,
         },
     }
-    return {200: success, **errors(OpenAIError, 400, 401, 403, 404, 409, 413, 429)}
+    return {200: success, **errors(OpenAIError, 400, 401, 403, 404, 429, *UPLOAD)}
 
 
 def routes(context: ApiContext) -> APIRouter:

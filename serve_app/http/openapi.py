@@ -22,6 +22,7 @@ ERRORS = {
     403: "The API key lacks the scope, or Host or Origin does not name this service.",
     404: "There is no such object, or it is another caller's.",
     405: "The path does not take this method.",
+    408: "Nothing of the body came for too long.",
     409: "The state does not allow it, or another request with the Idempotency-Key is in progress.",
     410: "The object was deleted.",
     413: "The recording is larger than allowed.",
@@ -33,6 +34,7 @@ ERRORS = {
     507: "The disk of the storage is full: try again once there is room.",
 }
 FAILURES = (500, 503, 507)
+UPLOAD = (408, 409, 413)  # of routes that read a recording
 HEADERS: Document = {
     "X-Request-ID": ("Id of the request in the log; the request's own if it sent one.", "string"),
     "Allow": ("Methods that the path takes.", "string"),

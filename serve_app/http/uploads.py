@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 import orjson
+from fastapi import Request
 from python_multipart.exceptions import FormParserError, MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
@@ -30,13 +31,20 @@ class Form:
 
 
 Watch = Callable[[int, Form], None]  # called with the bytes received so far, and the form as parsed so far
+Check = Callable[[Form], None]  # called with the form as parsed before the file; may raise RequestError
+
+
+def accept_all(_: Form) -> None: ...
 
 
 class FormReader:
     """Incremental multipart parser; writes the file part to `writer` chunk by chunk."""
 
-    def __init__(self, boundary: bytes, writer: ArtifactWriter, file_field: str, max_bytes: int) -> None:
+    def __init__(
+        self, boundary: bytes, writer: ArtifactWriter, file_field: str, max_bytes: int, check: Check = accept_all
+    ) -> None:
         self.form = Form()
+        self._check = check
         self._writer = writer
         self._file_field = file_field
         self._max_bytes = max_bytes
@@ -72,6 +80,10 @@ class FormReader:
         if not self._ended:
             raise RequestError("malformed", "The multipart body ends before its last boundary.")
         self.form.sha256 = self._digest.hexdigest()
+        if self.form.filename is not None and not self.form.size:
+            if self.form.filename:
+                raise RequestError("no_audio", "The file is empty: send the recording.", ((self._file_field, "empty"),))
+            self.form.filename = None  # browsers send such a part for an input without a file
         return self.form
 
     def _part_begin(self) -> None:
@@ -98,6 +110,7 @@ class FormReader:
             raise RequestError("invalid_request", f"Send one file, in the field {self._file_field}.")
         self.form.filename = (filename or b"").decode(errors="replace")
         self._value = None
+        self._check(self.form)
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
         if self._value is None:
@@ -136,10 +149,10 @@ async def receive(
     max_bytes: int,
     *,
     needed: bool = True,
+    check: Check = accept_all,
     watch: Watch = lambda _body, _form: None,
 ) -> Form:
-    """Read a multipart body and store its file under `key`; nothing is stored if this raises. Raises RequestError.
-    `watch` is called for each chunk and may raise too."""
+    """Read a multipart body and store its file under `key`; nothing is stored if this raises. Raises RequestError."""
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
         raise RequestError("malformed", "The multipart body has no boundary.")
@@ -147,7 +160,7 @@ async def receive(
     with suppress(_NoFile):
         async with threads.entered(artifacts.writer(key, incoming=True)) as writer:
             try:
-                reader = FormReader(boundary, writer, file_field, max_bytes)
+                reader = FormReader(boundary, writer, file_field, max_bytes, check)
             except FormParserError:
                 raise RequestError("malformed", "The boundary of the multipart body is too long.") from None
             received = 0
@@ -181,18 +194,40 @@ async def receive_raw(body: AsyncIterator[bytes], artifacts: Artifacts, key: str
                 raise RequestError("source_too_large", f"The body is larger than the {max_bytes} bytes allowed.")
             await threads.run(store, chunk)
         if not form.size:
-            raise RequestError("invalid_request", "The body is empty: send the recording.")
+            raise RequestError("no_audio", "The body is empty: send the recording.")
     form.sha256 = digest.hexdigest()
     return form
 
 
-async def read_json(body: AsyncIterator[bytes]) -> object:
-    """Parse a JSON body of at most `MAX_JSON_BYTES`. Raises RequestError."""
+def refuse_large(declared: str | None, max_bytes: int) -> int:
+    """The Content-Length, 0 if there is none. Raises RequestError `source_too_large`."""
+    size = int(declared) if declared and declared.isdecimal() else 0
+    if size > max_bytes:
+        raise RequestError("source_too_large", f"The body is larger than the {max_bytes} bytes allowed.")
+    return size
+
+
+async def json_body(request: Request, empty: object = None) -> object:
+    """Read and parse a JSON body, unless its Content-Length is too large. Raises RequestError."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > MAX_JSON_BYTES:
+        raise _json_too_long()
+    return await read_json(request.stream(), empty)
+
+
+def _json_too_long() -> RequestError:
+    return RequestError("malformed", f"The JSON body is longer than {MAX_JSON_BYTES} bytes.")
+
+
+async def read_json(body: AsyncIterator[bytes], empty: object = None) -> object:
+    """Parse a JSON body of at most `MAX_JSON_BYTES`; `empty` stands for no body. Raises RequestError."""
     document = bytearray()
     async for chunk in body:
         document += chunk
         if len(document) > MAX_JSON_BYTES:
-            raise RequestError("malformed", f"The JSON body is longer than {MAX_JSON_BYTES} bytes.")
+            raise _json_too_long()
+    if empty is not None and not document:
+        return empty
     try:
         return orjson.loads(document)
     except orjson.JSONDecodeError:

@@ -58,9 +58,9 @@ class Results:
 
     async def transcript(self, job: Job, *, audited: bool = True) -> Transcript:
         """Transcript of a completed job. Raises RequestError `conflict`."""
-        return await self.stored_transcript(replace(job, transcript=None) if job.partial else job)
+        return await self.stored_transcript(replace(job, transcript=None) if job.partial else job, audited=audited)
 
-    async def stored_transcript(self, job: Job) -> Transcript:
+    async def stored_transcript(self, job: Job, *, audited: bool = True) -> Transcript:
         """Transcript of an ended job, partial unless it is completed. Raises RequestError `conflict`."""
         if job.transcript is None:
             state = "has failed" if job.phase is Phase.FAILED else f"is {job.phase}"
@@ -80,7 +80,7 @@ class Results:
         if (job.spec.url is not None and job.started_at is None) or job.purged_at is not None:
             return []  # not fetched yet, or no longer there
         stored = []
-        if not job.spec.private:
+        if not job.spec.private and not job.source_withheld:
             stored.append((SOURCE, job.source, "application/octet-stream"))
         if job.spec.file is not None or (job.spec.listening and not job.spec.private):
             # Another job of the same file may have made it.
@@ -115,7 +115,10 @@ class Results:
         return Artifact(AUDIO, pcm_prefix(job.id), "audio/wav", size, job.audio_channels)
 
     async def file(self, job: Job, name: str) -> Artifact:
-        """Raises RequestError `not_found`, or `gone` for audio that was deleted before the results."""
+        """Raises RequestError `not_found`, `forbidden` for a source that is withheld, `gone` for deleted audio."""
+        if name == SOURCE and job.source_withheld:
+            message = "The source was read with the service's own credentials, so it is not handed out: use audio.wav."
+            raise RequestError("forbidden", message)
         for file in await self.files(job):
             if file.name == name:
                 audit("job.read", job.id)

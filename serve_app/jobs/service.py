@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from contextlib import aclosing, asynccontextmanager, suppress
@@ -19,8 +20,10 @@ from serve_app.jobs.model_catalog import ModelCatalog
 from serve_app.jobs.quotas import Quotas
 from serve_app.jobs.removal import check_audio, delete_audio, delete_job, purge_results
 from serve_app.jobs.results import Artifact, Results, TranscriptSoFar
+from serve_app.jobs.spec_bounds import check_file_bounds
 from serve_app.jobs.spec_rules import SpecRules
 from serve_app.jobs.submission import Draft, checked_key
+from serve_app.jobs.tenant_slots import Slot, Slotted, TenantSlots
 from serve_app.models.event import Event, event_order
 from serve_app.models.file import File
 from serve_app.models.job import Job, JobSpec, Phase, State
@@ -47,47 +50,42 @@ class Jobs:
         quotas: Quotas,
         allowed: AllowList,
         result_ttl_s: float,
+        max_result_ttl_s: float = math.inf,
         queue_limit: int = 0,
+        kept_limit: int = 0,  # jobs of a tenant, ended ones included
+        open_limit: int = 0,  # event streams of a tenant in this process, and likewise submissions under way
         prompts: Collection[str] = (),  # ids of summary prompts
         results: Results | None = None,
-        dialect: str = "",  # shows only jobs made through it
-        id_format: str = "{.hex}",  # of a UUID
     ) -> None:
         self.catalog = catalog
         self.results = results or Results(artifacts)
-        self._rules = SpecRules(allowed, prompts)
+        self.max_result_ttl_s = max_result_ttl_s
+        self._rules = SpecRules(allowed, prompts, max_result_ttl_s)
         self._quotas = quotas
-        self._allowed = allowed
         self._store = store
         self._events = events
         self._artifacts = artifacts
         self._result_ttl_s = result_ttl_s
-        self._queue_limit = queue_limit
-        self._prompts = prompts
-        self._dialect = dialect
-        self._id_format = id_format
+        self._queue_limit, self._kept_limit = queue_limit, kept_limit
+        self._streams = TenantSlots(open_limit, "event streams")
+        self._submissions = TenantSlots(open_limit, "uploads")
+        self._dialect = ""  # shows only jobs made through it
+        self._id_format = "{.hex}"  # of a UUID
 
     def for_dialect(self, dialect: str, id_format: str) -> Jobs:
         """Jobs made through one dialect; `id_format` formats a UUID."""
-        return Jobs(
-            self._store,
-            self._events,
-            self._artifacts,
-            self.catalog,
-            quotas=self._quotas,
-            allowed=self._allowed,
-            result_ttl_s=self._result_ttl_s,
-            queue_limit=self._queue_limit,
-            prompts=self._prompts,
-            results=self.results,
-            dialect=dialect,
-            id_format=id_format,
-        )
+        jobs = copy.copy(self)
+        jobs._dialect, jobs._id_format = dialect, id_format
+        return jobs
 
-    def resolve(self, spec: JobSpec) -> JobSpec:
+    def resolve(self, principal: Principal, spec: JobSpec) -> JobSpec:
         """Resolve models to ids. Raises RequestError for what this installation cannot do."""
-        self._rules.check(spec)
+        self._rules.check(spec, principal.tenant)
         return replace(self.catalog.resolve(spec), dialect=self._dialect or spec.dialect)
+
+    def stream_slot(self, principal: Principal) -> Slot:
+        """Slot for `follow`. Raises RequestError `rate_limited`."""
+        return self._streams.take(principal.tenant)
 
     @asynccontextmanager
     async def draft(
@@ -98,20 +96,30 @@ class Jobs:
         *,
         as_file: bool = False,
     ) -> AsyncIterator[Draft]:
-        """Begin a submission; `as_file` makes its source a shared file. Raises RequestError `quota_exceeded`."""
-        if idempotency_key is None:  # with one, a repeat may return an existing job, even over quota
-            await self._quotas.check_minutes(principal)
+        """Begin a submission; `as_file` makes its source a shared file. Raises RequestError."""
         job_id = self._id_format.format(uuid4())
         key = checked_key(idempotency_key)
         parts = self._store, self._artifacts, principal, key, trace, job_id
-        async with Draft(*parts, submit=self._submit, as_file=as_file) as draft:
-            yield draft
+        with self._submissions.take(principal.tenant):
+            async with Draft(*parts, submit=self._submit, admit=self._admit, as_file=as_file) as draft:
+                yield draft
+
+    async def _admit(self, draft: Draft) -> None:
+        """Refuse an upload before its body is read."""
+        if draft.repeated:
+            return  # it may return an existing job, whatever is full or used up by now
+        await self._quotas.check_minutes(draft.principal)
+        tenant = draft.principal.tenant
+        if self._queue_limit and await self._store.usage.waiting(tenant) >= self._queue_limit:
+            raise await self._queue_full(tenant)
 
     async def _submit(self, draft: Draft, spec: JobSpec, sha256: str, file: File | None) -> Job:
-        spec = self.resolve(spec)
+        spec = self.resolve(draft.principal, spec)
+        if file is not None:
+            check_file_bounds(file)
         ttl_s = self._result_ttl_s if spec.result_ttl_s is None else spec.result_ttl_s
-        limit, quota_s = self._queue_limit, self._quotas.month_s
-        result = await draft.record(spec, sha256, ttl_s=ttl_s, queue_limit=limit, quota_s=quota_s, file=file)
+        limits = {"queue_limit": self._queue_limit, "kept_limit": self._kept_limit}
+        result = await draft.record(spec, sha256, ttl_s=ttl_s, quota_s=self._quotas.month_s, file=file, **limits)
         if result.outcome is SubmitOutcome.GONE:
             raise RequestError("file_unusable", "The file is deleted.", (("file", "deleted"),))
         if result.outcome is SubmitOutcome.FULL:
@@ -176,11 +184,13 @@ class Jobs:
     async def query(self, principal: Principal, query: JobQuery) -> JobPage:
         return await self._store.jobs.query(principal.owner, principal.tenant, self._dialect, query)
 
-    async def follow(self, principal: Principal, job_id: str, after: str) -> AsyncGenerator[Event, None]:
+    async def follow(
+        self, principal: Principal, job_id: str, after: str, slot: Slot | None = None
+    ) -> AsyncGenerator[Event, None]:
         """Events after the event id `after`, up to `done`."""
         await self.get_undeleted(principal, job_id)
         audit("job.read", job_id)
-        return self._events.follow(job_id, after, principal)
+        return Slotted(self._events.follow(job_id, after, principal), slot or self.stream_slot(principal))
 
     async def resume(self, principal: Principal, job_id: str, after: str) -> AsyncGenerator[Event, None] | None:
         """Events after the event id `after`, up to `done`; None where there are no more."""
@@ -188,7 +198,7 @@ class Jobs:
         if job.done_event is not None and event_order(after) >= event_order(job.done_event):
             return None
         audit("job.read", job_id)
-        return self._events.follow(job_id, after, principal)
+        return Slotted(self._events.follow(job_id, after, principal), self.stream_slot(principal))
 
     async def cancel(self, principal: Principal, job_id: str) -> Job:
         """Cancel a queued job now, a running one within a window."""
@@ -202,14 +212,15 @@ class Jobs:
         return job
 
     async def cancel_and_wait(self, principal: Principal, job_id: str) -> Job:
-        """Cancel a job, and wait until it has ended."""
+        """Cancel a job, and wait for its end; one whose worker is lost may still run after that."""
         if (await self._own(principal, job_id)).phase.final:
             raise RequestError("conflict", "The job has ended: there is nothing to cancel.")
-        await self.cancel(principal, job_id)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(CANCEL_WAIT_S), aclosing(self._events.follow(job_id, "0")) as events:
-                async for _ in events:
-                    pass
+        with self.stream_slot(principal):
+            await self.cancel(principal, job_id)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CANCEL_WAIT_S), aclosing(self._events.follow(job_id, "0")) as events:
+                    async for _ in events:
+                        pass
         return await self.get(principal, job_id)
 
     async def retry(self, principal: Principal, job_id: str, phases: Collection[Phase] = (Phase.FAILED,)) -> Job:
@@ -264,7 +275,7 @@ class Jobs:
         """Replace the webhook of a job that has not ended."""
         await self._own(principal, job_id)
         if spec.webhook is not None:
-            self._rules.check_webhook(spec.webhook)
+            self._rules.check_webhook(spec)
         if not await self._store.jobs.set_webhook(job_id, spec):
             raise RequestError("conflict", "The job has ended: its webhook cannot be changed any more.")
         return await self.get(principal, job_id)

@@ -19,7 +19,7 @@ from serve_app.models.file import File
 from serve_app.models.job import Job, JobSpec
 from serve_app.models.principal import Principal
 from serve_app.models.storage_paths import file_folder, file_key, job_folder, source_key
-from serve_app.models.submission import IdempotencyRecord, SubmitOutcome, SubmitResult
+from serve_app.models.submission import IdempotencyRecord, Reservation, SubmitOutcome, SubmitResult
 from serve_app.models.trace import Trace
 from serve_app.store.records import FILE, SPEC
 from serve_app.store.redis_store import Store
@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Submit = Callable[["Draft", JobSpec, str, File | None], Awaitable[Job]]
+Admit = Callable[["Draft"], Awaitable[None]]
+REQUEST_ID_LENGTH = 128
 KEY_LENGTH = 255
 RESERVED_S = 10.0  # how long a key stays reserved for a request whose process died
 
@@ -45,12 +47,15 @@ class Draft:
         job_id: str,
         *,
         submit: Submit,
+        admit: Admit,
         as_file: bool,
     ) -> None:
         self.id = job_id
         self.file = str(uuid4()) if as_file else None  # id of the shared file that the source becomes
         self.principal = principal
+        self.repeated = False  # whether a job was made under the idempotency key
         self._submit = submit
+        self._admit = admit
         self._trace = trace
         self._store = store
         self._artifacts = artifacts
@@ -66,13 +71,14 @@ class Draft:
         """Reserve the idempotency key. Raises RequestError `conflict`."""
         if self._key_digest is not None:
             try:
-                reserved = await _uninterrupted(self._store.jobs.reserve_key(self._key_digest, self.id, RESERVED_S))
+                reservation = await _uninterrupted(self._store.jobs.reserve_key(self._key_digest, self.id, RESERVED_S))
             except (StoreUnavailable, asyncio.CancelledError):
                 # The reservation may have been made.
                 await asyncio.shield(self._discard())
                 raise
-            if not reserved:
+            if reservation is Reservation.BUSY:
                 raise _in_progress()
+            self.repeated = reservation is Reservation.USED
             self._renewing = asyncio.create_task(self._renew(self._key_digest))
         return self
 
@@ -81,6 +87,10 @@ class Draft:
             self._renewing.cancel()
         if not self._submitted:
             await asyncio.shield(self._discard())
+
+    async def admit(self) -> None:
+        """Check quota and queue before a body is read. Raises RequestError."""
+        await self._admit(self)
 
     async def submit(self, spec: JobSpec, sha256: str = "", file: File | None = None) -> Job:
         """Create the job, or return that of an equal request. Raises RequestError."""
@@ -94,12 +104,14 @@ class Draft:
         *,
         ttl_s: float,
         queue_limit: int,
+        kept_limit: int,
         quota_s: float,
         file: File | None,
     ) -> SubmitResult:
         """Write the job to the store. Raises RequestError for a key in use."""
         principal = self.principal
-        traced = replace(spec, request_id=self._trace.request_id or None, traceparent=self._trace.traceparent)
+        request_id = self._trace.request_id[:REQUEST_ID_LENGTH] or None
+        traced = replace(spec, request_id=request_id, traceparent=self._trace.traceparent)
         submitting = self._store.jobs.submit(
             self.id,
             principal.owner,
@@ -107,6 +119,7 @@ class Draft:
             traced,
             ttl_s=ttl_s,
             queue_limit=queue_limit,
+            kept_limit=kept_limit,
             quota_s=quota_s,
             idempotency=self._idempotency(spec, sha256, file),
             file=file,

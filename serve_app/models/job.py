@@ -71,7 +71,7 @@ class JobSpec:
 
     model: str  # id of the first model to try
     url: str | None = None  # source to fetch; None for an upload, which is stored before the job exists
-    drive: bool = False  # the URL is in the operator's own storage, which may be private
+    drive_root: str = ""  # the URL is in the operator's own storage, which may be private, and must lie below this
     file: str | None = None  # id of the source where several jobs share it
     record_ttl_s: int | None = None  # how long the record outlives the results; None: not at all
     filename: str | None = None  # name of the uploaded file
@@ -200,6 +200,13 @@ class Job:
     @property
     def source(self) -> str:
         return source_key(self.id) if self.spec.file is None else file_key(self.spec.file)
+
+    @property
+    def source_withheld(self) -> bool:
+        """Whether the source was read with the service's own credentials: callers get none of its bytes."""
+        if self.spec.drive_root or (self.spec.file is not None and self.file is None):
+            return True
+        return ((self.file.url if self.file else self.spec.url) or "").startswith("s3://")
 
     @property
     def listening(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 
 from serve_app.models.job import Job
 
@@ -24,6 +24,14 @@ class RetryOutcome(StrEnum):
     FULL = "full"  # the tenant's queue is full
     SPENT = "spent"  # the tenant's monthly quota is used up or reserved
     REFUSED = "refused"  # the job is not one to retry
+
+
+class Reservation(IntEnum):
+    """Reply to a reservation of an idempotency key."""
+
+    BUSY = 0  # another request holds it
+    RESERVED = 1
+    USED = 2  # a job was made under it
 
 
 @dataclass(frozen=True, slots=True)

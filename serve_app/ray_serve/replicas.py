@@ -107,9 +107,12 @@ class IngressReplica:
             artifacts,
             ModelCatalog(models, settings.model_aliases),
             quotas=limits,
-            allowed=AllowList.parse(settings.fetch_allow),
+            allowed=AllowList.parse(settings.fetch_allow, settings.storage),
             result_ttl_s=settings.result_ttl_s,
+            max_result_ttl_s=settings.max_result_ttl_s,
             queue_limit=settings.tenant_queued_jobs,
+            kept_limit=settings.tenant_kept_jobs,
+            open_limit=settings.tenant_streams,
             prompts=tuple(settings.summary_prompts) if settings.summary_base_url else (),
         )
         tokens = JwtVerifier(token_rules(settings)) if settings.jwt_issuer else None
@@ -135,6 +138,7 @@ class IngressReplica:
             settings.public_url,
             self._devices,
             dialect_settings,
+            settings.body_idle_s,
         )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -243,7 +247,7 @@ class IngestionReplica(Ingestion):
 
     def __init__(self, settings: Settings) -> None:
         prepare_replica(settings)
-        allowed = AllowList.parse(settings.fetch_allow)
+        allowed = AllowList.parse(settings.fetch_allow, settings.storage)
         http = SafeHttp(allowed, min_rate=settings.fetch_min_rate)
         super().__init__(Artifacts(settings.storage, settings.min_free_bytes), http, Buckets(allowed))
 

@@ -118,6 +118,6 @@ class Attempt:
 
     async def _fetch(self, job: Job, url: str) -> int:
         spec = job.spec
-        request = FetchRequest(url, job.source, self._max_source_bytes, spec.user_agent, spec.drive, job.tenant)
+        request = FetchRequest(url, job.source, self._max_source_bytes, spec.user_agent, spec.drive_root, job.tenant)
         stored = await self._patience.insist(lambda: self._stages.fetch(request), job.id, "download", storing=True)
         return stored.size

@@ -13,7 +13,7 @@ from serve_app.models.file import File
 from serve_app.models.job import Job, JobSpec, Phase
 from serve_app.models.lease import Claim
 from serve_app.models.listing import JobPage, JobQuery
-from serve_app.models.submission import IdempotencyRecord, RetryOutcome, SubmitOutcome, SubmitResult
+from serve_app.models.submission import IdempotencyRecord, Reservation, RetryOutcome, SubmitOutcome, SubmitResult
 from serve_app.store.connection import execute
 from serve_app.store.job_list import list_jobs, shelves
 from serve_app.store.records import FILE, SPEC, to_file, to_job, with_position
@@ -60,9 +60,9 @@ class JobStore:
         job = with_position(job, *new[1:3]) if job else None
         return SubmitResult(SubmitOutcome(outcome.decode()), created_id.decode(), (await self._with_files([job]))[0])
 
-    async def reserve_key(self, digest: str, job_id: str, hold_s: float) -> bool:
-        """Reserve an idempotency key. False if another request holds it."""
-        return bool(await self._run("idempotency_reserve", digest, job_id, int(hold_s * 1000)))
+    async def reserve_key(self, digest: str, job_id: str, hold_s: float) -> Reservation:
+        """Reserve an idempotency key."""
+        return Reservation(await self._run("idempotency_reserve", digest, job_id, int(hold_s * 1000)))
 
     async def release_key(self, digest: str, job_id: str) -> None:
         await self._run("idempotency_release", digest, job_id)

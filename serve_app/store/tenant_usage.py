@@ -30,3 +30,7 @@ class TenantUsage:
         """Mean seconds between two claims; None if not measured yet."""
         pace_ms = await execute(self._redis.hget(key("pace"), tenant))
         return None if pace_ms is None else float(pace_ms) / 1000
+
+    async def waiting(self, tenant: str) -> int:
+        """Number of queued jobs."""
+        return int(await execute(self._redis.zcard(key(f"wait:{tenant}"))))

@@ -11,24 +11,40 @@ import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
+from deployments.errors import StorageFull
 from serve_app.local.valkey import Valkey
 from serve_app.models.event import EventKind
 from serve_app.store.api_keys import ApiKeys
 from serve_app.store.connection import connect
 from tests.lib.app import ME
+from tests.lib.raw_request import captured, opened, up_to_the_file
+from tests.lib.shared_api import SharedApi
+from tests.lib.slow_upload import SlowUpload
 from tests.lib.web_server import WebServer
 from tests.service.conftest import MAX_UPLOAD_BYTES, Served
 
 GOLDEN = Path(__file__).parent / "golden"
 SCOPES = ("speech:transcriptions:read", "speech:transcriptions:write", "speech:transcriptions:delete")
 READ = "speech:transcriptions:read"
+
+STATUSES = {"unknown": 404, "key": 401, "scope": 403, "large": 413, "queue": 429, "disk": 507, "idle": 408}
+FORBIDDEN_URLS = (
+    "file:///etc/hostname",
+    "http://169.254.169.254/latest/meta-data/",
+    "http://0x7f000002.:80@10.0.0.1/",
+    "http://10.0.0.1/x",
+    "https://[fd00::1]/x",
+    "https://8.8.8.8:22/x",
+    "s3://secrets/x.flac",
+)
 
 Send = Callable[..., Awaitable[httpx.Response]]
 
@@ -56,7 +72,7 @@ class VendorApi:
 
     def status(self, case: str) -> int:
         """HTTP status of a refusal."""
-        return self.statuses.get(case, {"unknown": 404, "key": 401, "scope": 403, "large": 413}.get(case, 400))
+        return self.statuses.get(case, STATUSES.get(case, 400))
 
 
 @contextmanager
@@ -239,11 +255,97 @@ class Contract:
         self.refused(response, "large", "source_too_large")
         assert served.app.artifacts.keys("jobs") == []
 
-    async def test_a_url_that_must_not_be_fetched_is_refused(self, served: Served, keys: ApiKeys) -> None:
+    @pytest.mark.parametrize("url", FORBIDDEN_URLS)
+    async def test_a_url_that_must_not_be_fetched_is_refused(self, served: Served, keys: ApiKeys, url: str) -> None:
         if not self.api.by_url:
             pytest.skip("this dialect takes files only")
-        response = await self.api.by_url(served.http, "file:///etc/hostname")
-        self.refused(response, "forbidden_url", "source_forbidden")
+        self.refused(await self.api.by_url(served.http, url), "forbidden_url", "source_forbidden")
+
+    async def test_an_empty_upload_is_refused(self, served: Served, keys: ApiKeys) -> None:
+        if not self.api.by_file:
+            pytest.skip("this dialect takes URLs only")
+        self.refused(await self.api.by_file(served.http, "talk.flac", b""), "empty", "no_audio")
+        assert served.app.artifacts.keys("jobs") == []
+
+    async def test_a_name_of_a_file_is_bounded(self, served: Served, keys: ApiKeys) -> None:
+        if not self.api.by_file:
+            pytest.skip("this dialect takes URLs only")
+        response = await self.api.by_file(served.http, f"{'x' * 300}.flac", b"sound")
+        self.refused(response, "option", "invalid_request")
+        assert "filename" in response.text.lower()
+
+    # Refusals before the body.
+
+    async def upload(self, served: Served, **options: Any) -> httpx.Request:
+        """An upload that is not sent yet."""
+        by_file = self.api.by_file
+        if by_file is None:
+            pytest.skip("this dialect takes URLs only")
+        return await captured(served.http, lambda http: by_file(http, "talk.flac", b"sound" * 1000, **options))
+
+    async def refused_at(self, upload: SlowUpload, case: str, code: str) -> str:
+        """Check the refusal of an upload whose body was not sent; its text."""
+        async with asyncio.timeout(20):
+            status, text = await upload.status(), await upload.text()
+        self.refused(httpx.Response(status, text=text, headers=dict(upload.headers)), case, code)
+        return text
+
+    async def test_a_length_over_the_limit_is_refused_before_the_body(self, served: Served, keys: ApiKeys) -> None:
+        request = await self.upload(served)
+        async with opened(request, Content_Length="99999999999", Expect="100-continue") as upload:
+            await self.refused_at(upload, "large", "source_too_large")
+            assert upload.headers["connection"] == "close"
+
+    async def test_a_full_queue_is_refused_before_the_body(self, served: Served, keys: ApiKeys, send: Send) -> None:
+        request = await self.upload(served)
+        await served.app.runner.stop()
+        served.app.jobs._queue_limit = 1
+        assert (await send()).status_code == self.api.submitted_status
+        async with opened(request, Expect="100-continue") as upload:
+            await self.refused_at(upload, "queue", "rate_limited")
+            assert int(upload.headers["retry-after"]) > 0
+
+    async def test_a_repeated_request_is_received_though_the_queue_is_full(self, served: Served, send: Send) -> None:
+        await served.app.runner.stop()
+        served.app.jobs._queue_limit = 1
+        served.http.headers["Idempotency-Key"] = "once"
+        first, second = await send(), await send()
+        assert self.api.read(first.json())[0] == self.api.read(second.json())[0]
+
+    async def test_a_full_disk_is_refused_before_the_body(
+        self, served: Served, keys: ApiKeys, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        request = await self.upload(served)
+
+        def require_space(_: object, size: int = 0) -> None:
+            raise StorageFull(f"There is no room for {size} bytes.")
+
+        monkeypatch.setattr(type(served.app.artifacts), "require_space", require_space, raising=False)
+        async with opened(request, Expect="100-continue") as upload:
+            await self.refused_at(upload, "disk", "storage_full")
+
+    @pytest.mark.parametrize("option", ["nonsense", "model"])
+    async def test_fields_before_the_file_are_refused_before_the_file(
+        self, served: Served, keys: ApiKeys, option: str
+    ) -> None:
+        request = await self.upload(served, **{option: "acme/nothing"})
+        async with opened(request, Content_Length=str(MAX_UPLOAD_BYTES)) as upload:
+            await upload.send(up_to_the_file(request))
+            case, code = ("option", "invalid_request") if option == "nonsense" else ("model", "model_unavailable")
+            assert option in await self.refused_at(upload, case, code)
+        assert served.app.artifacts.keys("jobs") == []
+
+    async def test_a_body_that_stops_coming_is_cut_off(self, served: Served, keys: ApiKeys, shared_api: SharedApi) -> None:
+        request = await self.upload(served)
+        shared_api.bind(replace(served.context, body_idle_s=0.3), served.auth, served.app.store)
+        async with opened(request, Idempotency_Key="once") as upload:
+            await upload.send(request.content[:-100])
+            await self.refused_at(upload, "idle", "timeout")
+        assert served.app.artifacts.keys("jobs") == []
+        assert not list(Path(urlsplit(served.app.artifacts.uri).path).rglob("*.part"))
+        async with opened(request, Idempotency_Key="once") as upload, asyncio.timeout(20):
+            await upload.send(request.content)
+            assert await upload.status() in (200, 201, 202)
 
     async def test_errors_of_the_router_have_its_form_too(self, served: Served, keys: ApiKeys) -> None:
         response = await served.http.put(self.api.job.removesuffix("/{id}"))

@@ -203,3 +203,15 @@ async def test_its_own_key_header_takes_precedence(served: Served, valkey: Valke
     served.http.headers.update({"x-bf-vk": await keys.create("a", "t", SCOPES), "Authorization": "Bearer dummy"})
     await redis.aclose()
     assert (await by_file(served.http, "x", sound, stream="", response_format="")).status_code == 202
+
+
+async def test_the_operator_bounds_how_long_results_are_kept(served: Served, sample: Path) -> None:
+    served.app.jobs.max_result_ttl_s = served.app.jobs._rules._max_result_ttl_s = 600
+    made = await by_file(served.http, "talk.flac", sample.read_bytes())
+    job = await served.app.store.jobs.get(made.json()["id"])
+    assert job
+    assert job.ttl_s == 600  # Bifrost's own default is longer
+    served.http.headers["x-bf-async-job-result-ttl"] = "601"
+    refused = await by_file(served.http, "talk.flac", sample.read_bytes())
+    assert refused.status_code == 400
+    assert "600 s at most" in refused.json()["error"]["message"]

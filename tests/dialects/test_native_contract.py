@@ -30,5 +30,5 @@ class TestNative(Contract):
         by_file=by_file,
         cancel=("POST", "/v1/jobs/{id}/cancel"),
         text_at="/v1/jobs/{id}/transcript?format=text",
-        statuses={"model": 422, "option": 422, "language": 422, "forbidden_url": 422},
+        statuses={"model": 422, "option": 422, "language": 422, "forbidden_url": 422, "empty": 422},
     )

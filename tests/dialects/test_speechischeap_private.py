@@ -152,3 +152,14 @@ async def test_the_audio_of_other_jobs_is_kept(served: Served, secret_site: WebS
         pass
     assert {"source", "pcm", "transcript"} <= files(served)
     assert (await stored(served, made.json()["id"])).spec.url == secret_site.url(SECRET)
+
+
+async def test_a_private_job_is_kept_no_longer_than_the_operator_allows(served: Served, sample: Path) -> None:
+    served.app.jobs.max_result_ttl_s = served.app.jobs._rules._max_result_ttl_s = 600
+    files = {"input_file": ("talk.flac", sample.read_bytes())}
+    response = await served.http.post("/v2/jobs", data={"is_private": "true"}, files=files)
+    assert response.status_code == 200, response.text
+    (job,) = (await served.http.get("/v1/jobs")).json()["jobs"]
+    stored = await served.app.store.jobs.get(job["id"])
+    assert stored
+    assert stored.ttl_s == 600

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from serve_app.jobs.quotas import TenantLimits
 from serve_app.local.valkey import Valkey
 from serve_app.store.api_keys import ApiKeys
 from serve_app.store.connection import connect
+from tests.lib.shared_api import SharedApi
 from tests.lib.slow_upload import END, fields, file, posting
 from tests.service.conftest import MAX_UPLOAD_BYTES, Served
 
@@ -216,6 +218,18 @@ async def test_an_incomplete_form_is_an_error_in_the_stream(served: Served) -> N
     *_, last = events(answer)
     assert last["type"] == "error"
     await eventually(lambda: no_files(served))
+
+
+async def test_a_body_that_stops_coming_ends_the_stream_with_an_error(served: Served, shared_api: SharedApi) -> None:
+    shared_api.bind(replace(served.context, body_idle_s=0.3), served.auth, served.app.store)
+    head = file() + bytes(BYTES_BEFORE_RESPONSE + 1)
+    async with posting(served.url + PREFIX, 1 << 20) as upload, asyncio.timeout(30):
+        await upload.send(head)
+        assert await upload.status() == 200
+        payloads = [payload async for payload in upload.events()]
+    assert payloads[-1]["type"] == "error"
+    assert "Nothing of the body came" in payloads[-1]["message"]
+    assert no_files(served)
 
 
 async def test_an_exhausted_quota_is_a_429_before_the_stream(served: Served, wave: bytes) -> None:

@@ -71,7 +71,7 @@ async def test_a_form_can_arrive_byte_by_byte(artifacts: Artifacts) -> None:
 )
 async def test_chunk_boundaries_do_not_change_a_form(artifacts: Artifacts, pieces: list[bytes], cuts: list[int]) -> None:
     content = b"".join(pieces)
-    assume(f"\r\n--{BOUNDARY}".encode() not in b"\r\n" + content)
+    assume(content and f"\r\n--{BOUNDARY}".encode() not in b"\r\n" + content)
     whole = field("model", b"base") + file(content) + END
     edges = [0, *sorted(cuts), len(whole)]
     got = await form(artifacts, *(whole[a:b] for a, b in pairwise(edges)))

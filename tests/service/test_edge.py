@@ -266,7 +266,7 @@ async def test_a_raw_body_is_the_recording(served: Served, sample: Path) -> None
 @pytest.mark.parametrize(
     ("query", "body", "status", "code"),
     [
-        ("", b"", 422, "invalid_request"),
+        ("", b"", 422, "no_audio"),
         ("?nonsense=1", b"x", 422, "invalid_request"),
         ("?language=de&language=en", b"x", 422, "invalid_request"),
         (f"?webhook_secret=whsec_{'A' * 32}", b"x", 422, "invalid_request"),

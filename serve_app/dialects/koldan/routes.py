@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 
-from serve_app.dialects.base import ApiContext, Dialect, IdempotencyKey, JobId, request_body, validated
+from serve_app.dialects.base import ApiContext, Dialect, IdempotencyKey, JobId, request_body, validated, validated_so_far
 from serve_app.dialects.koldan.transcript import from_transcript
 from serve_app.dialects.koldan.translate import (
     error,
@@ -37,13 +37,13 @@ from serve_app.dialects.koldan.wire_responses import (
 from serve_app.errors import RequestError
 from serve_app.http.auth import CanDelete, CanRead, CanUpload, CanWrite
 from serve_app.http.json_response import json_response
-from serve_app.http.openapi import Responses, errors, operation_id
+from serve_app.http.openapi import UPLOAD, Responses, content, errors, operation_id
 from serve_app.http.parameters import is_json, is_multipart
 from serve_app.http.request_ids import Traced
-from serve_app.http.uploads import Form, read_json
+from serve_app.http.uploads import Form, json_body
 from serve_app.jobs.submission import Draft
 from serve_app.models.file import File
-from serve_app.models.job import Job
+from serve_app.models.job import Job, JobSpec
 from serve_app.models.principal import Principal
 
 PREFIX = "/api/v1/speech-services/transcriptions"
@@ -64,27 +64,22 @@ class Routes:
         if not is_multipart(request):
             raise RequestError("malformed", "Send multipart/form-data with name, transcription and either file or uri.")
         async with self._jobs.draft(principal, key, trace, as_file=True) as draft:
-            form = await self._context.receive_form(request, draft, "file", required=False)
+            form = await self._context.receive_form(
+                request, draft, "file", required=False, check=lambda form: self._check(principal, form)
+            )
             upload = validated(KoldanUploadForm, form_fields(form))
             if (form.filename is None) == (upload.uri is None):
                 message = "Provide either file or uri, and not both."
                 raise RequestError("malformed", message, (("file", "either"), ("uri", "or")))
-            if upload.summary and not principal.may(SUMMARIZE):
-                raise RequestError("forbidden", f"The API key does not have the scope {SUMMARIZE}.")
             file = _new_file(upload, form, draft, principal)
-            spec = to_spec(
-                upload.transcription,
-                upload.diarization,
-                upload.webhook,
-                file=file.id,
-                url=upload.uri,
-                filename=form.filename,
-                listening=upload.generate_listening_audio,
-                summary=upload.summary.prompt_template_id if upload.summary else None,
-            )
-            job = await draft.submit(spec, form.sha256, file)
+            job = await draft.submit(_upload_spec(upload, form, principal, file.id), form.sha256, file)
         body = from_job(job)
         return JSONResponse({"file": body["file"], "job": body, "summary": await self._summary(job)}, 201)
+
+    def _check(self, principal: Principal, form: Form) -> None:
+        """Refuse invalid fields before the file is read."""
+        if upload := validated_so_far(KoldanUploadForm, form_fields(form)):
+            self._jobs.resolve(principal, _upload_spec(upload, form, principal, None))
 
     async def _summary(self, job: Job) -> dict[str, Any] | None:
         return from_summary(job, await self._jobs.results.summary(job))
@@ -93,7 +88,7 @@ class Routes:
         """Transcribe an uploaded file."""
         if not is_json(request):
             raise RequestError("malformed", "Send application/json.")
-        body = validated(KoldanJobRequest, await read_json(request.stream()))
+        body = validated(KoldanJobRequest, await json_body(request))
         file = await self._jobs.file(principal, str(body.file_id))
         if file.size is None:
             raise RequestError("file_unusable", "The file has not been imported yet.", (("fileId", "not imported"),))
@@ -139,7 +134,7 @@ class Routes:
     async def set_webhook(self, request: Request, principal: CanWrite, job_id: JobId) -> Response:
         """Set or replace the webhook of a job that has not ended."""
         job = await self._jobs.get(principal, job_id)
-        webhook = validated(KoldanWebhookRequest, await read_json(request.stream()))
+        webhook = validated(KoldanWebhookRequest, await json_body(request))
         job = await self._jobs.set_webhook(principal, job.id, with_webhook(job.spec, webhook))
         return JSONResponse(from_job(job))
 
@@ -150,9 +145,9 @@ class Routes:
         return Response(status_code=204)
 
     async def cancel(self, principal: CanWrite, job_id: JobId) -> Response:
-        """Cancel a job that has not ended, and wait until it has stopped."""
-        await self._jobs.cancel_and_wait(principal, job_id)
-        return Response(status_code=204)
+        """Cancel a job that has not ended, and wait until it has stopped; 202 if it stops only later."""
+        job = await self._jobs.cancel_and_wait(principal, job_id)
+        return Response(status_code=204) if job.phase.final else JSONResponse(from_job(job), 202)
 
     async def delete(self, principal: CanDelete, job_id: JobId, purge: Purge = False) -> Response:
         """Mark an ended job as deleted; with `purge`, remove its results at once."""
@@ -166,6 +161,21 @@ class Routes:
         """Remove the results of a deleted job for good."""
         await self._jobs.purge_results(principal, job_id, deleted=True)
         return Response(status_code=204)
+
+
+def _upload_spec(upload: KoldanUploadForm, form: Form, principal: Principal, file_id: str | None) -> JobSpec:
+    if upload.summary and not principal.may(SUMMARIZE):
+        raise RequestError("forbidden", f"The API key does not have the scope {SUMMARIZE}.")
+    return to_spec(
+        upload.transcription,
+        upload.diarization,
+        upload.webhook,
+        file=file_id,
+        url=upload.uri,
+        filename=form.filename,
+        listening=upload.generate_listening_audio,
+        summary=upload.summary.prompt_template_id if upload.summary else None,
+    )
 
 
 def _new_file(upload: KoldanUploadForm, form: Form, draft: Draft, principal: Principal) -> File:
@@ -203,7 +213,7 @@ def routes(context: ApiContext) -> APIRouter:
         response_model=KoldanUpload,
         response_description="The file and its job.",
         openapi_extra=request_body(form=KoldanUploadForm, file="file", file_required=False),
-        responses=errors(KoldanError, 409, 413),
+        responses=errors(KoldanError, *UPLOAD),
     )(koldan.upload)
     router.post(
         "",
@@ -212,7 +222,7 @@ def routes(context: ApiContext) -> APIRouter:
         response_model=KoldanJob,
         response_description="The job.",
         openapi_extra=request_body(json=KoldanJobRequest),
-        responses=errors(KoldanError, 404, 409, 422),
+        responses=errors(KoldanError, 404, 408, 409, 422),
     )(koldan.create)
     _add_job_routes(router, koldan)
     return router
@@ -242,10 +252,11 @@ def _add_job_routes(router: APIRouter, koldan: Routes) -> None:
         response_model=KoldanJob,
         response_description="The job.",
         openapi_extra=request_body(json=KoldanWebhookRequest),
-        responses=wrong_state,
+        responses=errors(KoldanError, 404, 408, 409),
     )(koldan.set_webhook)
     router.delete("/{job_id}/webhook", status_code=204, summary="Remove the webhook", responses=done)(koldan.drop_webhook)
-    router.post("/{job_id}/cancel", status_code=204, summary="Cancel a job", responses=done)(koldan.cancel)
+    later: Responses = {202: {"description": "It stops later: its worker is lost.", "content": content(KoldanJob)}}
+    router.post("/{job_id}/cancel", status_code=204, summary="Cancel a job", responses={**later, **done})(koldan.cancel)
     router.delete("/{job_id}", status_code=204, summary="Delete a job", responses=done)(koldan.delete)
     router.post("/{job_id}/purge", status_code=204, summary="Purge a deleted job", responses=done)(koldan.purge)
 

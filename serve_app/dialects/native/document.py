@@ -9,10 +9,23 @@ import serve_app.dialects.native.wire as wire
 from serve_app.dialects.base import request_body
 from serve_app.dialects.native.translate import PROBLEM
 from serve_app.formats import FORMATS
-from serve_app.http.openapi import Responses, binary, content, errors, event_stream, header, schema_of, without_null
+from serve_app.http.openapi import (
+    UPLOAD,
+    Responses,
+    binary,
+    content,
+    errors,
+    event_stream,
+    header,
+    operation_id,
+    schema_of,
+    without_null,
+)
+from serve_app.http.parameters import KNOWN_QUERY
 
 Described = dict[str, Any]  # keyword arguments of a route
 
+NATIVE_ROUTER: Described = {"dependencies": KNOWN_QUERY, "generate_unique_id_function": operation_id}
 TAGS = {
     "Jobs": "Native API: submit recordings, follow jobs, read transcripts.",
     "Models": "Native API, and OpenAI's list of models: the models on offer.",
@@ -85,7 +98,7 @@ SUBMIT: Described = {
                 "Idempotent-Replayed": header("`true` where the Idempotency-Key was used before, for the same request."),
             },
         },
-        **problems(400, 409, 413, 415, 422),
+        **problems(400, 415, 422, *UPLOAD),
     },
 }
 LIST: Described = {"name": "list", "summary": "List jobs", "response_description": "The page.", "responses": problems(422)}
@@ -173,5 +186,5 @@ SECRETS: Described = {"summary": "Read the signing secrets", "response_descripti
 ROTATE: Described = {
     "summary": "Rotate the signing secret",
     "response_description": "The secrets, the new one first.",
-    "responses": problems(422),
+    "responses": problems(400, 408, 422),
 }

@@ -13,17 +13,34 @@ import serve_app.dialects.native.document as document
 import serve_app.dialects.native.tickets as tickets
 import serve_app.dialects.native.webhooks as webhooks
 import serve_app.dialects.native.wire as wire
-from serve_app.dialects.base import ApiContext, ByteRange, Dialect, IdempotencyKey, JobId, PageSize, validated
+from serve_app.dialects.base import (
+    ApiContext,
+    ByteRange,
+    Dialect,
+    IdempotencyKey,
+    JobId,
+    PageSize,
+    flat,
+    validated,
+    validated_so_far,
+)
 from serve_app.dialects.native.events import from_event
-from serve_app.dialects.native.translate import error, form_options, render, render_job, to_spec, transcript_response
+from serve_app.dialects.native.translate import (
+    LISTS,
+    error,
+    form_options,
+    render,
+    render_job,
+    to_spec,
+    transcript_response,
+)
 from serve_app.errors import RequestError
 from serve_app.formats import FORMATS
 from serve_app.http.auth import CanDelete, CanRead, CanReadJob, CanWrite
 from serve_app.http.byte_ranges import file_response
-from serve_app.http.openapi import operation_id
 from serve_app.http.request_ids import Traced
 from serve_app.http.sse import last_event_id, stream
-from serve_app.http.uploads import read_json
+from serve_app.http.uploads import Form, json_body
 from serve_app.jobs.submission import Draft
 from serve_app.models.job import JobSpec, Phase
 
@@ -58,17 +75,23 @@ class Routes:
             name = next(iter(request.query_params))
             raise RequestError("invalid_request", "Send options in the body, not in the query.", ((name, "in the query"),))
         if kind.startswith("application/json"):
-            body = validated(wire.JobRequest, await read_json(request.stream()))
+            body = validated(wire.JobRequest, await json_body(request))
             return to_spec(body, url=body.source.url), ""
         if kind.startswith("multipart/form-data"):
-            form = await self._context.receive_form(request, draft, "file")
+
+            def check(form: Form) -> None:
+                if options := validated_so_far(wire.Options, flat(form.fields, LISTS)):
+                    self._jobs.resolve(draft.principal, to_spec(options, filename=form.filename))
+
+            form = await self._context.receive_form(request, draft, "file", check=check)
             return to_spec(form_options(form.fields), filename=form.filename), form.sha256
         if kind.startswith(RAW):
             query = {name: request.query_params.getlist(name) for name in request.query_params}
             filename = query.pop("filename", [""])[-1] or None
-            options = form_options(query)  # refused before the recording is read
+            spec = to_spec(form_options(query), filename=filename)
+            self._jobs.resolve(draft.principal, spec)  # refused before the recording is read
             form = await self._context.receive_raw(request, draft)
-            return to_spec(options, filename=filename), form.sha256
+            return spec, form.sha256
         message = "Send application/json with a source, multipart/form-data with a file, or the recording as audio/*."
         raise RequestError("unsupported_media", message)
 
@@ -172,7 +195,7 @@ class Routes:
 def routes(context: ApiContext) -> APIRouter:
     """Routes under /v1: jobs and models, then webhooks."""
     native = Routes(context)
-    jobs = APIRouter(prefix="/v1/jobs", tags=["Jobs"], generate_unique_id_function=operation_id)
+    jobs = APIRouter(prefix="/v1/jobs", tags=["Jobs"], **document.NATIVE_ROUTER)
     jobs.post("", status_code=202, response_model=wire.Job, **document.SUBMIT)(native.submit)
     jobs.get("", **document.LIST)(native.list_jobs)
     jobs.get("/{job_id}", **document.GET)(native.get)
@@ -182,7 +205,7 @@ def routes(context: ApiContext) -> APIRouter:
     jobs.post("/{job_id}/cancel", status_code=202, **document.CANCEL)(native.cancel)
     jobs.post("/{job_id}/retry", status_code=202, **document.RETRY)(native.retry)
     jobs.delete("/{job_id}", status_code=204, **document.DELETE)(native.delete)
-    models = APIRouter(prefix="/v1/models", tags=["Models"], generate_unique_id_function=operation_id)
+    models = APIRouter(prefix="/v1/models", tags=["Models"], **document.NATIVE_ROUTER)
     models.get("", **document.LIST_MODELS)(native.list_models)
     models.get("/{model_id:path}", **document.GET_MODEL)(native.get_model)
     router = APIRouter()

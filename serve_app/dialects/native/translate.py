@@ -17,6 +17,7 @@ from serve_app.jobs.webhook_payload import Payload
 from serve_app.models.job import Job, JobSpec
 
 PROBLEM = "application/problem+json"
+LISTS = ("fallbacks",)  # form fields that may be repeated
 
 
 def to_spec(options: wire.Options, *, url: str | None = None, filename: str | None = None) -> JobSpec:
@@ -27,7 +28,7 @@ def to_spec(options: wire.Options, *, url: str | None = None, filename: str | No
 
 def form_options(fields: Mapping[str, list[str]]) -> wire.Options:
     """Options of form fields or of a query. Raises RequestError with those that are wrong."""
-    return validated(wire.Options, flat(fields, ("fallbacks",)))
+    return validated(wire.Options, flat(fields, LISTS))
 
 
 def from_job(job: Job, files: list[Artifact]) -> wire.Job:

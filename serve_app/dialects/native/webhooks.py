@@ -5,14 +5,14 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Path, Query, Security
+from fastapi import APIRouter, Path, Query, Request, Security
 from pydantic import BaseModel, ConfigDict, Field
 
 import serve_app.dialects.native.document as document
 import serve_app.models.delivery as core
-from serve_app.dialects.base import PageSize, utc
+from serve_app.dialects.base import PageSize, request_body, utc, validated
 from serve_app.http.auth import CanRead, CanWrite, caller
-from serve_app.http.openapi import operation_id
+from serve_app.http.uploads import json_body
 from serve_app.jobs.deliveries import Deliveries
 from serve_app.models.delivery import DeliveryState
 from serve_app.models.principal import Principal
@@ -62,9 +62,6 @@ class Rotation(BaseModel):
     overlap_s: float = Field(default=86_400.0, ge=0, le=2_592_000, description="Seconds that the old secret stays valid.")
 
 
-A_DAY = Rotation()
-
-
 class Routes:
     """Route handlers."""
 
@@ -94,8 +91,10 @@ class Routes:
         """Read the secrets that sign the tenant's webhooks."""
         return WebhookSecrets(secrets=await self._deliveries.secrets(principal))
 
-    async def rotate_secret(self, principal: Admin, rotation: Annotated[Rotation, Body()] = A_DAY) -> WebhookSecrets:
+    async def rotate_secret(self, request: Request, principal: Admin) -> WebhookSecrets:
         """Make a new secret; the old one signs too until the overlap is over."""
+        # FastAPI would read the whole body, however long, and before it checks the key.
+        rotation = validated(Rotation, await json_body(request, empty={}))
         return WebhookSecrets(secrets=await self._deliveries.rotate(principal, rotation.overlap_s))
 
 
@@ -115,9 +114,10 @@ def from_delivery(delivery: core.Delivery) -> Delivery:
 def routes(deliveries: Deliveries) -> APIRouter:
     """Routes under /v1/webhooks."""
     webhooks = Routes(deliveries)
-    router = APIRouter(prefix="/v1/webhooks", tags=["Webhooks"], generate_unique_id_function=operation_id)
+    router = APIRouter(prefix="/v1/webhooks", tags=["Webhooks"], **document.NATIVE_ROUTER)
     router.get("/deliveries", **document.LIST_DELIVERIES)(webhooks.list_deliveries)
     router.post("/deliveries/{delivery_id}/redeliver", status_code=202, **document.REDELIVER)(webhooks.redeliver)
     router.get("/secrets", **document.SECRETS)(webhooks.get_secrets)
-    router.post("/secrets/rotate", **document.ROTATE)(webhooks.rotate_secret)
+    body = request_body(json=Rotation, required=False)
+    router.post("/secrets/rotate", openapi_extra=body, **document.ROTATE)(webhooks.rotate_secret)
     return router

@@ -20,7 +20,7 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"language": "en", "word_timestamps": True}]})
 
     model: str | None = Field(None, description="A model of GET /v1/models; the first of them when left out.")
-    fallbacks: list[str] = Field([], description="Models to try in order where the first fails.")
+    fallbacks: list[str] = Field([], max_length=8, description="Models to try in order where the first fails.")
     language: str | None = Field(None, description="ISO 639-1 code; detected when left out.")
     task: Literal["transcribe", "translate"] = Field("transcribe", description="Translate means: into English.")
     prompt: str | None = Field(None, max_length=2000, description="Text that the audio might follow on from.")
@@ -41,7 +41,9 @@ class Options(BaseModel):
         pattern=SIGNING_KEY,
         description="Secret that signs the webhook (whsec_ and base64), in place of the tenant's.",
     )
-    metadata: dict[str, str] = Field({}, max_length=20, description="Anything of yours; returned with the job.")
+    metadata: dict[str, str] = Field(
+        {}, max_length=20, description="Anything of yours, up to 16 KiB; returned with the job."
+    )
     result_ttl_s: int | None = Field(None, ge=1, le=31_536_000, description="Seconds to keep job and results after the end.")
     max_attempts: int = Field(3, ge=1, le=10, description="Attempts before a failure that may pass is final.")
 

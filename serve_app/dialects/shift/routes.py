@@ -30,7 +30,7 @@ from serve_app.http.json_response import json_response
 from serve_app.http.openapi import Responses, binary, content, errors, header, operation_id
 from serve_app.http.parameters import is_json
 from serve_app.http.request_ids import Traced
-from serve_app.http.uploads import read_json
+from serve_app.http.uploads import json_body
 from serve_app.models.job import Job
 from serve_app.models.listing import JobQuery
 from serve_app.models.storage_paths import AUDIO
@@ -54,7 +54,7 @@ class Routes:
         """Create a transcription job for a URL or a file in a drive."""
         if not is_json(request):
             raise RequestError("malformed", "Send application/json.")
-        body = validated(ShiftJobRequest, without_blanks(await read_json(request.stream())))
+        body = validated(ShiftJobRequest, without_blanks(await json_body(request)))
         async with self._jobs.draft(principal, key, trace) as draft:
             job = await draft.submit(
                 to_spec(body, principal, self._context.settings("shift", ShiftSettings).stage_drive_uri)
@@ -164,7 +164,7 @@ def routes(context: ApiContext) -> APIRouter:
         response_model=ShiftJobResponse,
         response_description=job,
         openapi_extra=request_body(json=ShiftJobRequest),
-        responses=errors(ShiftError, 409),
+        responses=errors(ShiftError, 408, 409),
     )(shift.create)
     router.get("", name="list", summary="List jobs", response_model=ShiftJobListResponse, response_description="All jobs.")(
         shift.all

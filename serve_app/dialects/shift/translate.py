@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from batching.types import Transcript
 from serve_app.dialects.base import moment
 from serve_app.dialects.openai_format import plain
+from serve_app.dialects.shift.settings import in_drive
 from serve_app.dialects.shift.wire import ShiftDriveSource, ShiftJobRequest
 from serve_app.errors import RequestError
 from serve_app.formats import FORMATS
@@ -29,15 +30,14 @@ def to_spec(body: ShiftJobRequest, principal: Principal, drive_uri: str) -> JobS
         if not drive_uri:
             message = "The source kind stageDrive is refused: no drive is configured (MURMUR_STAGE_DRIVE_URI)."
             raise RequestError("feature_unavailable", message, (("source.kind", "unavailable"),))
-        ids = {"session_id": body.source.session_id, "file_id": body.source.file_id}
-        url = drive_uri.format(tenant=principal.tenant, owner=principal.owner, **ids)
+        url, root = in_drive(drive_uri, principal, body.source.session_id, body.source.file_id)
         echo |= {"sessionId": body.source.session_id, "fileId": body.source.file_id}
     else:
-        url = body.source.url
+        url, root = body.source.url, ""
     return JobSpec(
         model=body.model,
         url=url,
-        drive=isinstance(body.source, ShiftDriveSource),
+        drive_root=root,
         language=body.language,
         prompt=body.prompt,
         temperature=body.temperature,
@@ -84,7 +84,7 @@ def from_job(job: Job, artifacts: list[dict[str, Any]], transcript: Transcript |
 
 
 def _source(spec: JobSpec) -> dict[str, str | None]:
-    if spec.drive:
+    if spec.drive_root:
         return {"kind": "stageDrive", "sessionId": spec.echo["sessionId"], "fileId": spec.echo["fileId"]}
     return {"kind": "url", "url": spec.url}
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
 
@@ -39,18 +40,20 @@ from serve_app.dialects.speechischeap.wire_events import CheapEvent
 from serve_app.errors import RequestError, not_found
 from serve_app.http.auth import CanRead, CanWrite, caller
 from serve_app.http.json_response import json_response
-from serve_app.http.openapi import errors, event_stream, operation_id
+from serve_app.http.openapi import UPLOAD, errors, event_stream, operation_id
 from serve_app.http.parameters import is_json, is_multipart
+from serve_app.http.request_bodies import broken_off
 from serve_app.http.request_ids import Traced
 from serve_app.http.sse import HEADERS, PING_S
-from serve_app.http.uploads import OVERHEAD_BYTES, Form, read_json
-from serve_app.models.job import Job
+from serve_app.http.uploads import Form, json_body
+from serve_app.jobs.tenant_slots import Slot
+from serve_app.models.job import Job, JobSpec
 from serve_app.models.principal import Principal
 from serve_app.models.trace import Trace
 
 PREFIX = "/v2/jobs"
 AnyKey = Annotated[Principal, Security(caller)]
-Upload = UploadTask[tuple[CheapUploadForm, Job]]
+Upload = UploadTask[tuple[Job, Slot | None]]
 
 
 class Routes:
@@ -67,45 +70,61 @@ class Routes:
             return await self._upload(request, principal, trace, key)
         if not is_json(request):
             raise RequestError("malformed", f"Send application/json with {URL}, or multipart/form-data with {FILE}.")
-        body: Any = await read_json(request.stream())
+        body: Any = await json_body(request)
         if isinstance(body, dict) and body.get(URL) in (None, ""):
             raise missing(URL)
         options = validated(CheapJobRequest, body)
-        async with self._jobs.draft(principal, key, trace) as draft:
-            job = await draft.submit(to_spec(options, body, url=options.input_url))
-        if options.can_stream_output:
-            return EventSourceResponse(self._job_frames(principal, job), ping=PING_S, headers=HEADERS, sep="\n")
+        slot = self._jobs.stream_slot(principal) if options.can_stream_output else None
+        with slot.kept() if slot else nullcontext():
+            async with self._jobs.draft(principal, key, trace) as draft:
+                job = await draft.submit(self._bounded(to_spec(options, body, url=options.input_url)))
+        if slot:
+            return EventSourceResponse(self._job_frames(principal, job, slot), ping=PING_S, headers=HEADERS, sep="\n")
         return JSONResponse(from_job(job), 202)
 
     async def _upload(self, request: Request, principal: Principal, trace: Trace, key: str | None) -> Response:
-        limit = self._context.max_upload_bytes
-        declared = request.headers.get("content-length", "")
-        if declared.isdecimal() and int(declared) > limit + OVERHEAD_BYTES:
-            raise RequestError("source_too_large", f"The body is larger than the {limit} bytes allowed.")
-        upload = Upload(self._check)
+        upload = Upload(lambda form: self._check(principal, form))
         await upload.start(self._receive(request, principal, trace, key, upload))
-        return UploadResponse(self._upload_frames(principal, upload), upload)
+        return UploadResponse(self._upload_frames(request, principal, upload), upload)
 
     async def _receive(
         self, request: Request, principal: Principal, trace: Trace, key: str | None, upload: Upload
-    ) -> tuple[CheapUploadForm, Job]:
+    ) -> tuple[Job, Slot | None]:
         async with self._jobs.draft(principal, key, trace) as draft:
-            form = await self._context.receive_form(request, draft, FILE, required=False, watch=upload.watch)
+            form = await self._context.receive_form(
+                request,
+                draft,
+                FILE,
+                required=False,
+                check=lambda form: self._check(principal, form),
+                watch=upload.watch,
+            )
             if form.filename is None:
                 raise missing(FILE)
             options, spec = from_form(form)
-            return options, await draft.submit(spec, form.sha256)
+            slot = self._jobs.stream_slot(principal) if options.can_stream_output else None
+            with slot.kept() if slot else nullcontext():
+                return await draft.submit(self._bounded(spec), form.sha256), slot
 
-    def _check(self, form: Form) -> None:
-        """Refuse invalid fields before the response starts."""
-        self._jobs.resolve(from_form(form)[1])
+    def _check(self, principal: Principal, form: Form) -> None:
+        """Refuse invalid fields before the file is read, and before the response starts."""
+        self._jobs.resolve(principal, self._bounded(from_form(form)[1]))
 
-    async def _upload_frames(self, principal: Principal, upload: Upload) -> AsyncGenerator[ServerSentEvent, None]:
+    def _bounded(self, spec: JobSpec) -> JobSpec:
+        """The spec with this API's own lifetime of private jobs, where the operator's limit is not shorter."""
+        if spec.result_ttl_s is None:
+            return spec
+        return replace(spec, result_ttl_s=int(min(spec.result_ttl_s, self._jobs.max_result_ttl_s)))
+
+    async def _upload_frames(
+        self, request: Request, principal: Principal, upload: Upload
+    ) -> AsyncGenerator[ServerSentEvent, None]:
         async for size in upload.progress():
             yield upload_frame(size)
         try:
-            options, job = await upload.result()
+            job, slot = await upload.result()
         except ClientDisconnect:
+            yield error_frame(broken_off(request).message)  # if the client has left, nobody reads it
             return
         except RequestError as problem:
             yield error_frame(message_of(problem))
@@ -114,19 +133,19 @@ class Routes:
             yield exception_frame(error)
             return
         yield upload_frame(upload.size)
-        if not options.can_stream_output:
+        if slot is None:
             yield json_frame(from_job(job))
             return
-        async with aclosing(self._job_frames(principal, job)) as frames:
+        async with aclosing(self._job_frames(principal, job, slot)) as frames:
             async for frame in frames:
                 yield frame
 
-    def _job_frames(self, principal: Principal, job: Job) -> AsyncGenerator[ServerSentEvent, None]:
+    def _job_frames(self, principal: Principal, job: Job, slot: Slot) -> AsyncGenerator[ServerSentEvent, None]:
         if subtitles := subtitle_format(job):
-            return follow(self._jobs, principal, job, SubtitleRenderer(subtitles))
+            return follow(self._jobs, principal, job, SubtitleRenderer(subtitles), slot)
         device = self._context.devices.get(job.model, "").partition(" ")[0] or None
         request = orjson.loads(job.spec.echo["request"])
-        return follow(self._jobs, principal, job, JsonRenderer(request, device, job.spec.segment_duration))
+        return follow(self._jobs, principal, job, JsonRenderer(request, device, job.spec.segment_duration), slot)
 
     async def auth(self, _principal: AnyKey) -> str:
         """Check an API key."""
@@ -178,7 +197,7 @@ def _add_routes(router: APIRouter, jobs: Routes, end: str) -> None:
         summary="Create a job",
         response_model=CheapJob,
         response_description="The job.",
-        responses={200: stream, **refused(409, 413)},
+        responses={200: stream, **refused(*UPLOAD)},
         openapi_extra=request_body(form=CheapUploadForm, file=FILE, json=CheapJobRequest),
         include_in_schema=documented,
     )(jobs.create)

@@ -16,6 +16,7 @@ from serve_app.dialects.speechischeap.translate import from_segment
 from serve_app.errors import RequestError, StoreUnavailable
 from serve_app.formats import srt_cue, vtt_cue
 from serve_app.jobs.service import Jobs
+from serve_app.jobs.tenant_slots import Slot
 from serve_app.models.event import SEGMENT, Event, EventKind
 from serve_app.models.job import Job, Phase
 from serve_app.models.principal import Principal
@@ -165,14 +166,14 @@ def ending(problem: Exception) -> Mapping[str, Any]:
 
 
 async def follow(
-    jobs: Jobs, principal: Principal, job: Job, renderer: StreamRenderer
+    jobs: Jobs, principal: Principal, job: Job, renderer: StreamRenderer, slot: Slot
 ) -> AsyncGenerator[ServerSentEvent, None]:
     """Stream a job from its start to its end."""
     failure = REMOVED
     for frame in renderer.begin():
         yield frame
     try:
-        async with aclosing(await jobs.follow(principal, job.id, "0")) as events:
+        async with aclosing(await jobs.follow(principal, job.id, "0", slot)) as events:
             async for event in events:
                 if renderer.needs_job:
                     with suppress(StoreUnavailable):  # render from the record at hand

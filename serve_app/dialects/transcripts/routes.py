@@ -21,6 +21,7 @@ from serve_app.dialects.base import (
     moment,
     request_body,
     validated,
+    validated_so_far,
     without_blanks,
 )
 from serve_app.dialects.openai_format import OpenAIError, error_body, plain, status_of
@@ -34,10 +35,10 @@ from serve_app.dialects.transcripts.wire import (
 from serve_app.errors import RequestError
 from serve_app.http.auth import CanDelete, CanRead, CanWrite
 from serve_app.http.json_response import json_response
-from serve_app.http.openapi import Responses, errors, operation_id
+from serve_app.http.openapi import UPLOAD, Responses, errors, operation_id
 from serve_app.http.parameters import is_json, is_multipart, parse_json_field, utc_seconds
 from serve_app.http.request_ids import Traced
-from serve_app.http.uploads import Form, read_json
+from serve_app.http.uploads import Form, json_body
 from serve_app.jobs.results import Results
 from serve_app.jobs.submission import Draft
 from serve_app.jobs.webhook_payload import Payload
@@ -166,11 +167,18 @@ class Routes:
 
     async def _read_body(self, request: Request, draft: Draft) -> tuple[JobSpec, str]:
         if is_json(request):
-            body = validated(TranscriptsTranscriptRequest, without_blanks(await read_json(request.stream())))
+            body = validated(TranscriptsTranscriptRequest, without_blanks(await json_body(request)))
             return to_spec(body, url=body.audio_url), ""
         if not is_multipart(request):
             raise RequestError("malformed", "Send application/json with audio_url, or multipart/form-data with audio_file.")
-        form = await self._context.receive_form(request, draft, "audio_file", required=False)
+
+        def check(form: Form) -> None:
+            # Their form has no field of JSON bodies alone; whether there is a file too many is told at the end.
+            fields = {name: value for name, value in form_fields(form).items() if name != "audio_url"}
+            if options := validated_so_far(TranscriptsUploadForm, fields):
+                self._jobs.resolve(draft.principal, to_spec(options, filename=form.filename))
+
+        form = await self._context.receive_form(request, draft, "audio_file", required=False, check=check)
         fields = form_fields(form)
         if (form.filename is None) == ("audio_url" not in fields):
             message = "Exactly one of audio_url and audio_file is required."
@@ -240,7 +248,7 @@ def routes(context: ApiContext) -> APIRouter:
         response_model=TranscriptsTranscript,
         response_description="The transcript, which is queued.",
         openapi_extra=request_body(form=TranscriptsUploadForm, file="audio_file", json=TranscriptsTranscriptRequest),
-        responses=errors(OpenAIError, 404, 409, 413),
+        responses=errors(OpenAIError, 404, *UPLOAD),
     )(transcripts.create)
     router.get(
         "",
