@@ -14,6 +14,7 @@ from batching.types import Transcript
 from deployments.ingestion.allow_list import AllowList
 from deployments.storage.artifacts import Artifacts
 from serve_app.errors import RequestError, not_found
+from serve_app.jobs.admission import Admission
 from serve_app.jobs.audit import audit
 from serve_app.jobs.event_stream import EventStreams
 from serve_app.jobs.model_catalog import ModelCatalog
@@ -34,7 +35,6 @@ from serve_app.models.trace import Trace
 from serve_app.store.redis_store import Store
 
 CANCEL_WAIT_S = 30.0
-UNKNOWN_PACE_S = 5  # Retry-After of a full queue whose pace is not known yet
 
 
 class Jobs:
@@ -66,7 +66,7 @@ class Jobs:
         self._events = events
         self._artifacts = artifacts
         self._result_ttl_s = result_ttl_s
-        self._queue_limit, self._kept_limit = queue_limit, kept_limit
+        self._admission = Admission(store, quotas, queue_limit, kept_limit)
         self._streams = TenantSlots(open_limit, "event streams")
         self._submissions = TenantSlots(open_limit, "uploads")
         self._dialect = ""  # shows only jobs made through it
@@ -101,34 +101,19 @@ class Jobs:
         key = checked_key(idempotency_key)
         parts = self._store, self._artifacts, principal, key, trace, job_id
         with self._submissions.take(principal.tenant):
-            async with Draft(*parts, submit=self._submit, admit=self._admit, as_file=as_file) as draft:
+            async with Draft(*parts, submit=self._submit, admit=self._admission.check, as_file=as_file) as draft:
                 yield draft
-
-    async def _admit(self, draft: Draft) -> None:
-        """Refuse an upload before its body is read."""
-        if draft.repeated:
-            return  # it may return an existing job, whatever is full or used up by now
-        await self._quotas.check_minutes(draft.principal)
-        tenant = draft.principal.tenant
-        if self._queue_limit and await self._store.usage.waiting(tenant) >= self._queue_limit:
-            raise await self._queue_full(tenant)
 
     async def _submit(self, draft: Draft, spec: JobSpec, sha256: str, file: File | None) -> Job:
         spec = self.resolve(draft.principal, spec)
         if file is not None:
             check_file_bounds(file)
         ttl_s = self._result_ttl_s if spec.result_ttl_s is None else spec.result_ttl_s
-        limits = {"queue_limit": self._queue_limit, "kept_limit": self._kept_limit}
+        limits = {"queue_limit": self._admission.queue_limit, "kept_limit": self._admission.kept_limit}
         result = await draft.record(spec, sha256, ttl_s=ttl_s, quota_s=self._quotas.month_s, file=file, **limits)
         if result.outcome is SubmitOutcome.GONE:
             raise RequestError("file_unusable", "The file is deleted.", (("file", "deleted"),))
-        if result.outcome is SubmitOutcome.FULL:
-            raise await self._queue_full(draft.principal.tenant)
-        if result.outcome is SubmitOutcome.SPENT:
-            raise await self._quotas.exceeded(draft.principal)
-        if result.outcome is SubmitOutcome.KEPT:
-            message = "No more jobs can be kept: delete some that have ended, or wait until they expire."
-            raise RequestError("quota_exceeded", message)
+        await self._admission.check_outcome(result.outcome, draft.principal)
         return result.job or await self._repeated(draft.principal, result.job_id)
 
     async def _repeated(self, principal: Principal, job_id: str) -> Job:
@@ -137,13 +122,6 @@ class Jobs:
         except RequestError as error:
             message = "The job of this Idempotency-Key was deleted meanwhile: send the request again."
             raise RequestError("conflict", message, retry_after_s=1) from error
-
-    async def _queue_full(self, tenant: str) -> RequestError:
-        # There is room when the tenant's next job is claimed.
-        pace_s = await self._store.usage.pace_s(tenant)
-        wait_s = math.ceil(pace_s or UNKNOWN_PACE_S)
-        message = f"The queue is full ({self._queue_limit} jobs): try again in {wait_s} s."
-        return RequestError("rate_limited", message, retry_after_s=wait_s)
 
     async def get(self, principal: Principal, job_id: str) -> Job:
         """A job, marked as deleted or not."""
@@ -228,12 +206,9 @@ class Jobs:
         await self._own(principal, job_id)
         job = await self.get_undeleted(principal, job_id)
         await check_audio(self._store, job)
-        limit, quota_s = self._queue_limit, self._quotas.month_s
+        limit, quota_s = self._admission.queue_limit, self._quotas.month_s
         outcome = await self._store.jobs.retry(job_id, phases, queue_limit=limit, quota_s=quota_s)
-        if outcome is RetryOutcome.FULL:
-            raise await self._queue_full(principal.tenant)
-        if outcome is RetryOutcome.SPENT:
-            raise await self._quotas.exceeded(principal)
+        await self._admission.check_outcome(outcome, principal)
         if outcome is not RetryOutcome.QUEUED:
             why = f"it has had its {job.spec.max_attempts} attempts" if job.phase in phases else f"it is {job.phase}"
             why = "it is private, and its recording is gone" if job.phase in phases and job.spec.private else why

@@ -27,13 +27,12 @@ from deployments.storage.artifacts import Artifacts
 from deployments.transcoding.ffmpeg import find_ffmpeg
 from deployments.transcoding.stage import Transcoder
 from deployments.transcription.engines import load
-from deployments.transcription.engines.base import EngineConfig
 from deployments.transcription.stage import Transcriber
 from serve_app.dialects import key_headers, renderers
 from serve_app.dialects.base import ApiContext
 from serve_app.errors import StoreUnavailable
 from serve_app.http.auth import Auth
-from serve_app.http.jwt_tokens import JwtVerifier, TokenRules
+from serve_app.http.jwt_tokens import JwtVerifier
 from serve_app.ingress import create_api
 from serve_app.jobs.audit_log import AuditLog
 from serve_app.jobs.deliveries import Deliveries
@@ -45,6 +44,7 @@ from serve_app.jobs.service import Jobs
 from serve_app.logs import LOGGED_PACKAGES, log_to_file
 from serve_app.models.lease import LeaseRules
 from serve_app.ray_serve.autoscaling import LOAD
+from serve_app.ray_serve.configuration import engine_config, token_rules
 from serve_app.ray_serve.patches import bind_to_loopback, pace_replica, serve_request_id
 from serve_app.ray_serve.stages import ServeStages
 from serve_app.runner.deadlines import DeadlineRules
@@ -277,24 +277,3 @@ class TranscriberReplica(Transcriber):
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Load, for the policy in autoscaling.py."""
         return {LOAD: self.load}
-
-
-def token_rules(settings: Settings) -> TokenRules:
-    """Rules for JSON Web Tokens from the settings."""
-    names = ("issuer", "audience", "jwks_url", "tenant_claim", "tenant_required", "max_stale_s")
-    values = {name: getattr(settings, f"jwt_{name}") for name in names}
-    return TokenRules(secret=settings.jwt_secret.get_secret_value(), **values)
-
-
-def engine_config(settings: Settings, model: str) -> EngineConfig:
-    """Engine configuration of a Transcriber replica."""
-    return EngineConfig(
-        engine=settings.engine,
-        model=model,
-        cache_dir=str(settings.cache_dir),
-        device=settings.device,
-        compute_type=settings.compute_type,
-        workers=settings.engine_workers,
-        batch=settings.batch_size,
-        beam_below=settings.beam_below,
-    )

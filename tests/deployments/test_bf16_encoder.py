@@ -26,7 +26,7 @@ from deployments.transcription.engines.bf16_encoder import Encoder
 from deployments.transcription.engines.ct2_weights import read_weights
 from deployments.transcription.engines.faster_whisper import INT8_BFLOAT16, FasterWhisper, choose_compute_type
 from deployments.transcription.weights import locate
-from serve_app.ray_serve.replicas import engine_config
+from serve_app.ray_serve.configuration import engine_config
 from serve_app.settings import Settings
 from tests.lib.media import decode_at_once
 

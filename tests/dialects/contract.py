@@ -299,7 +299,7 @@ class Contract:
     async def test_a_full_queue_is_refused_before_the_body(self, served: Served, keys: ApiKeys, send: Send) -> None:
         request = await self.upload(served)
         await served.app.runner.stop()
-        served.app.jobs._queue_limit = 1
+        served.app.jobs._admission.queue_limit = 1
         assert (await send()).status_code == self.api.submitted_status
         async with opened(request, Expect="100-continue") as upload:
             await self.refused_at(upload, "queue", "rate_limited")
@@ -307,7 +307,7 @@ class Contract:
 
     async def test_a_repeated_request_is_received_though_the_queue_is_full(self, served: Served, send: Send) -> None:
         await served.app.runner.stop()
-        served.app.jobs._queue_limit = 1
+        served.app.jobs._admission.queue_limit = 1
         served.http.headers["Idempotency-Key"] = "once"
         first, second = await send(), await send()
         assert self.api.read(first.json())[0] == self.api.read(second.json())[0]
