@@ -193,6 +193,10 @@ def test_odd_recordings_end_as_expected(http: httpx.Client) -> None:
 
     def transcribe(recording: Recording) -> str:
         with httpx.Client(base_url=http.base_url, timeout=120) as own:
+            if not recording.path.stat().st_size:
+                with recording.path.open("rb") as file:
+                    answer = own.post("/v1/jobs", files={"file": file})
+                return "" if (answer.status_code, answer.json()["code"]) == (422, "no_audio") else answer.text
             return verdict(own, recording, ended(own, submit(own, recording.path)))
 
     with ThreadPoolExecutor(6) as pool:
