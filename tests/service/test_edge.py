@@ -229,10 +229,12 @@ def settled(http: httpx.Client) -> list[dict[str, Any]]:
 
 def test_a_monthly_quota_applies_to_its_tenant_only(edge: Up, sample: Path) -> None:
     with client(edge, "months") as http, client(edge, "months-other") as other:
-        for _ in range(2):
-            assert (
-                ended(http, http.post("/v1/jobs", files={"file": sample.read_bytes()}).json()["id"])["phase"] == "completed"
-            )
+        first, second = (
+            ended(http, http.post("/v1/jobs", files={"file": sample.read_bytes()}).json()["id"]) for _ in range(2)
+        )
+        assert first["phase"] == "completed"
+        # Only three seconds were left of its minute.
+        assert (second["phase"], second["error"]["code"], second["partial"]) == ("failed", "quota_exceeded", True)
         refused = http.post("/v1/jobs", files={"file": sample.read_bytes()})
         problem(refused, 429, "quota_exceeded")
         assert int(refused.headers["retry-after"]) > 0
