@@ -37,6 +37,9 @@ class TranscodeRequest:
     max_audio_s: float  # longest audio accepted, seconds
     channels: bool = False  # whether each channel gets its own PCM and windows; else they are mixed
     listening_key: str | None = None  # artifact to store an MP3 copy as
+    tenant: str = ""  # has its share of the CPU
+    ahead_s: float | None = None  # audio decoded beyond the committed place, seconds; None: any amount
+    progress_key: str | None = None  # artifact with the CommittedPlace, which the caller writes
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any
 from ray import serve
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
-from deployments.transcription.engines.cores import usable_cores
+from deployments.cores import usable_cores
 from deployments.transcription.weights import languages, locate
 from serve_app.dialects import dialect_settings
 from serve_app.jobs.model_catalog import Model
@@ -20,9 +20,11 @@ from serve_app.ray_serve.replicas import (
     TranscoderReplica,
     TranscriberReplica,
 )
+from serve_app.runner.runner import RunnerLimits
 from serve_app.settings import Settings
 
 BY_LOAD = "serve_app.ray_serve.autoscaling:by_load"
+LEAST_STREAMS = 64  # that a Transcoder takes
 DRAIN_S = 8.0  # time of a stopping replica to return its jobs
 
 
@@ -37,11 +39,16 @@ def build(settings: Settings, models: tuple[Model, ...] | None = None) -> serve.
     """Build the graph: Ingress ▶ Runner ▶ Ingestion, Transcoder and one Transcriber per model."""
     # CPUs are Ray's accounting for placement, low so that one machine holds the whole graph; they limit nothing.
     models = models or find_models(settings)
+    # Serve's queue before a replica is first in, first out: no call of a Runner may wait in it.
+    runners = _scale(settings, "runner", policy=BY_LOAD)
+    downloads = RunnerLimits().downloads * runners.max_replicas
     ingestion = _deployment(
-        IngestionReplica, "Ingestion", 0.1, _scale(settings, "ingestion", target=8), max_ongoing_requests=32
+        IngestionReplica, "Ingestion", 0.1, _scale(settings, "ingestion", target=8), max_ongoing_requests=downloads
     ).bind(settings)
+    # A replica decodes on all cores. Streams that pause count, too: a replica that is removed loses them.
+    streams = max(settings.runner_jobs * runners.max_replicas, LEAST_STREAMS)
     transcoder = _deployment(
-        TranscoderReplica, "Transcoder", 0.2, _scale(settings, "transcoder", target=2), max_ongoing_requests=4
+        TranscoderReplica, "Transcoder", 0.2, _scale(settings, "transcoder", target=8), max_ongoing_requests=streams
     ).bind(settings)
     transcribers = {
         model.id: _deployment(
@@ -54,9 +61,7 @@ def build(settings: Settings, models: tuple[Model, ...] | None = None) -> serve.
         ).bind(settings, model.id)
         for model, name in zip(models, transcriber_names([model.id for model in models]), strict=True)
     }
-    runner = _deployment(RunnerReplica, "Runner", 0.1, _scale(settings, "runner", policy=BY_LOAD)).bind(
-        settings, ingestion, transcoder, transcribers
-    )
+    runner = _deployment(RunnerReplica, "Runner", 0.1, runners).bind(settings, ingestion, transcoder, transcribers)
     ingress = serve.ingress()(IngressReplica)
     # Most of an Ingress replica's requests are idle event streams.
     return _deployment(ingress, "Ingress", 0.1, _scale(settings, "ingress", target=500), max_ongoing_requests=4096).bind(

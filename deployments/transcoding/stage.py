@@ -5,26 +5,35 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import replace
+from typing import Any, TypeVar
 
 from batching.types import SAMPLE_RATE, Window
 from batching.windows import WindowLimits
+from deployments.cores import usable_cores
 from deployments.errors import AudioTooLong
 from deployments.health import Clock, Watch
 from deployments.messages import MediaWarning, TranscodeProgress, TranscodeRequest
 from deployments.storage.artifacts import Artifacts
 from deployments.transcoding.decoder import Decoder
+from deployments.transcoding.fair_turns import FairTurns
 from deployments.transcoding.ffmpeg import encodes_mp3
 from deployments.transcoding.mp3_copy import Mp3Copy
 from deployments.transcoding.plan import StoredPlan
+from deployments.transcoding.run_ahead import RunAhead
 from deployments.transcoding.window_stream import WindowStream
 
 log = logging.getLogger(__name__)
 
 CHUNK_SAMPLES = 5 * SAMPLE_RATE
 STALLED_S = 900.0  # between two messages: enough to copy a large source from an object store
+LEAST_TURNS = 2  # so that a source that stalls stops no other
+TURN_S = 5.0  # a source that has no chunk for so long stalls: it waits for it outside of its turn
+UNUSED_SHARE = 0.5  # of the run-ahead: while more of an earlier plan is left, its source is not decoded on
+
+T = TypeVar("T")
 
 
 class Transcoder:
@@ -35,6 +44,7 @@ class Transcoder:
         self._program = program
         self._version = version
         self._watch = Watch(clock)
+        self._turns = FairTurns(max(usable_cores(), LEAST_TURNS))
 
     async def check_health(self) -> None:
         """Raise Stalled if a decode makes no progress."""
@@ -52,13 +62,24 @@ class Transcoder:
     async def _windows(self, request: TranscodeRequest) -> AsyncGenerator[TranscodeProgress, None]:
         plan = StoredPlan(self._artifacts, request.pcm_prefix, self._version)
         # A source that was decoded to its end before is not decoded again.
-        threads = self._artifacts.threads
-        if whole := await threads.run(plan.load):
+        if whole := await self._artifacts.threads.run(plan.load):
             yield whole
             return
+        ahead = RunAhead(self._artifacts, request)
         if plan.windows and plan.audio_stored:
-            yield TranscodeProgress(tuple(plan.windows), 0.0, False, plan.channels)
-        limit = int(request.max_audio_s * SAMPLE_RATE)
+            paused = TranscodeProgress((), 0.0, False, plan.channels)
+            yield replace(paused, windows=tuple(plan.windows))
+            # The source is decoded from its beginning again: not for a job that makes room for others before it needs that.
+            while not await ahead.room(plan.windows[-1].end / SAMPLE_RATE, UNUSED_SHARE):
+                yield paused
+        async with aclosing(self._decode(request, plan, ahead)) as messages:
+            async for progress in messages:
+                yield progress
+
+    async def _decode(
+        self, request: TranscodeRequest, plan: StoredPlan, ahead: RunAhead
+    ) -> AsyncGenerator[TranscodeProgress, None]:
+        threads = self._artifacts.threads
         async with AsyncExitStack() as stack:
             source = await stack.enter_async_context(threads.entered(self._artifacts.descriptor(request.source_key)))
             copy = await self._mp3_copy(request)
@@ -76,10 +97,12 @@ class Transcoder:
                 WindowStream, self._artifacts, request.pcm_prefix, limits, decoder.channels, plan.windows, held
             )
             warnings: list[MediaWarning] = []
-            while pcm := await decoder.read(CHUNK_SAMPLES):
-                if decoder.samples > limit:
-                    raise AudioTooLong(f"The audio is longer than the {request.max_audio_s:g} s allowed: split it.")
-                progress = _progress(await threads.run(stream.feed, pcm), decoder)
+            while True:
+                while not await ahead.room(decoder.samples / SAMPLE_RATE):
+                    yield TranscodeProgress((), decoder.samples / SAMPLE_RATE, False, decoder.channels, decoder.declared_s)
+                if (windows := await self._next(decoder, stream, request)) is None:
+                    break
+                progress = _progress(windows, decoder)
                 warnings += progress.warnings
                 if progress.windows:
                     await threads.run(plan.append, progress.windows, progress.channels)
@@ -92,6 +115,23 @@ class Transcoder:
         await threads.run(plan.finish, progress, decoder.samples, [*warnings, *progress.warnings])
         yield progress
 
+    async def _next(self, decoder: Decoder, stream: WindowStream, request: TranscodeRequest) -> list[Window] | None:
+        """Decode a chunk, store it and detect speech in it, in the tenant's turn; None at the end."""
+        async with AsyncExitStack() as stack:
+            async with self._turns.turn(request.tenant):
+                reading = await stack.enter_async_context(_task(decoder.read(CHUNK_SAMPLES)))
+                await asyncio.wait([reading], timeout=TURN_S)
+                if reading.done():
+                    return await self._feed(reading.result(), decoder, stream, request.max_audio_s)
+            await asyncio.wait([reading])
+            async with self._turns.turn(request.tenant):
+                return await self._feed(reading.result(), decoder, stream, request.max_audio_s)
+
+    async def _feed(self, pcm: bytes, decoder: Decoder, stream: WindowStream, max_audio_s: float) -> list[Window] | None:
+        if decoder.samples > int(max_audio_s * SAMPLE_RATE):
+            raise AudioTooLong(f"The audio is longer than the {max_audio_s:g} s allowed: split it.")
+        return await self._artifacts.threads.run(stream.feed, pcm) if pcm else None
+
     async def _mp3_copy(self, request: TranscodeRequest) -> Mp3Copy | None:
         if request.listening_key is None:
             return None
@@ -99,6 +139,18 @@ class Transcoder:
             log.warning("no MP3 copy %s: this ffmpeg has no MP3 encoder", request.listening_key)
             return None
         return Mp3Copy(self._artifacts, request.listening_key)
+
+
+@asynccontextmanager
+async def _task(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task[T]]:
+    """Run `work` beside the body; it ends with it."""
+    task = asyncio.create_task(work)
+    try:
+        yield task
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task])
 
 
 def _progress(windows: list[Window], decoder: Decoder, finished: bool = False) -> TranscodeProgress:

@@ -38,6 +38,11 @@ def pcm_prefix(job_id: str) -> str:
     return f"{job_folder(job_id)}/pcm"
 
 
+def progress_key(job_id: str, token: int) -> str:
+    # By the claim's token: a worker whose lease expired slows no other's decode.
+    return f"{pcm_prefix(job_id)}/committed.{token}"
+
+
 def transcript_key(job_id: str, token: int) -> str:
     # By the claim's token: a worker whose lease expired never overwrites another's transcript.
     return f"{job_folder(job_id)}/transcript.{token}.jsonl"

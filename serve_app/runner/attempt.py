@@ -71,7 +71,13 @@ class Attempt:
             await self._lease.delete_url(job)
         await self._lease.enter(Phase.TRANSCODING)
         pipeline = Pipeline(
-            self._lease, self._stages, self._patience, job, max_audio_s=self._max_audio_s, in_flight=self._windows
+            self._lease,
+            self._stages,
+            self._artifacts,
+            self._patience,
+            job,
+            max_audio_s=self._max_audio_s,
+            in_flight=self._windows,
         )
         duration_s = await pipeline.run()
         # Checks the lease before the transcript is written: a worker that was suspended must not store a stale one.

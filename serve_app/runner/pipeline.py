@@ -13,13 +13,15 @@ from batching.types import SAMPLE_RATE, Segment, Window
 from batching.windows import WindowLimits
 from deployments.errors import WorkError
 from deployments.messages import TranscodeProgress, TranscodeRequest, WindowResult
+from deployments.storage.artifacts import Artifacts
 from serve_app.models.event import Progress, dump_segment
 from serve_app.models.job import Job, JobWarning, Phase
 from serve_app.models.lease import Commit, CommitOutcome
-from serve_app.models.storage_paths import pcm_prefix
+from serve_app.models.storage_paths import pcm_prefix, progress_key
 from serve_app.runner.channel_state import ChannelStates, Decoded, DecodeTask, WindowFailure
 from serve_app.runner.lease import Lease
 from serve_app.runner.patience import Patience
+from serve_app.runner.place_publisher import AHEAD_S, PlacePublisher
 from serve_app.runner.stages import Stages
 from serve_app.runner.window_decoder import WindowDecoder
 
@@ -46,7 +48,15 @@ class Pipeline:
     """A claimed job, from its stored source to the last commit."""
 
     def __init__(
-        self, lease: Lease, stages: Stages, patience: Patience, job: Job, *, max_audio_s: float, in_flight: int
+        self,
+        lease: Lease,
+        stages: Stages,
+        artifacts: Artifacts,
+        patience: Patience,
+        job: Job,
+        *,
+        max_audio_s: float,
+        in_flight: int,
     ) -> None:
         self._lease = lease
         self._stages = stages
@@ -64,6 +74,8 @@ class Pipeline:
         self._language = job.checkpoint.language
         self._failed = deque([False] * min(self._windows, RECENT), RECENT)  # whether each of the latest windows was
         self._done_s = job.audio_done_s
+        self._progress_key = progress_key(job.id, lease.claim.token)
+        self._place = PlacePublisher(artifacts, self._progress_key, job.id, job.audio_done_s)
         self._declared_s: float | None = None
         self._total_s: float | None = None
         self._began: tuple[float, float] | None = None  # loop time, and seconds done by then
@@ -87,7 +99,8 @@ class Pipeline:
 
     async def _dispatch_windows(self) -> None:
         try:
-            await self._patience.insist(self._transcode, self._job.id, "transcoding", storing=True)
+            async with self._place.published():
+                await self._patience.insist(self._transcode, self._job.id, "transcoding", storing=True)
             await self._lease.enter(Phase.TRANSCRIBING)
             self._all_dispatched = True
         finally:
@@ -98,9 +111,13 @@ class Pipeline:
         async with aclosing(self._stages.windows(self._transcode_request())) as messages:
             async for progress in messages:
                 await self._record_audio(progress)
+                received_s = progress.decoded_s
                 for window in progress.windows:
+                    self._place.received(window.start / SAMPLE_RATE)
+                    received_s = max(received_s, window.end / SAMPLE_RATE)
                     if rest := self._rest_of(window):
                         await self._dispatch(rest)
+                self._place.received(received_s)
 
     def _rest_of(self, window: Window) -> Window | None:
         return self._channels.of(window.channel).rest_of(window)
@@ -124,6 +141,7 @@ class Pipeline:
         likely = channel.vote.likely(window.index)
         task = asyncio.create_task(self._decoder.decode(window, likely, tuple(channel.undetermined)))
         channel.dispatched(window, task)
+        self._place.dispatched(window)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         self._queue.put_nowait((window, task))
@@ -154,6 +172,7 @@ class Pipeline:
         if outcome is CommitOutcome.CANCELLING:
             raise CancelRequested
         self._language = language
+        self._place.committed()
         self._windows += 1
         self.segments += len(segments)
         if outcome is CommitOutcome.YIELD and not self._is_last():
@@ -199,10 +218,11 @@ class Pipeline:
 
     def _progress(self) -> Progress:
         eta_s = None
-        if self._began and self._total_s is not None:
+        total_s = self._total_s or self._declared_s  # a long recording is decoded to its end only late
+        if self._began and total_s is not None:
             began, done_before_s = self._began
             pace = (self._done_s - done_before_s) / max(asyncio.get_running_loop().time() - began, 1e-3)
-            eta_s = round(max(self._total_s - self._done_s, 0.0) / pace, 1) if pace > 0 else None
+            eta_s = round(max(total_s - self._done_s, 0.0) / pace, 1) if pace > 0 else None
         return Progress(self._done_s, self._total_s, self._windows + 1, None, eta_s)
 
     def _transcode_request(self) -> TranscodeRequest:
@@ -213,4 +233,7 @@ class Pipeline:
             max_audio_s=self._max_audio_s,
             channels=self._job.spec.channels,
             listening_key=self._job.listening if self._job.spec.listening else None,
+            tenant=self._job.tenant,
+            ahead_s=AHEAD_S,
+            progress_key=self._progress_key,
         )

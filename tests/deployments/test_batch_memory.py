@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 
+from deployments.cores import usable_cores
 from deployments.transcription.engines.batch_memory import (
     CPU_BATCH,
     GPU_BATCH,
@@ -16,7 +17,6 @@ from deployments.transcription.engines.batch_memory import (
     concurrent_batches,
     is_out_of_memory,
 )
-from deployments.transcription.engines.cores import usable_cores
 
 GB = 1 << 30
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.transcription.engines.cores import usable_cores
+from deployments.cores import usable_cores
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="cgroups are Linux's")
 

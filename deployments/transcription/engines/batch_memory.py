@@ -6,7 +6,7 @@ import ctypes
 import re
 import sys
 
-from deployments.transcription.engines.cores import usable_cores
+from deployments.cores import usable_cores
 
 # Most clips in a batch: on a CPU; on a GPU whose memory is unknown; on any GPU.
 CPU_BATCH, GPU_BATCH, MAX_BATCH = 8, 16, 64

@@ -11,9 +11,9 @@ import zlib
 from collections.abc import Hashable, Sequence
 
 from batching.types import SAMPLE_RATE, Segment, Word
+from deployments.cores import usable_cores
 from deployments.messages import EngineInfo
 from deployments.transcription.engines.base import Clip, Decode, EngineConfig
-from deployments.transcription.engines.cores import usable_cores
 
 SEGMENT_S = 5.0
 BATCH, BATCH_S = 4, 30.0
