@@ -47,6 +47,12 @@ class ArtifactWriter(ABC):
             self._write(data)
             self.size += len(data)
 
+    def touch(self) -> None:
+        """Keep the unfinished artifact from being swept while nothing is written."""
+        with self._lock, translated():
+            if not self._ended:
+                self._touch()
+
     def __enter__(self) -> ArtifactWriter:
         self._require_space()
         with translated():
@@ -72,6 +78,9 @@ class ArtifactWriter(ABC):
             self._abort()
         except OSError as error:
             log.warning("unfinished artifact could not be removed, the sweep will: %s", error)
+
+    @abstractmethod
+    def _touch(self) -> None: ...
 
     @abstractmethod
     def _open(self) -> None: ...
@@ -104,6 +113,9 @@ class FileWriter(ArtifactWriter):
     def _write(self, data: bytes | memoryview) -> None:
         assert self._file
         self._file.write(data)
+
+    def _touch(self) -> None:
+        os.utime(self._part)
 
     def _commit(self) -> None:
         assert self._file
@@ -142,6 +154,9 @@ class ObjectWriter(ArtifactWriter):
         self._part = f"{root}/{PARTS}/{uuid4().hex}"
         self._buffer = bytearray()
         self._stream: Any = None  # of the other object
+
+    def _touch(self) -> None:
+        pass  # an upload that is not finished is in no listing
 
     def _open(self) -> None:
         pass

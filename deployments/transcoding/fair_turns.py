@@ -40,20 +40,21 @@ class FairTurns:
             raise
 
     def _forget(self, tenant: str, granted: asyncio.Future[None]) -> None:
-        queue = self._waiting[tenant]
+        queue = self._waiting.get(tenant, deque())
         with suppress(ValueError):
             queue.remove(granted)
         if not queue:
-            del self._waiting[tenant]
+            self._waiting.pop(tenant, None)
 
     def _pass_on(self) -> None:
         """Give the turn to the next tenant that waits."""
-        if not self._waiting:
-            self._free += 1
-            return
-        tenant, queue = next(iter(self._waiting.items()))
-        del self._waiting[tenant]
-        granted = queue.popleft()
-        if queue:
-            self._waiting[tenant] = queue  # behind the others
-        granted.set_result(None)
+        while self._waiting:
+            tenant, queue = next(iter(self._waiting.items()))
+            del self._waiting[tenant]
+            granted = queue.popleft()
+            if queue:
+                self._waiting[tenant] = queue  # behind the others
+            if not granted.done():  # else it was cancelled, and has not run since
+                granted.set_result(None)
+                return
+        self._free += 1

@@ -9,6 +9,7 @@ from contextlib import suppress
 from types import TracebackType
 
 from deployments.storage.artifacts import CHUNK, Artifacts
+from deployments.storage.writer import ArtifactWriter
 
 
 class _Discarded(Exception):
@@ -23,6 +24,7 @@ class Mp3Copy:
         self._key = key
         self._complete: Future[bool] = Future()
         self._stored: Future[None] | None = None
+        self._writer: ArtifactWriter | None = None
         self._read_end, self.descriptor = os.pipe()
 
     def start(self) -> None:
@@ -32,6 +34,11 @@ class Mp3Copy:
         threads = ThreadPoolExecutor(1, "mp3-copy")
         self._stored = threads.submit(self._store)
         threads.shutdown(wait=False)
+
+    def touch(self) -> None:
+        """Keep the copy from being swept while ffmpeg pauses."""
+        if self._writer:
+            self._writer.touch()
 
     async def commit(self) -> None:
         """Store the artifact, unless it is empty."""
@@ -44,6 +51,7 @@ class Mp3Copy:
         with os.fdopen(self._read_end, "rb", 0) as pipe:
             try:
                 with self._artifacts.writer(self._key) as writer:
+                    self._writer = writer
                     while data := pipe.read(CHUNK):
                         writer.write(data)
                     if not (self._complete.result() and writer.size):

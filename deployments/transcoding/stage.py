@@ -99,6 +99,8 @@ class Transcoder:
             warnings: list[MediaWarning] = []
             while True:
                 while not await ahead.room(decoder.samples / SAMPLE_RATE):
+                    if copy:
+                        await threads.run(copy.touch)
                     yield TranscodeProgress((), decoder.samples / SAMPLE_RATE, False, decoder.channels, decoder.declared_s)
                 if (windows := await self._next(decoder, stream, request)) is None:
                     break

@@ -21,7 +21,7 @@ from serve_app.models.storage_paths import pcm_prefix, progress_key
 from serve_app.runner.channel_state import ChannelStates, Decoded, DecodeTask, WindowFailure
 from serve_app.runner.lease import Lease
 from serve_app.runner.patience import Patience
-from serve_app.runner.place_publisher import AHEAD_S, PlacePublisher
+from serve_app.runner.place_publisher import PlacePublisher
 from serve_app.runner.stages import Stages
 from serve_app.runner.window_decoder import WindowDecoder
 
@@ -74,8 +74,7 @@ class Pipeline:
         self._language = job.checkpoint.language
         self._failed = deque([False] * min(self._windows, RECENT), RECENT)  # whether each of the latest windows was
         self._done_s = job.audio_done_s
-        self._progress_key = progress_key(job.id, lease.claim.token)
-        self._place = PlacePublisher(artifacts, self._progress_key, job.id, job.audio_done_s)
+        self._place = PlacePublisher(artifacts, progress_key(job.id, lease.claim.token), job.id, job.audio_done_s)
         self._declared_s: float | None = None
         self._total_s: float | None = None
         self._began: tuple[float, float] | None = None  # loop time, and seconds done by then
@@ -234,6 +233,6 @@ class Pipeline:
             channels=self._job.spec.channels,
             listening_key=self._job.listening if self._job.spec.listening else None,
             tenant=self._job.tenant,
-            ahead_s=AHEAD_S,
-            progress_key=self._progress_key,
+            ahead_s=self._place.ahead_s,
+            progress_key=self._place.key,
         )

@@ -27,11 +27,13 @@ class PlacePublisher:
     """Place before which all audio was received and is committed."""
 
     # Windows of separate channels come by their start: the earliest that is in flight bounds all channels. Without one,
-    # as in a long silence, it is the end of what was decoded.
+    # as in a long silence, it is the end of what was decoded: a minute may be too far, as a window is handed out once its
+    # part of PCM is stored.
 
     def __init__(self, artifacts: Artifacts, key: str, job_id: str, committed_s: float) -> None:
+        self.key = key
+        self.ahead_s = AHEAD_S
         self._artifacts = artifacts
-        self._key = key
         self._job_id = job_id
         self._place_s = committed_s
         self._stored_s = 0.0
@@ -65,7 +67,7 @@ class PlacePublisher:
 
     def _update(self) -> None:
         self._place_s = max(self._place_s, min((self._received_s, *self._starts)))
-        if self._place_s - self._stored_s > AHEAD_S / 4:
+        if self._place_s - self._stored_s > self.ahead_s / 4:
             self._moved.set()
 
     async def _run(self) -> None:
@@ -80,7 +82,7 @@ class PlacePublisher:
         place = CommittedPlace(self._place_s, self._writes)
         try:
             # Written to its end: the folder may be deleted after the job.
-            await uninterrupted(self._artifacts.threads.run(place.store, self._artifacts, self._key))
+            await uninterrupted(self._artifacts.threads.run(place.store, self._artifacts, self.key))
         except StorageUnavailable as outage:
             log.warning("job_id=%s committed place not stored, trying again: %s", self._job_id, outage)
         else:

@@ -62,3 +62,22 @@ async def test_a_cancelled_waiter_and_one_whose_turn_had_come_lose_no_turn() -> 
         await due
     await asyncio.wait_for(work(), 5)
     assert not turns._waiting
+
+
+async def test_waiters_that_are_cancelled_together_with_the_holder_lose_no_turn() -> None:
+    turns, working = FairTurns(1), asyncio.Event()
+
+    async def work() -> None:
+        async with turns.turn("a"):
+            working.set()
+            await asyncio.sleep(3600)
+
+    tasks = [asyncio.create_task(work()) for _ in range(3)]
+    await working.wait()
+    await settle()
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    assert all(task.cancelled() for task in tasks)
+    async with asyncio.timeout(5), turns.turn("b"):
+        assert not turns._waiting
