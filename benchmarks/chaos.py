@@ -2,7 +2,7 @@
 status 1 if a job or segment is lost, duplicated or changed.
 
     python -m benchmarks.chaos [--audio FILE] [--jobs N] [--kills N] [--seed N] [--deadline SECONDS]
-    python -m benchmarks.chaos --storm [--seconds SECONDS] [--audio FILE] [--jobs N] [--seed N] [--deadline SECONDS]
+    python -m benchmarks.chaos --storm [--only s3|disk] [--seconds SECONDS] [--jobs N] [--seed N] [--deadline SECONDS]
 """
 
 from __future__ import annotations
@@ -68,9 +68,11 @@ def chaos(audio: Path, *, jobs: int, kills: int, seed: int, deadline_s: float) -
     return counts
 
 
-def storm(audio: Path, *, on_disk: bool, jobs: int, seconds: float, seed: int, deadline_s: float) -> OutcomeCounts | None:
-    """Run the scenario through trouble of Redis, of storage in S3, or on a small disk, and of a worker, `seconds` each.
-    Returns None where no small disk can be mounted."""
+def storm(
+    audio: Path, *, on_disk: bool, jobs: int, seconds: float, seed: int, deadline_s: float, hang: bool = True
+) -> OutcomeCounts | None:
+    """Run the scenario through trouble of Redis, of storage in S3, or on a small disk, and of a worker that may `hang`, for
+    `seconds` each. Returns None where no small disk can be mounted."""
     with TemporaryDirectory() as name, ExitStack() as stack:
         folder, port = Path(name), free_port()
         recordings = _recordings(audio, jobs, folder)
@@ -82,7 +84,8 @@ def storm(audio: Path, *, on_disk: bool, jobs: int, seconds: float, seed: int, d
             uri, troubles = (disk / "artifacts").as_uri(), [disk_trouble(disk)]
         else:
             proxy, uri = stack.enter_context(s3_server())
-            troubles = [*redis_troubles(pair), *storage_troubles(proxy), worker_trouble(seconds)]
+            hanging = [worker_trouble(seconds)] if hang else []
+            troubles = [*redis_troubles(pair), *storage_troubles(proxy), *hanging]
         settings = {**SETTINGS, "redis_url": pair.url, "storage_uri": uri, "min_free_bytes": 8 << 20}
         stack.enter_context(service(port=port, data_dir=folder / "data", **settings))
 
@@ -151,12 +154,16 @@ def main() -> int:
     parser.add_argument("--deadline", type=float, default=1200.0, help="seconds after which the run is stopped")
     parser.add_argument("--storm", action="store_true", help="trouble of Redis, storage and a worker instead of kills")
     parser.add_argument("--seconds", type=float, default=30.0, help="of each trouble of the storm")
+    parser.add_argument("--only", choices=("s3", "disk"), help="one of the storm's two storages")
     options = parser.parse_args()
     common = {"jobs": options.jobs, "seed": options.seed, "deadline_s": options.deadline}
     if not options.storm:
         return _report("Chaos", f"{options.kills} kills", chaos(options.audio, kills=options.kills, **common))
     failed = 0
-    for title, on_disk in (("Storm, storage in S3", False), ("Storm, storage on a small disk", True)):
+    for name, title in (("s3", "Storm, storage in S3"), ("disk", "Storm, storage on a small disk")):
+        if options.only not in (None, name):
+            continue
+        on_disk = name == "disk"
         if counts := storm(options.audio, on_disk=on_disk, seconds=options.seconds, **common):
             failed |= _report(title, f"{options.seconds:g} s each", counts)
         else:

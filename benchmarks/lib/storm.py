@@ -116,7 +116,7 @@ def s3_server() -> Iterator[tuple[FaultProxy, str]]:
     import boto3
     from moto.server import ThreadedMotoServer
 
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it logs every request
+    logging.getLogger("werkzeug").setLevel(logging.CRITICAL)  # it logs every request, and those that are cut
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     try:
@@ -150,12 +150,11 @@ def disk_trouble(folder: Path) -> Trouble:
     """Fill the disk of `folder`."""
 
     def fill() -> None:
-        with (folder / FILLER).open("wb") as file, suppress(OSError):
+        with (folder / FILLER).open("wb", buffering=0) as file:
             for size in (1 << 20, 4096):
                 with suppress(OSError):
-                    while True:
-                        file.write(bytes(size))
-                        file.flush()
+                    while file.write(bytes(size)) == size:
+                        pass
 
     return Trouble("disk full", fill, lambda: (folder / FILLER).unlink())
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from deployments.errors import ModelUnavailable, WorkError
+from deployments.transcoding.cage import enforcement
 from deployments.transcoding.ffmpeg import NoFfmpeg, find_ffmpeg
 from serve_app.errors import StoreUnavailable
 from serve_app.local.deployment import last_line
@@ -58,6 +59,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     """Check all else that `murmur up` needs; starts nothing, creates nothing but unpacked weights."""
     yield _check("ray", _ray_patches, f"{version('ray')}, patches work")
     yield _ffmpeg()
+    yield _sandbox()
     if settings.engine != "fake":
         if not settings.ray_address:
             yield _device(settings)
@@ -120,6 +122,14 @@ def _ffmpeg() -> Finding:
     except NoFfmpeg as error:
         return Finding("ffmpeg", False, str(error))
     return Finding("ffmpeg", True, f"{program.version} at {program.path}")
+
+
+def _sandbox() -> Finding:
+    enforced = enforcement()
+    if enforced.missing:
+        gap = f"this system does not keep a decoder that was taken over from this: {enforced.missing}"
+        return Finding("sandbox of ffmpeg", True, f"rlimits, but {gap}")
+    return Finding("sandbox of ffmpeg", True, f"rlimits, Landlock {enforced.landlock}, seccomp")
 
 
 def _device(settings: Settings) -> Finding:

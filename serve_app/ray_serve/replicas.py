@@ -24,6 +24,7 @@ from deployments.ingestion.safe_http import SafeHttp
 from deployments.ingestion.stage import Ingestion
 from deployments.messages import EngineInfo
 from deployments.storage.artifacts import Artifacts
+from deployments.transcoding.cage import enforcement
 from deployments.transcoding.ffmpeg import find_ffmpeg
 from deployments.transcoding.stage import Transcoder
 from deployments.transcription.engines import load
@@ -58,6 +59,8 @@ from serve_app.store.connection import connect
 from serve_app.store.heartbeats import BEAT_S
 from serve_app.store.redis_store import Store
 from serve_app.store.webhook_outbox import Outbox
+
+log = logging.getLogger(__name__)
 
 VERSION = version("murmuration")
 RUNNER_THREADS = 64
@@ -260,6 +263,8 @@ class TranscoderReplica(Transcoder):
         # Transcription has priority over decoding; ffmpeg inherits this.
         os.nice(TRANSCODER_NICENESS)
         program = find_ffmpeg()
+        if missing := enforcement().missing:
+            log.warning("this system does not enforce the whole sandbox of ffmpeg, a decoder could still: %s", missing)
         super().__init__(Artifacts(settings.storage, settings.min_free_bytes), program.path, program.version)
 
 

@@ -60,6 +60,11 @@ class RunnerLimits:
     max_audio_s: float = 86_400.0
     max_source_bytes: int = 2 << 30
 
+    @property
+    def reserve(self) -> int:
+        """Slots for interactive jobs of tenants with less than their share, who then need not wait for room to be made."""
+        return self.jobs // 8
+
 
 class StopReason(Enum):
     CANCELLED = auto()
@@ -157,7 +162,9 @@ class Runner:
             pass
 
     async def _claim(self) -> bool:
-        claiming = asyncio.ensure_future(self._store.leases.claim(self._name, self._limits.tenant_jobs, self.free))
+        claiming = asyncio.ensure_future(
+            self._store.leases.claim(self._name, self._limits.tenant_jobs, self.free, self._limits.reserve)
+        )
         try:
             claim = await asyncio.shield(claiming)
         except asyncio.CancelledError:

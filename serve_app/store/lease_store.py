@@ -37,9 +37,11 @@ class LeaseStore:
             await execute(pipe.execute())
 
     # `free`: places of the worker. While one has more than this claim fills, no running job makes room for others.
-    async def claim(self, worker: str, tenant_cap: int = 0, free: int = 1) -> Claim | None:
+    # Its last `reserve` places it keeps for interactive jobs of tenants with less than their share.
+    async def claim(self, worker: str, tenant_cap: int = 0, free: int = 1, reserve: int = 0) -> Claim | None:
         # redis-py sends the same arguments again if the reply is lost, and so gets the same claim.
-        reply = await self._scripts.run("claim", worker, self._lease_ms, tenant_cap, uuid4().hex, randbits(16), free)
+        arguments = [worker, self._lease_ms, tenant_cap, uuid4().hex, randbits(16), free, reserve]
+        reply = await self._scripts.run("claim", *arguments)
         return Claim(reply[0].decode(), int(reply[1])) if reply else None
 
     async def renew(self, claim: Claim) -> LeaseState:

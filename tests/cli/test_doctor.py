@@ -14,6 +14,7 @@ from redis import Redis
 
 from benchmarks.lib.harness import free_port
 from deployments.storage.artifacts import Artifacts
+from deployments.transcoding.cage import Enforcement
 from serve_app.cli.doctor import Finding, examine, examine_installation
 from serve_app.local.installation import check_installation
 from serve_app.local.preflight import lock_data_dir
@@ -38,6 +39,18 @@ def findings(data_dir: Path, **values: Any) -> Iterator[Finding]:
 def test_nothing_is_wrong_and_nothing_is_created(tmp_path: Path) -> None:
     assert bad(tmp_path / "data") == {}
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("enforced", "words"), [(Enforcement(7, True), "Landlock 7, seccomp"), (Enforcement(0, True), "from this: read files")]
+)
+def test_it_says_what_the_sandbox_of_ffmpeg_is_made_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, enforced: Enforcement, words: str
+) -> None:
+    monkeypatch.setattr("serve_app.cli.doctor.enforcement", lambda: enforced)
+    (finding,) = (finding for finding in findings(tmp_path / "data") if finding.name == "sandbox of ffmpeg")
+    assert finding.ok
+    assert words in finding.detail
 
 
 def test_a_missing_package_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:

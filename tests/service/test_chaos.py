@@ -1,12 +1,15 @@
-"""Small chaos run: processes are killed while jobs run, and nothing is lost."""
+"""Small chaos runs: processes are killed, and Redis and storage fail, while jobs run, and nothing is lost."""
 
 from __future__ import annotations
 
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
-from benchmarks.chaos import chaos
+import pytest
+
+from benchmarks.chaos import chaos, storm
 from benchmarks.lib.process_killer import KINDS
 
 
@@ -18,3 +21,15 @@ def test_jobs_survive_killed_processes(sample: Path) -> None:
     assert counts.passed, counts.rows()
     assert set(counts.kills) == set(KINDS)
     assert counts.segments > counts.jobs
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_jobs_wait_out_a_storm_of_infrastructure(sample: Path, on_disk: bool) -> None:
+    run = partial(storm, sample, on_disk=on_disk, jobs=10, seconds=2.0, seed=1, deadline_s=240.0, hang=False)
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        counts = pool.submit(run).result()
+    if counts is None:
+        pytest.skip("a tmpfs cannot be mounted here")
+    assert counts.faults == []
+    assert counts.passed, counts.rows()
+    assert len(counts.troubles) == (1 if on_disk else 10)

@@ -89,7 +89,7 @@ async def test_a_claim_that_is_sent_again_claims_nothing_else(store: Store) -> N
     """redis-py does so when it loses the reply."""
     for _ in range(2):
         await submitted(store)
-    arguments = "worker", 30_000, 0, "request", 7, 1
+    arguments = "worker", 30_000, 0, "request", 7, 1, 0
     first = await store.leases._scripts.run("claim", *arguments)
     assert await store.leases._scripts.run("claim", *arguments) == first
     assert (await store.stats.read()).running == 1

@@ -217,3 +217,21 @@ async def test_a_submit_wakes_one_runner_that_has_a_place(store: Store) -> None:
             await submitted(store, "a")
             names.add((await anext(messages))[1])
         assert names == {"one", "two"}
+
+
+async def test_the_last_places_are_for_clips_of_tenants_with_less_than_their_share(store: Store) -> None:
+    for _ in range(8):
+        await submitted(store, "a")
+        await submitted(store, "a", INTERACTIVE)
+    claims = [await store.leases.claim("worker", 0, 8 - number, 2) for number in range(7)]
+    assert [claim is not None for claim in claims] == [True] * 6 + [False]
+    assert await store.leases.claim("worker", 0, 2, 2) is None, "however urgent, it has all places already"
+    await submitted(store, "c")
+    assert await store.leases.claim("worker", 0, 2, 2) is None, "a bulk job can wait until room is made"
+    clip = await submitted(store, "b", INTERACTIVE)
+    claim = await store.leases.claim("worker", 0, 2, 2)
+    assert claim
+    assert claim.job_id == clip
+    windows = Windows(store)
+    assert claims[0]
+    assert await windows.commit(claims[0]) is CommitOutcome.YIELD, "a place in reserve is none for the bulk job"

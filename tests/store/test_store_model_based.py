@@ -230,7 +230,7 @@ class Jobs(RuleBasedStateMachine):
         free = [job for job in waiting if not cap or running[job.tenant] < cap]
         worker = worker or f"worker-{len(self.workers)}"
         request = uuid4().hex
-        arguments = worker, 600_000, cap, request, randbits(16), places
+        arguments = worker, 600_000, cap, request, randbits(16), places, 0
         found = self.run(self.store.leases._scripts.run("claim", *arguments))
         if found and repeats:
             assert self.run(self.store.leases._scripts.run("claim", *arguments)) == found, "a repeat claims nothing else"

@@ -1,7 +1,9 @@
 -- ARGV: worker, lease_ms, cap (running jobs per tenant, 0 for no cap), request (id of this claim), salt (random, below
--- 2^16), free (places of the worker, the one for this job included). Claims the next job. Returns {id, token} or nil.
+-- 2^16), free (places of the worker, the one for this job included), reserve (places that it keeps for interactive jobs of
+-- tenants with less than their share). Claims the next job. Returns {id, token} or nil.
 -- Start-time fair queueing: the tenant with the lowest start tag goes first and advances by 1 / weight.
 local t, worker, cap, request = now(), ARGV[1], tonumber(ARGV[3]), key('claim:' .. ARGV[4])
+local free, reserve = tonumber(ARGV[6]), tonumber(ARGV[7])
 local REPEAT_MS = 60000  -- redis-py sends a command again if the reply was lost
 
 -- A failover may lose the counter's last steps: with random bits, two claims of one job still get different tokens.
@@ -17,8 +19,12 @@ local function first_job(tenant)
 end
 
 local function next_job()
-  for _, tenant in ipairs(redis.call('ZRANGE', key('tenants'), 0, cap == 0 and 99 or -1)) do
-    local id = (cap == 0 or running_jobs(tenant) < cap) and first_job(tenant)
+  local waiting = redis.call('ZRANGE', key('tenants'), 0, cap == 0 and 99 or -1)
+  local may_use_reserve = free <= reserve and small_tenants(waiting)
+  for _, tenant in ipairs(waiting) do
+    local may_run = cap == 0 or running_jobs(tenant) < cap
+    if may_use_reserve then may_run = may_run and may_use_reserve[tenant] and is_urgent_waiting(tenant) end
+    local id = may_run and first_job(tenant)
     if id then return id, tenant end
   end
 end
@@ -63,7 +69,9 @@ for _, due in ipairs(redis.call('ZRANGEBYSCORE', key('delayed'), '-inf', t, 'LIM
 end
 local tenant
 id, tenant = next_job()
-if id and ARGV[6] == '1' then redis.call('ZREM', key('idle'), worker) else redis.call('ZADD', key('idle'), t, worker) end
+-- A place in reserve is none for just anybody.
+local left = id and free - 1 or free
+if left <= reserve then redis.call('ZREM', key('idle'), worker) else redis.call('ZADD', key('idle'), t, worker) end
 if not id then return false end
 take_turn(id, tenant)
 token = take_lease(id, tenant)

@@ -41,6 +41,16 @@ local function is_urgent_waiting(tenant)
   return score ~= nil and tonumber(score) < URGENT
 end
 
+-- The tenants among `waiting` that have less than their share, as a set.
+local function small_tenants(waiting)
+  local running, weights, share = shares(waiting)
+  local small = {}
+  for _, tenant in ipairs(waiting) do
+    small[tenant] = (running[tenant] or 0) < share * (weights[tenant] or 1) or nil
+  end
+  return small
+end
+
 local function is_room_being_made(tenant)
   local since = redis.call('HGET', key('making_room'), tenant)
   return since and now() - tonumber(since) < ROOM_MS
