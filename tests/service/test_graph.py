@@ -25,6 +25,7 @@ from serve_app.logs import LOGGED_PACKAGES
 from serve_app.main import build, find_models
 from serve_app.models.job import JobSpec, Phase
 from serve_app.ray_serve.stages import ServeStages
+from serve_app.runner.runner import RunnerLimits
 from serve_app.settings import Settings
 from serve_app.store.redis_store import Store
 from tests.lib.app import ME
@@ -77,6 +78,14 @@ def test_all_deployments_fit_on_two_cores_and_scale_between_bounds(settings: Set
         assert scale.max_replicas == getattr(one, f"{name.lower()}_max_replicas")
     cores = bound(settings)["Transcoder"]._deployment_config.autoscaling_config.max_replicas
     assert 1 <= cores <= max(1, (os.cpu_count() or 1) // 2)
+
+
+def test_no_call_of_a_runner_waits_before_a_transcoder_or_an_ingestion(settings: Settings) -> None:
+    graph = bound(settings.model_copy(update={"runner_jobs": 40, "runner_max_replicas": 5}))
+    assert graph["Transcoder"]._deployment_config.max_ongoing_requests == 200
+    assert graph["Ingestion"]._deployment_config.max_ongoing_requests == 5 * RunnerLimits().downloads
+    few = bound(settings.model_copy(update={"runner_jobs": 1, "runner_max_replicas": 1}))
+    assert few["Transcoder"]._deployment_config.max_ongoing_requests == 64
 
 
 def test_every_model_has_its_own_transcriber(settings: Settings) -> None:
