@@ -49,8 +49,9 @@ from serve_app.ray_serve.configuration import engine_config, token_rules
 from serve_app.ray_serve.patches import bind_to_loopback, pace_replica, serve_request_id
 from serve_app.ray_serve.stages import ServeStages
 from serve_app.runner.deadlines import DeadlineRules
+from serve_app.runner.limits import RunnerLimits
 from serve_app.runner.loops import every
-from serve_app.runner.runner import Runner, RunnerLimits
+from serve_app.runner.runner import Runner
 from serve_app.runner.summaries import Summaries, SummaryModel
 from serve_app.runner.sweeper import Sweeper
 from serve_app.runner.webhook_sender import WebhookSender

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum, auto
 
 from deployments.errors import (
@@ -31,6 +31,7 @@ from serve_app.runner.deadlines import DeadlineRules, TimedStages
 from serve_app.runner.downloads import Downloads, Postponed
 from serve_app.runner.lease import Lease, LeaseLost
 from serve_app.runner.lease_keeper import LeaseKeeper
+from serve_app.runner.limits import RunnerLimits
 from serve_app.runner.loops import every
 from serve_app.runner.patience import Patience
 from serve_app.runner.pipeline import CancelRequested, ShareUsed
@@ -45,25 +46,6 @@ LONGEST_DELAY_S = 60.0
 OUTAGE_DELAY_S = 60.0
 IDLE_S = 1.0  # claims are attempted this often without a notification
 POSTPONED_S = 0.5  # a refused download keeps its slot for so long, so that a long queue of them costs few claims
-
-
-@dataclass(frozen=True, slots=True)
-class RunnerLimits:
-    """Limits of one Runner."""
-
-    jobs: int = 8  # at once, beside those that are downloaded
-    downloads: int = 64  # at once
-    tenant_downloads: int = 8  # of one tenant, 0 for no cap
-    windows: int = 8  # in flight, of each job
-    tenant_jobs: int = 0  # running jobs of a tenant, over all Runners; 0 for no cap
-    weights: Mapping[str, float] = field(default_factory=dict)  # scheduling weights of tenants
-    max_audio_s: float = 86_400.0
-    max_source_bytes: int = 2 << 30
-
-    @property
-    def reserve(self) -> int:
-        """Slots for interactive jobs of tenants with less than their share, who then need not wait for room to be made."""
-        return self.jobs // 8
 
 
 class StopReason(Enum):

@@ -35,7 +35,8 @@ from serve_app.models.event import Event, EventKind
 from serve_app.models.job import Job, JobSpec, Phase
 from serve_app.models.principal import Principal
 from serve_app.runner.deadlines import DeadlineRules
-from serve_app.runner.runner import Runner, RunnerLimits
+from serve_app.runner.limits import RunnerLimits
+from serve_app.runner.runner import Runner
 from serve_app.runner.stages import ignore_start
 from serve_app.runner.sweeper import Sweeper
 from serve_app.store.redis_store import Store

@@ -11,7 +11,8 @@ import sys
 from deployments.storage.artifacts import Artifacts
 from deployments.transcoding.ffmpeg import find_ffmpeg
 from serve_app.models.lease import LeaseRules
-from serve_app.runner.runner import Runner, RunnerLimits
+from serve_app.runner.limits import RunnerLimits
+from serve_app.runner.runner import Runner
 from serve_app.runner.sweeper import Sweeper
 from serve_app.store.connection import connect
 from serve_app.store.redis_store import Store

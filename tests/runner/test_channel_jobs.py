@@ -21,7 +21,7 @@ from serve_app.models.event import Event, EventKind, Progress
 from serve_app.models.job import ChannelCheckpoint, Job, JobSpec, Phase
 from serve_app.models.lease import Commit
 from serve_app.runner.channel_state import ChannelStates
-from serve_app.runner.runner import RunnerLimits
+from serve_app.runner.limits import RunnerLimits
 from serve_app.store.redis_store import Store
 from tests.lib.app import ME, App, open_app
 from tests.lib.media import decode_at_once, side_by_side

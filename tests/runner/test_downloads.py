@@ -15,7 +15,7 @@ from serve_app.models.event import EventKind
 from serve_app.models.job import JobSpec, Phase
 from serve_app.models.principal import Principal
 from serve_app.runner.downloads import Downloads, Postponed
-from serve_app.runner.runner import RunnerLimits
+from serve_app.runner.limits import RunnerLimits
 from serve_app.store.redis_store import Store
 from tests.lib.app import ME, App, open_app
 

@@ -20,7 +20,7 @@ from serve_app.models.job import JobSpec, Phase
 from serve_app.models.lease import LeaseRules
 from serve_app.models.principal import Principal
 from serve_app.models.storage_paths import job_folder
-from serve_app.runner.runner import RunnerLimits
+from serve_app.runner.limits import RunnerLimits
 from serve_app.runner.sweeper import Sweeper
 from serve_app.store.redis_store import Store
 from tests.lib.app import ME, App, open_app
