@@ -20,7 +20,7 @@ from serve_app.ray_serve.replicas import (
     TranscoderReplica,
     TranscriberReplica,
 )
-from serve_app.runner.runner import RunnerLimits
+from serve_app.runner.limits import RunnerLimits
 from serve_app.settings import Settings
 
 BY_LOAD = "serve_app.ray_serve.autoscaling:by_load"

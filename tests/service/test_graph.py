@@ -25,7 +25,7 @@ from serve_app.logs import LOGGED_PACKAGES
 from serve_app.main import build, find_models
 from serve_app.models.job import JobSpec, Phase
 from serve_app.ray_serve.stages import ServeStages
-from serve_app.runner.runner import RunnerLimits
+from serve_app.runner.limits import RunnerLimits
 from serve_app.settings import Settings
 from serve_app.store.redis_store import Store
 from tests.lib.app import ME
