@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, NonNegativeFloat, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from deployments.ingestion.allow_list import check_entries
@@ -44,7 +44,7 @@ class UnknownVariable(ValueError):
 class Settings(BaseSettings):
     """Settings of the service; the variable of each is MURMUR_ and its name in capitals."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", allow_inf_nan=False)
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8080, ge=1, le=65535, description="Port to listen on.")
@@ -146,7 +146,7 @@ class Settings(BaseSettings):
     max_audio_s: float = Field(86_400.0, gt=0, description="Maximum length of a recording, in seconds of decoded audio.")
     max_upload_bytes: int = Field(2 << 30, gt=0, description="Maximum size of an upload or a fetched source, in bytes.")
     body_idle_s: float = Field(30.0, gt=0, description="Seconds without a byte after which a request body is cut off.")
-    webhook_retries_s: Annotated[tuple[float, ...], NoDecode] = Field(
+    webhook_retries_s: Annotated[tuple[NonNegativeFloat, ...], NoDecode] = Field(
         RETRIES_S, description="Delay before each retry of a webhook, in seconds; after the last retry it is a dead letter."
     )
     result_ttl_s: float = Field(604_800.0, gt=0, description="Seconds to keep a job and its results after its end.")
@@ -250,6 +250,14 @@ class Settings(BaseSettings):
         for origin in self.cors_origins:
             if origin != "*" and not is_origin(origin):
                 raise ValueError(f"cors_origins: {origin!r} is no origin: write https://HOST or https://HOST:PORT, or *")
+        return self
+
+    @model_validator(mode="after")
+    def _replicas(self) -> Settings:
+        for name in (field.removesuffix("_min_replicas") for field in type(self).model_fields if "_min_replicas" in field):
+            least, most = getattr(self, f"{name}_min_replicas"), getattr(self, f"{name}_max_replicas")
+            if least > most > 0:  # 0: derived from the machine
+                raise ValueError(f"{name}_min_replicas ({least}) must not exceed {name}_max_replicas ({most})")
         return self
 
     @model_validator(mode="after")

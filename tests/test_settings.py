@@ -69,6 +69,10 @@ def test_a_variable_is_read(monkeypatch: pytest.MonkeyPatch, name: str, value: s
         ("MURMUR_DEVICE", "tpu"),
         ("MURMUR_BATCH_SIZE", "-1"),
         ("MURMUR_MAX_UPLOAD_BYTES", "-1"),
+        ("MURMUR_LEASE_S", "inf"),
+        ("MURMUR_MAX_AUDIO_S", "nan"),
+        ("MURMUR_WEBHOOK_RETRIES_S", "5,-1"),
+        ("MURMUR_WEBHOOK_RETRIES_S", "inf"),
         ("MURMUR_RESULT_TTL_S", "0"),
         ("MURMUR_SUMMARY_PROMPTS", "{"),
         ("MURMUR_SUMMARY_PROMPTS", "brief"),
@@ -78,16 +82,32 @@ def test_an_invalid_value_is_refused_and_named(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv(name, value)
     with pytest.raises(ValidationError) as refused:
         settings()
-    assert [error["loc"] for error in refused.value.errors()] == [(name.removeprefix("MURMUR_").lower(),)]
+    assert [error["loc"][0] for error in refused.value.errors()] == [name.removeprefix("MURMUR_").lower()]
 
 
 @pytest.mark.parametrize(
     "origin",
-    ["https://app.example/", "app.example", "https://", "https://App.example", "null", "https://a.b/c", "https://a:x"],
+    [
+        "https://app.example/",
+        "app.example",
+        "https://",
+        "https://App.example",
+        "null",
+        "https://a.b/c",
+        "https://a:x",
+        "https://u:p@a.b",
+    ],
 )
 def test_an_origin_that_no_browser_sends_is_refused(origin: str) -> None:
     with pytest.raises(ValidationError, match="cors_origins"):
         settings(cors_origins=f"https://good.example,{origin}")
+
+
+@pytest.mark.parametrize("stage", ["ingress", "runner", "ingestion", "transcoder", "transcriber"])
+def test_no_more_replicas_at_least_than_at_most(stage: str) -> None:
+    with pytest.raises(ValidationError, match=f"{stage}_min_replicas"):
+        settings(**{f"{stage}_min_replicas": 4, f"{stage}_max_replicas": 3})
+    assert settings(transcoder_min_replicas=4).transcoder_max_replicas == 0  # derived from the machine
 
 
 def test_origins_are_exact_or_any() -> None:

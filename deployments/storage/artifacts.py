@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -18,6 +18,8 @@ from deployments.storage.threads import StorageThreads
 from deployments.storage.writer import PARTS, ArtifactWriter, FileWriter, ObjectWriter
 
 CHUNK = 1 << 20
+PROBED = "probe"  # key of no artifact
+MARKER = "installation"  # artifact that pairs a storage with its Redis: one that is gone means a volume that is not mounted
 PART = ".part"  # suffix of unfinished files of former versions
 BUCKET_CHECK_S = 30.0  # a bucket that was there is taken to be there for so long
 
@@ -32,14 +34,21 @@ class Artifacts:
         self._fs, self._root = open_filesystem(uri)
         self._local = isinstance(self._fs, fs.LocalFileSystem)
         self._bucket_seen = float("-inf")
+        self._marker = Path(self._root, MARKER)
+        self._marked = self._marker.is_file() if self._local else False  # the storage had one once
         self._synced: set[Path] = set()  # top folders whose entries are durable
 
     def writer(self, key: str, *, durable: bool = True, incoming: bool = False) -> ArtifactWriter:
         """Context that stores an artifact. An `incoming` one is refused while the free space is below the floor."""
         path = self._path(key)
-        require_space = self.require_space if incoming else lambda: None
+        require_space: Callable[[], None] = self.require_space if incoming else lambda: None
         if self._local:
-            return FileWriter(Path(self._root), Path(path), self._synced if durable else None, require_space)
+
+            def require_room() -> None:
+                self._check_present()
+                require_space()
+
+            return FileWriter(Path(self._root), Path(path), self._synced if durable else None, require_room)
         return ObjectWriter(self._fs, self._root, path, require_space)
 
     def put(self, key: str, data: bytes, *, durable: bool = True) -> None:
@@ -52,7 +61,7 @@ class Artifacts:
         with translated():
             info = self._fs.get_file_info(path)
         if info.type == fs.FileType.NotFound:
-            self._check_bucket()
+            self._check_present()
         return int(info.size) if info.type == fs.FileType.File else None
 
     def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
@@ -77,6 +86,8 @@ class Artifacts:
         selector = fs.FileSelector(self._path(prefix), allow_not_found=True, recursive=True)
         with translated():
             files = [info for info in self._fs.get_file_info(selector) if info.type == fs.FileType.File]
+        if not files:
+            self._check_present()
         return {f.path[len(self._root) + 1 :]: int(f.size) for f in files if not f.path.endswith(PART)}
 
     def keys(self, prefix: str) -> list[str]:
@@ -108,6 +119,8 @@ class Artifacts:
                 self._fs.delete_dir(path)
             elif kind == fs.FileType.File:
                 self._fs.delete_file(path)
+            else:
+                self._check_present()
 
     def delete_unfinished(self, min_age_s: float) -> int:
         """Delete what writers that died have left, if it was not written for `min_age_s`; returns how many."""
@@ -129,6 +142,14 @@ class Artifacts:
         with translated():
             return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
 
+    def probe(self) -> None:
+        """Raises StorageUnavailable unless artifacts can be read and, as far as that shows without a write, written."""
+        self.size(PROBED)
+        if self._local:
+            with translated():
+                if Path(self._root).exists() and not os.access(self._root, os.W_OK | os.X_OK):
+                    raise PermissionError(f"{self._root} cannot be written: Permission denied, or Read-only file system")
+
     def require_space(self, size: int = 0) -> None:
         """Raises StorageFull unless `size` more bytes leave the least free space."""
         free = self.free_bytes()
@@ -140,7 +161,7 @@ class Artifacts:
         """Open a seekable file descriptor. Raises FileNotFoundError."""
         path = self._path(key)
         if self._local:
-            with translated():
+            with self._reading():
                 file = Path(path).open("rb")  # noqa: SIM115
             with file:
                 yield file.fileno()
@@ -160,12 +181,22 @@ class Artifacts:
             try:
                 yield
             except FileNotFoundError:
-                self._check_bucket()
+                self._check_present()
                 raise
 
+    def _check_present(self) -> None:
+        """Raises StorageUnavailable if the volume or the bucket is missing: all of its artifacts would be, too."""
+        if not self._local:
+            self._check_bucket()
+            return
+        with translated():
+            present = self._marker.is_file()
+        if self._marked and not present:
+            raise translate(OSError(f"no file {MARKER} in {self._root}: is its volume mounted?"))
+        self._marked = present
+
     def _check_bucket(self) -> None:
-        """Raises StorageUnavailable if the bucket is missing: all of its objects would be, too."""
-        if self._local or time.monotonic() - self._bucket_seen < BUCKET_CHECK_S:
+        if time.monotonic() - self._bucket_seen < BUCKET_CHECK_S:
             return
         bucket = self._root.partition("/")[0]
         try:

@@ -23,7 +23,6 @@ from serve_app.store.redis_store import Store
 OK = "ok"
 REDIS_TTL_S, RUNNER_TTL_S, STORAGE_TTL_S = 1.0, 1.0, 5.0  # for which a result is kept: probes of many load nothing
 PATIENCE_S = 5.0  # before a probe that has not ended is a failure
-PROBED_KEY = "probe"  # of the storage; nothing is there
 Probe = Callable[[], Coroutine[None, None, str]]
 State = Annotated[str, Field(description="`ok`, or what is wrong.")]
 
@@ -115,7 +114,7 @@ class Readings:
 
     async def _storage(self) -> str:
         try:
-            await asyncio.to_thread(self._artifacts.size, PROBED_KEY)
+            await asyncio.to_thread(self._artifacts.probe)
         except (WorkError, OSError, ValueError) as error:
             return f"cannot be reached ({type(error).__name__})"
         return OK

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from batching.types import SAMPLE_RATE, Transcript
 from deployments.storage.artifacts import Artifacts
 from deployments.storage.pcm import SAMPLE_BYTES, WAV_HEADER_BYTES, wav_chunks
-from serve_app.errors import RequestError, not_found
+from serve_app.errors import RequestError
 from serve_app.jobs.audit import audit
 from serve_app.jobs.transcript_cache import TranscriptCache
 from serve_app.models.job import Job, Phase, SummaryState
@@ -70,7 +70,7 @@ class Results:
         try:
             return await self._transcripts.get(transcript_key(job.id, job.transcript))
         except FileNotFoundError:  # purged meanwhile
-            raise not_found() from None
+            raise _missing() from None
 
     async def transcript_or_none(self, job: Job) -> Transcript | None:
         return None if job.transcript is None or job.partial else await self.transcript(job)
@@ -80,7 +80,7 @@ class Results:
         if (job.spec.url is not None and job.started_at is None) or job.purged_at is not None:
             return []  # not fetched yet, or no longer there
         stored = []
-        if not job.spec.private and not job.source_withheld:
+        if not job.spec.private and not job.source_withheld and not job.audio_gone:
             stored.append((SOURCE, job.source, "application/octet-stream"))
         if job.spec.file is not None or (job.spec.listening and not job.spec.private):
             # Another job of the same file may have made it.
@@ -141,7 +141,7 @@ class Results:
         try:
             first = await anext(chunks, b"")
         except FileNotFoundError:  # purged meanwhile
-            raise not_found() from None
+            raise _missing() from None
         return _continued(first, chunks)
 
     def content(self, file: Artifact, start: int, length: int) -> Iterator[bytes]:
@@ -150,6 +150,10 @@ class Results:
             samples = (file.size - WAV_HEADER_BYTES) // (SAMPLE_BYTES * (file.channels or 1))
             return wav_chunks(self._artifacts, file.key, samples, start, length, file.channels)
         return self._artifacts.chunks(file.key, start, length)
+
+
+def _missing() -> RequestError:
+    return RequestError("not_found", "The file is no longer there: it was deleted.")
 
 
 async def _continued(first: bytes, chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:

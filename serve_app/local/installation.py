@@ -11,13 +11,12 @@ from uuid import uuid4
 from redis.exceptions import RedisError
 
 from deployments.errors import WorkError
-from deployments.storage.artifacts import Artifacts
+from deployments.storage.artifacts import MARKER, Artifacts
 from serve_app.local.preflight import StartError, without_password
 from serve_app.local.redis_checks import open_redis
 from serve_app.store.outages import outage
 from serve_app.store.scripts import key
 
-MARKER = "installation"  # artifact with the id
 ADVICE = "name the storage and the Redis that belong together, or say --adopt-storage to pair these two"
 
 

@@ -37,7 +37,7 @@ def open_redis(url: str) -> Redis:
         return Redis.from_url(url, socket_timeout=CONNECT_S, socket_connect_timeout=CONNECT_S, retry=Retry(NoBackoff(), 0))
     except ValueError:
         # Python's error may quote a part of the password, and so may any part of a URL that is not one.
-        advice = "write redis://[USER:PASSWORD@]HOST:PORT/DB, special characters of the password as %XX"
+        advice = "write redis://HOST:PORT/DB, with USER:PASSWORD and an @ before HOST, and special characters in them as %XX"
         raise StartError(f"the Redis URL cannot be read: {advice}") from None
 
 

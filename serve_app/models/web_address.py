@@ -11,7 +11,9 @@ def is_origin(text: str) -> bool:
     try:
         parts = urlsplit(text)
         return (
-            bool(parts.scheme and parts.hostname and parts.port != 0) and text == f"{parts.scheme}://{parts.netloc.lower()}"
+            bool(parts.scheme and parts.hostname and parts.port != 0)
+            and "@" not in parts.netloc
+            and text == f"{parts.scheme}://{parts.netloc.lower()}"
         )
     except ValueError:
         return False

@@ -31,14 +31,15 @@ class Patience:
 
     @property
     def storage_full(self) -> bool:
-        """Whether a job has found the storage full, and none has written since."""
+        """Whether the free space is below its floor, or a job has found the storage full and none has written since."""
         return time.monotonic() < self._full_until
 
-    def found_full(self, error: StorageFull) -> None:
-        """Claim no jobs for a while."""
+    def found_full(self, error: StorageFull, for_s: float | None = None) -> None:
+        """Claim no jobs for `for_s` (FULL_S)."""
+        for_s = FULL_S if for_s is None else for_s
         if not self.storage_full:
-            log.warning("storage is full, no jobs are claimed for %g s: %s", FULL_S, error)
-        self._full_until = time.monotonic() + FULL_S
+            log.warning("storage is full, no jobs are claimed until there is space: %s", error)
+        self._full_until = max(self._full_until, time.monotonic() + for_s)
 
     async def insist(
         self,

@@ -139,7 +139,7 @@ class Runner:
         try:
             await self._artifacts.threads.run(self._artifacts.require_space)
         except StorageFull as full:
-            self._patience.found_full(full)
+            self._patience.found_full(full, 2 * IDLE_S)  # it is measured again before that
         while self.free and await self._claim():
             pass
 

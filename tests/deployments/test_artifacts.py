@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from deployments.storage.artifacts import CHUNK, Artifacts
+from deployments.errors import StorageUnavailable
+from deployments.storage.artifacts import CHUNK, MARKER, Artifacts
 from tests.lib.s3 import Storage
 
 KEY = "jobs/j1/source"
@@ -171,3 +173,43 @@ def test_the_uri_may_end_in_a_slash(tmp_path: Path) -> None:
 def test_a_read_beyond_the_end_is_empty(artifacts: Artifacts) -> None:
     artifacts.put("jobs/a", b"12345")
     assert artifacts.read("jobs/a", 9) == b""
+
+
+def test_a_volume_that_is_not_mounted_is_an_outage_and_not_an_empty_storage(tmp_path: Path) -> None:
+    root = tmp_path / "volume" / "artifacts"
+    Artifacts(root.as_uri()).put(MARKER, b"id")
+    artifacts = Artifacts(root.as_uri())
+    artifacts.put(KEY, b"sound")
+    root.parent.rename(tmp_path / "unmounted")
+    root.parent.mkdir()
+
+    def opened() -> None:
+        with artifacts.descriptor(KEY):
+            raise AssertionError("opened")
+
+    reads: list[Callable[[], object]] = [
+        artifacts.probe,
+        opened,
+        lambda: artifacts.read(KEY),
+        lambda: artifacts.size(KEY),
+        lambda: artifacts.keys("jobs/j1"),
+        lambda: artifacts.delete(KEY),
+        lambda: artifacts.put("jobs/j2/source", b"x"),
+    ]
+    for read in reads:
+        with pytest.raises(StorageUnavailable):
+            read()
+    assert not root.exists()
+    root.parent.rmdir()
+    (tmp_path / "unmounted").rename(root.parent)
+    assert artifacts.read(KEY) == b"sound"
+
+
+def test_a_probe_sees_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifacts = Artifacts(tmp_path.as_uri())
+    artifacts.probe()
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: not (str(path) == str(tmp_path) and mode & os.W_OK)
+    )  # even for root
+    with pytest.raises(StorageUnavailable):
+        artifacts.probe()

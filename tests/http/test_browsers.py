@@ -6,10 +6,12 @@ import base64
 import json
 import logging
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from serve_app.http.uploads import MAX_JSON_BYTES
 from serve_app.models.job import JobSpec
 from tests.lib.app import ME
 from tests.lib.edge import Edge, bearer, open_edge
@@ -231,6 +233,20 @@ async def test_a_ticket_reads_its_job_without_any_header(served: Served, sample:
             assert (await edge.http.get(f"/v1/jobs/{job_id}{path}", params=params)).status_code == 200
         part = await edge.http.get(f"/v1/jobs/{job_id}/artifacts/audio.wav", params=params, headers={"Range": "bytes=0-3"})
         assert (part.status_code, part.content) == (206, b"RIFF")
+
+
+async def test_a_ticket_reads_no_body_of_any_length(served: Served, sample: Path) -> None:
+    async def chunks() -> AsyncIterator[bytes]:  # without a Content-Length
+        yield b'{"lifetime_s": 60, "x": "'
+        for _ in range(MAX_JSON_BYTES >> 15):
+            yield b"x" * (1 << 16)
+        yield b'"}'
+
+    async with open_edge(served) as edge:
+        job_id = await finished_job(served, sample)
+        headers = {"Content-Type": "application/json", **bearer(await edge.key())}
+        made = await edge.http.post(f"/v1/jobs/{job_id}/ticket", headers=headers, content=chunks())
+        problem(made, 400, "malformed")
 
 
 async def test_a_ticket_opens_nothing_else(served: Served, sample: Path) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from deployments.storage.artifacts import Artifacts
-from serve_app.local.installation import MARKER, check_installation
+from deployments.storage.artifacts import MARKER, Artifacts
+from serve_app.local.installation import check_installation
 from serve_app.local.preflight import StartError
 from tests.lib.murmur_process import valkey_server
 from tests.lib.s3 import Storage

@@ -210,6 +210,7 @@ async def test_an_operator_can_have_audio_deleted_before_the_results(app: App, s
     job_id = await app.submit(sample)
     await app.ended(job_id)
     await app.runner.stop()  # whose sweeper keeps audio
+    assert (await app.jobs.artifact(ME, job_id, SOURCE)).size  # and it is remembered
     await raw.zadd(key("audio"), {job_id: 1})
     sweeper = a_sweeper(app.store, app.artifacts, audio_ttl_s=0.001)
     await sweeper.sweep()

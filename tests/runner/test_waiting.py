@@ -18,6 +18,7 @@ from serve_app.models.event import EventKind
 from serve_app.models.job import JobSpec, Phase
 from serve_app.models.lease import CommitOutcome
 from serve_app.ray_serve.stages import _as_work_error
+from serve_app.runner.patience import FULL_S
 from tests.lib.app import ME, App
 
 ONCE = JobSpec("fake", segment_duration=6.0, max_attempts=1)
@@ -146,6 +147,24 @@ async def test_a_full_storage_stops_claims_until_it_has_room(app: App, sample: P
     assert (await app.jobs.get(ME, second)).phase is Phase.QUEUED
     full = False
     assert [(await app.ended(job_id)).phase for job_id in (first, second)] == [Phase.COMPLETED] * 2
+
+
+async def test_claims_go_on_as_soon_as_there_is_free_space(app: App, sample: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    low, measured = True, asyncio.Event()
+
+    def require_space(_: int = 0) -> None:
+        if low:
+            measured.set()
+            raise StorageFull("full")
+
+    monkeypatch.setattr("serve_app.runner.runner.IDLE_S", 0.05)
+    monkeypatch.setattr(app.artifacts, "require_space", require_space)
+    await measured.wait()
+    job_id = await app.submit(sample, ONCE)
+    assert app.runner.free == 0
+    low = False
+    async with asyncio.timeout(FULL_S / 2):
+        await completed_once(app, job_id)
 
 
 async def test_a_runner_stops_although_redis_is_away(app: App, sample: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,14 +9,18 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
+from unittest.mock import MagicMock
 
 import jsonschema
 import openapi_python_client
 import pytest
+from fastapi.routing import APIRoute
 from openapi_python_client.config import Config, ConfigFile, MetaType
 
 from batching.types import Segment as CoreSegment
+from serve_app.dialects import DIALECTS
+from serve_app.dialects.base import ApiContext
 from serve_app.dialects.native import events
 from serve_app.models.event import EventKind, Progress
 from serve_app.models.job import JobSpec
@@ -32,6 +36,12 @@ PLAIN = {"/healthz", "/readyz", "/metrics"}
 async def document(served: Served) -> Document:
     body: Document = (await served.http.get("/openapi.json")).json()
     return body
+
+
+def test_no_body_is_read_before_the_key_is_checked() -> None:
+    routes = [route for dialect in DIALECTS for route in dialect.routes(cast("ApiContext", MagicMock())).routes]
+    bodies = [route.path for route in routes if isinstance(route, APIRoute) and route.body_field]
+    assert not bodies, "FastAPI reads a whole body, however long, before dependencies run"
 
 
 def operations(document: Document) -> Iterator[tuple[str, Document]]:

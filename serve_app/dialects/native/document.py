@@ -148,7 +148,7 @@ ARTIFACT: Described = {
 TICKET: Described = {
     "summary": "Make a ticket",
     "response_description": "The ticket.",
-    "responses": problems(400, 404, 410, 422),
+    "responses": problems(400, 404, 408, 410, 422),
 }
 CANCEL: Described = {
     "summary": "Cancel a job",
