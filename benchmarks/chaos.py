@@ -41,6 +41,7 @@ SETTINGS: dict[str, Any] = {
     "lease_s": 3.0,
     "api_keys_required": True,
 }
+DISK_MIB, JOB_MIB = 64, 6  # of the small disk: recordings and decoded audio are kept
 Disturbance = TypeVar("Disturbance", ProcessKiller, Storm)
 SCOPES = ("speech:transcriptions:read", "speech:transcriptions:write")
 
@@ -79,7 +80,7 @@ def storm(
         pair = stack.enter_context(RedisPair(folder).running())
         if on_disk:
             disk = folder / "disk"
-            if not stack.enter_context(small_disk(disk)):
+            if not stack.enter_context(small_disk(disk, DISK_MIB + JOB_MIB * jobs)):
                 return None
             uri, troubles = (disk / "artifacts").as_uri(), [disk_trouble(disk)]
         else:

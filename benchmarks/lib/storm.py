@@ -131,7 +131,7 @@ def s3_server() -> Iterator[tuple[FaultProxy, str]]:
 
 
 @contextmanager
-def small_disk(folder: Path, size_mib: int = 256) -> Iterator[bool]:
+def small_disk(folder: Path, size_mib: int) -> Iterator[bool]:
     """Mount a file system in memory at `folder`; False where that is not permitted."""
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size_mib}m", "tmpfs", str(folder)]
