@@ -95,7 +95,12 @@ def _rank(queue: _Queue) -> float:
 class Scheduler:
     """Forms batches of at most `max_items` tickets and, beyond the first ticket, `max_cost`."""
 
-    def __init__(self, max_items: int, max_cost: float, weights: Mapping[str, float] = MappingProxyType({})) -> None:
+    # Where a batch takes as long as all its items together, as on a CPU, urgent ones are not decoded beside others that are
+    # less so: `mixed` is for accelerators, on which these cost hardly any time.
+    def __init__(
+        self, max_items: int, max_cost: float, weights: Mapping[str, float] = MappingProxyType({}), *, mixed: bool = True
+    ) -> None:
+        self._mixed = mixed
         self._max_items = max_items
         self._max_cost = max_cost
         self._weights = weights  # of tenants, 1 for those not named
@@ -139,6 +144,8 @@ class Scheduler:
         # Others of the head's kind may overtake older tickets of other kinds: those could not join this batch anyway, so
         # nothing waits longer.
         for ticket in [head] if head.exclusive else self._root.like(head.kind):
+            if not self._mixed and ticket.urgency > head.urgency:
+                continue
             if batch and cost + ticket.cost > self._max_cost:
                 break
             self._serve(ticket)

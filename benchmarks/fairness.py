@@ -138,7 +138,7 @@ async def _until_running(tenant: Tenant, ids: list[str]) -> None:
 
 
 async def _done_s(tenant: Tenant, ids: list[str]) -> float:
-    return sum([float((await tenant.job(job_id))["audio_done_s"]) for job_id in ids])
+    return sum([float((await tenant.job(job_id))["progress"]["audio_done_s"]) for job_id in ids])
 
 
 def _long_recording(audio: Path, hours: float, folder: Path) -> Path:

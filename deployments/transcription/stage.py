@@ -58,7 +58,7 @@ class Transcriber:
         prefetch = int(engine.info.device == "cuda")
         self._threads = ThreadPoolExecutor(engine.workers + prefetch, "engine")
         linger = partial(asyncio.sleep, LINGER_GPU_S if prefetch else LINGER_S)
-        self._scheduler = Scheduler(engine.batch, engine.batch_s, weights)
+        self._scheduler = Scheduler(engine.batch, engine.batch_s, weights, mixed=bool(prefetch))
         self._batcher: Batcher[Clip, tuple[Decode, BatchShare]] = Batcher(
             self._decode_batch, self._scheduler, engine.workers, prefetch, linger
         )

@@ -322,3 +322,22 @@ def test_trickling_requests_gain_no_more_than_a_fair_share() -> None:
         if ticket.tenant == "trickle":
             scheduler.add(Ticket(number, "job", "trickle", 28))
     assert abs(served["backlog"] - served["trickle"]) <= 28 + 7
+
+
+@pytest.mark.parametrize(("mixed", "first"), [(True, [3, 0, 1, 2]), (False, [3])])
+def test_less_urgent_tickets_join_an_urgent_batch_only_where_they_cost_no_time(mixed: bool, first: list[int]) -> None:
+    scheduler = Scheduler(4, 1000.0, mixed=mixed)
+    for number in range(3):
+        scheduler.add(Ticket(number, "long", "a", 24.0, urgency=1))
+    scheduler.add(Ticket(3, "clip", "a", 10.0, urgency=0))
+    assert [ticket.number for ticket in scheduler.next_batch()] == first
+    rest = [ticket.number for ticket in scheduler.next_batch()]
+    assert sorted(first + rest) == [0, 1, 2, 3]
+    assert len(scheduler) == 0
+
+
+def test_an_urgent_ticket_joins_a_batch_that_a_less_urgent_one_leads() -> None:
+    scheduler = Scheduler(4, 1000.0, mixed=False)
+    scheduler.add(Ticket(0, "long", "a", 24.0, urgency=1))
+    scheduler.add(Ticket(1, "clip", "b", 10.0, urgency=0))
+    assert [ticket.number for ticket in scheduler.next_batch()] == [0, 1]
