@@ -77,11 +77,11 @@ class _Queue:
             yield ticket
             heapreplace(heap, (child.rank, position, child, tickets))  # its start tag has grown
 
-    def settle(self) -> None:
-        """Move the virtual time on, and drop idle children to bound memory."""
+    def settle(self, now: float | None = None) -> None:
+        """Move the virtual time on, to `now` or the start tag that is due, and drop idle children to bound memory."""
         # An idle child that is ahead of the virtual time keeps its start tag: no gain from trickling requests.
         ranks = [child.rank for child in self.children.values() if child.waiting]
-        self.virtual_time = now = min(ranks, default=0.0)
+        self.virtual_time = now = now if ranks and now is not None else min(ranks, default=0.0)
         self.children = {n: c for n, c in self.children.items() if c.waiting or (ranks and c.pace and c.rank > now)}
 
 
@@ -127,7 +127,7 @@ class Scheduler:
         path = self._path(ticket)
         if path and ticket.number in path[-1].tickets:
             self._dequeue(ticket, path)
-            self._settle([ticket])
+            self._settle([ticket], self._root.virtual_time)
 
     def head(self) -> Ticket | None:
         """Peek at the next ticket."""
@@ -141,6 +141,9 @@ class Scheduler:
             return []
         batch: list[Ticket] = []
         cost = 0.0
+        # The time of tenants is the start tag of the batch in service: one that comes now goes before the next batch of
+        # those that have been served, not after it.
+        now = self._root.children[head.tenant].rank
         # Others of the head's kind may overtake older tickets of other kinds: those could not join this batch anyway, so
         # nothing waits longer.
         for ticket in [head] if head.exclusive else self._root.like(head.kind):
@@ -153,7 +156,7 @@ class Scheduler:
             cost += ticket.cost
             if len(batch) == max_items:
                 break
-        self._settle(batch)
+        self._settle(batch, now)
         return batch
 
     def _serve(self, ticket: Ticket) -> None:
@@ -167,11 +170,11 @@ class Scheduler:
         for queue in path:
             queue.waiting -= 1
 
-    def _settle(self, gone: Iterable[Ticket]) -> None:
+    def _settle(self, gone: Iterable[Ticket], now: float) -> None:
         # Leaves first: a parent drops them.
         parents = {id(queue): (-depth, queue) for ticket in gone for depth, queue in enumerate(self._path(ticket)[:-1])}
         for _, queue in sorted(parents.values(), key=itemgetter(0)):
-            queue.settle()
+            queue.settle(now if queue is self._root else None)
 
     def _path(self, ticket: Ticket) -> list[_Queue]:
         """From the root to the ticket's job; empty if one of them is gone."""

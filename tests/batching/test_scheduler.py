@@ -341,3 +341,12 @@ def test_an_urgent_ticket_joins_a_batch_that_a_less_urgent_one_leads() -> None:
     scheduler.add(Ticket(0, "long", "a", 24.0, urgency=1))
     scheduler.add(Ticket(1, "clip", "b", 10.0, urgency=0))
     assert [ticket.number for ticket in scheduler.next_batch()] == [0, 1]
+
+
+def test_a_tenant_that_comes_while_a_batch_runs_is_in_the_next_one() -> None:
+    scheduler = Scheduler(4, 1000.0, mixed=False)
+    for number in range(12):
+        scheduler.add(Ticket(number, "long", "a", 24.0, urgency=1))
+    assert [ticket.tenant for ticket in scheduler.next_batch()] == ["a"] * 4
+    scheduler.add(Ticket(12, "clip", "b", 10.0, urgency=0))
+    assert [ticket.tenant for ticket in scheduler.next_batch()] == ["b"]
