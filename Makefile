@@ -62,6 +62,8 @@ bench: setup
 	@$(BIN)/python -m benchmarks.memory
 	@$(BIN)/python -m benchmarks.upload
 	@$(BIN)/python -m benchmarks.chaos
+	@$(BIN)/python -m benchmarks.chaos --storm
+	@$(BIN)/python -m benchmarks.fairness
 	@$(BIN)/python -m benchmarks.sse_fanout
 	@$(BIN)/python -m benchmarks.submit
 	@$(BIN)/python -m benchmarks.poll

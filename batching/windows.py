@@ -77,7 +77,11 @@ class WindowPlanner:
 
     def next_start(self, analysed: int) -> int:
         """Earliest start of the next window, in samples."""
-        return self._start(*((self._open[0].start, self._open[-1].end) if self._open else (analysed, analysed)))
+        if not self._open:
+            return self._start(analysed, analysed)
+        # The first window may yet close early, and then has more room before its speech.
+        last = self._open[-1] if self._index else self._open[0]
+        return self._start(self._open[0].start, last.end)
 
     def _start(self, first: int, last: int) -> int:
         padding = min(self._before, self._longest - self._overlap - (last - first))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 import redis.utils
+from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
 from deployments.storage.artifacts import Artifacts
@@ -27,6 +28,9 @@ from tests.lib.s3 import Storage, storage
 if TYPE_CHECKING:
     from tests.lib.shared_api import SharedApi
 
+# A busy machine makes single examples slow.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 # Tests that start Ray, by fixture and by file, and files that load Whisper or fuzz the API: `make test-fast` leaves them
 # out.
 RAY_FIXTURES = {"cluster", "edge"}

@@ -68,7 +68,7 @@ def test_no_window_starts_before_next_start(audio: tuple[list[Span], int], longe
             assert window.start >= promised
         assert promised <= planner.next_start(span.end)
     promised = planner.next_start(total)
-    assert all(window.start == promised for window in planner.finish(total))
+    assert all(window.start >= promised for window in planner.finish(total))
 
 
 @calm

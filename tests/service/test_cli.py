@@ -102,7 +102,7 @@ def test_a_watched_job_that_is_cancelled_ends_with_1(cluster: Up, sample: Path, 
         assert running.stdout.readline().startswith("[")
         job = murmur("jobs", "list", "--server", cluster.url, "--limit", "1").stdout.splitlines()[1].split()[0]
         cancelled = murmur("jobs", "cancel", job, "--server", cluster.url)
-        assert (cancelled.returncode, cancelled.stdout[: len(job) + 8]) == (0, f"{job}: cancel")
+        assert (cancelled.returncode, cancelled.stdout[: len(job) + 8]) == (0, f"{job}: cancel"), cancelled.stderr
         _, errors = running.communicate(timeout=60)
     assert running.returncode == 1
     assert "The job was cancelled." in errors

@@ -44,8 +44,8 @@ data: {"phase":"completed"}
 
 
 def problems(*statuses: int) -> Responses:
-    """Error responses of a route; every route checks the key and the rate limit."""
-    return errors(wire.Problem, *sorted((401, 403, 429, *statuses)), media_type=PROBLEM)
+    """Error responses of a route; every route checks the key, the rate limit and the names of its parameters."""
+    return errors(wire.Problem, *sorted({401, 403, 422, 429, *statuses}), media_type=PROBLEM)
 
 
 def _raw_options() -> list[Described]:
