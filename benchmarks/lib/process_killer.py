@@ -6,11 +6,12 @@ import random
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 
 import psutil
 
+from benchmarks.lib.background import in_background
 from benchmarks.lib.harness import echo
 
 REPLICAS = ("Transcriber", "Runner", "Ingress", "Transcoder")
@@ -35,16 +36,9 @@ class ProcessKiller:
         self._stop = threading.Event()
         self.killed: Counter[str] = Counter()
 
-    @contextmanager
-    def running(self) -> Iterator[None]:
+    def running(self) -> AbstractContextManager[None]:
         """Kill in a background thread."""
-        thread = threading.Thread(target=self._run, name="killer", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            self._stop.set()
-            thread.join()
+        return in_background("killer", self._run, self._stop)
 
     def _run(self) -> None:
         began = time.monotonic()

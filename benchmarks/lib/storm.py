@@ -8,7 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 from redis.exceptions import RedisError
 
+from benchmarks.lib.background import in_background
 from benchmarks.lib.fault_proxy import Fault, FaultProxy
 from benchmarks.lib.harness import echo
 from benchmarks.lib.process_killer import descendants
@@ -47,16 +48,9 @@ class Storm:
         self.passed: list[str] = []
         self.faults: list[str] = []
 
-    @contextmanager
-    def running(self) -> Iterator[None]:
+    def running(self) -> AbstractContextManager[None]:
         """Run in a background thread."""
-        thread = threading.Thread(target=self._run, name="storm", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            self._stop.set()
-            thread.join()
+        return in_background("storm", self._run, self._stop)
 
     def _run(self) -> None:
         began = time.monotonic()

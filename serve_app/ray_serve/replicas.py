@@ -105,20 +105,7 @@ class IngressReplica:
         self._store = store
         self._events = EventStreams(store, artifacts)
         limits = Quotas(store, TenantLimits(settings.tenant_requests_per_minute, settings.tenant_minutes_per_month))
-        jobs = Jobs(
-            store,
-            self._events,
-            artifacts,
-            ModelCatalog(models, settings.model_aliases),
-            quotas=limits,
-            allowed=AllowList.parse(settings.fetch_allow, settings.storage),
-            result_ttl_s=settings.result_ttl_s,
-            max_result_ttl_s=settings.max_result_ttl_s,
-            queue_limit=settings.tenant_queued_jobs,
-            kept_limit=settings.tenant_kept_jobs,
-            open_limit=settings.tenant_streams,
-            prompts=tuple(settings.summary_prompts) if settings.summary_base_url else (),
-        )
+        jobs = _jobs(settings, models, store, self._events, artifacts, limits)
         tokens = JwtVerifier(token_rules(settings)) if settings.jwt_issuer else None
         self._auth = Auth(
             store.keys,
@@ -175,6 +162,30 @@ class IngressReplica:
             except (RayError, RayServeException, TimeoutError):
                 self._devices.pop(model, None)
             await asyncio.sleep(DEVICE_QUERY_S if model in self._devices else 1.0)
+
+
+def _jobs(
+    settings: Settings,
+    models: tuple[Model, ...],
+    store: Store,
+    events: EventStreams,
+    artifacts: Artifacts,
+    quotas: Quotas,
+) -> Jobs:
+    return Jobs(
+        store,
+        events,
+        artifacts,
+        ModelCatalog(models, settings.model_aliases),
+        quotas=quotas,
+        allowed=AllowList.parse(settings.fetch_allow, settings.storage),
+        result_ttl_s=settings.result_ttl_s,
+        max_result_ttl_s=settings.max_result_ttl_s,
+        queue_limit=settings.tenant_queued_jobs,
+        kept_limit=settings.tenant_kept_jobs,
+        open_limit=settings.tenant_streams,
+        prompts=tuple(settings.summary_prompts) if settings.summary_base_url else (),
+    )
 
 
 class RunnerReplica:

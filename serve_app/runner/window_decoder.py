@@ -68,9 +68,7 @@ class WindowDecoder:
                 lost += 1
                 died += isinstance(error, StageDied)
                 if died == MAX_DEATHS:
-                    raise PoisonPill(
-                        "A part of the audio crashed every worker that decoded it: the job was given up."
-                    ) from error
+                    raise PoisonPill("A part of the audio crashed every worker that decoded it: it was given up.") from error
                 if lost == MAX_LOST:
                     raise
             except EngineFailed:

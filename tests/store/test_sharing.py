@@ -58,6 +58,23 @@ async def tenant_of(store: Store, claim: Claim | None) -> str:
     return job.tenant
 
 
+async def shared(store: Store) -> Counter[str]:
+    """Places that tenants a and b have of 4, once the long jobs of a have committed a few windows beside those of b."""
+    for _ in range(8):
+        await submitted(store, "a")
+    running, windows = await claimed(store, 4), Windows(store)
+    for _ in range(8):
+        await submitted(store, "b")
+    for _ in range(3):
+        await age(store, *running)
+        for claim in list(running):
+            if await windows.commit(claim) is CommitOutcome.YIELD:
+                await store.leases.give_back(claim)
+                running.remove(claim)
+                running += await claimed(store)
+    return Counter([await tenant_of(store, claim) for claim in running])
+
+
 async def test_a_short_clip_is_claimed_after_one_commit_of_another_tenants_long_jobs(store: Store) -> None:
     for _ in range(8):
         await submitted(store, "a")
@@ -79,36 +96,12 @@ async def test_a_short_clip_is_claimed_after_one_commit_of_another_tenants_long_
 
 
 async def test_a_tenant_gets_its_share_and_no_more(store: Store) -> None:
-    for _ in range(8):
-        await submitted(store, "a")
-    running, windows = await claimed(store, 4), Windows(store)
-    for _ in range(8):
-        await submitted(store, "b")
-    for _ in range(3):
-        await age(store, *running)
-        for claim in list(running):
-            if await windows.commit(claim) is CommitOutcome.YIELD:
-                await store.leases.give_back(claim)
-                running.remove(claim)
-                running += await claimed(store)
-    assert Counter([await tenant_of(store, claim) for claim in running]) == {"a": 2, "b": 2}
+    assert await shared(store) == {"a": 2, "b": 2}
 
 
 async def test_the_share_is_weighted(store: Store) -> None:
     await store.leases.set_weights({"a": 3})
-    for _ in range(8):
-        await submitted(store, "a")
-    running, windows = await claimed(store, 4), Windows(store)
-    for _ in range(8):
-        await submitted(store, "b")
-    for _ in range(3):
-        await age(store, *running)
-        for claim in list(running):
-            if await windows.commit(claim) is CommitOutcome.YIELD:
-                await store.leases.give_back(claim)
-                running.remove(claim)
-                running += await claimed(store)
-    assert Counter([await tenant_of(store, claim) for claim in running]) == {"a": 3, "b": 1}
+    assert await shared(store) == {"a": 3, "b": 1}
 
 
 async def test_a_bulk_job_makes_room_for_an_interactive_one_of_its_tenant(store: Store) -> None:
